@@ -1,0 +1,45 @@
+# make train and make test do everything on a fresh machine that has python3 (3.11 or newer) and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup train test test-all lint clean
+
+help:
+	@echo "make train     train the quickstart on embedded real data"
+	@echo "make test      run the tests"
+	@echo "make test-all  run the slow tests too"
+	@echo "make lint      ruff, pyright, import directions"
+	@echo "make setup     make $(VENV) with everything in it (the others do it by themselves)"
+	@echo "make clean     remove $(VENV)"
+
+setup: $(STAMP)
+
+# Made anew whenever pyproject.toml changes, so that nothing that was dropped from it lingers.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "This project needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..." >&2; exit 2; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[torch,dev]'
+	@touch $@
+
+train: setup
+	$(BIN)/python scripts/train.py --config configs/quickstart.py
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,34 @@
+"""Where the seconds of a run go, by kind: data, compile, train, eval, checkpoint, and the whole process."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+KINDS = ("data", "compile", "train", "eval", "checkpoint")
+
+
+class Clock:
+    """Adds up seconds by kind. `started` is the time (of `time.time`) that the total counts from."""
+
+    def __init__(self, started: float | None = None) -> None:
+        self._started = time.time() if started is None else started
+        self.seconds = dict.fromkeys(KINDS, 0.0)
+
+    @contextmanager
+    def __call__(self, kind: str) -> Iterator[None]:
+        """Charge the time inside to `kind`; what the device still computes must be waited for inside."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.perf_counter() - start
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Count what an earlier process spent on the same run."""
+        for kind in KINDS:
+            self.seconds[kind] += seconds.get(kind, 0.0)
+
+    def report(self) -> dict[str, float]:
+        """Seconds by kind over the whole run, and `total`: this process from its start until now."""
+        seconds = {**self.seconds, "total": time.time() - self._started}
+        return {kind: round(value, 3) for kind, value in seconds.items()}

@@ -1,0 +1,314 @@
+"""The configuration of a run: frozen dataclasses, each field with its meaning, its type and its range.
+
+A config file defines `get_config() -> Config`; `jax_cifar.config_file` reads it and applies the command line. This module
+needs nothing but the standard library, so that `--help` is quick and `torch_ref` can share it.
+"""
+
+import math
+import re
+import types
+import typing
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from jax_cifar.errors import ConfigError
+
+DatasetName = Literal["cifar10", "cifar100", "digits", "synthetic"]
+ModelName = Literal[
+    "tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet50", "speedrun_net"
+]
+OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "muon"]
+ScheduleName = Literal["constant", "cosine", "onecycle", "warm_restarts", "step", "triangular"]
+
+
+def check(condition: bool, name: str, value: object, expected: str) -> None:
+    """Raise `ConfigError` naming the field, its value and what is allowed unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{name} = {value!r} is not allowed: {expected}.")
+
+
+def _has_type(value: object, expected: Any) -> bool:
+    """Whether `value` is of the annotated type; an int passes for a float, a bool for nothing but a bool."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if expected is Any:
+        return True
+    if origin is Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(_has_type(value, option) for option in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        items = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+        return len(items) == len(value) and all(map(_has_type, value, items))
+    if isinstance(value, bool):
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else expected)
+
+
+def type_name(expected: Any) -> str:
+    """The annotated type in words, for messages."""
+    if typing.get_origin(expected) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(expected)))
+    return expected.__name__ if type(expected) is type else str(expected)
+
+
+def check_types(obj: Any, section: str) -> None:
+    """Raise `ConfigError` for the first field of a dataclass whose value is not of its annotated type."""
+    hints = typing.get_type_hints(type(obj))
+    for item in fields(obj):
+        value, expected = getattr(obj, item.name), hints[item.name]
+        name = f"{section}.{item.name}" if section else item.name
+        check(_has_type(value, expected), name, value, f"it must be {type_name(expected)}")
+
+
+def _at_least(obj: object, section: str, **bounds: float) -> None:
+    for name, bound in bounds.items():
+        value = getattr(obj, name)
+        if value is not None:
+            check(math.isfinite(value) and value >= bound, f"{section}.{name}", value, f"it must be at least {bound}")
+
+
+def _positive(obj: object, section: str, *names: str) -> None:
+    for name in names:
+        value = getattr(obj, name)
+        if value is not None:
+            check(math.isfinite(value) and value > 0, f"{section}.{name}", value, "it must be greater than 0")
+
+
+def _fraction(obj: object, section: str, *names: str) -> None:
+    for name in names:
+        value = getattr(obj, name)
+        check(0 <= value <= 1, f"{section}.{name}", value, "it must lie between 0 and 1")
+
+
+def _below_one(obj: object, section: str, *names: str) -> None:
+    for name in names:
+        value = getattr(obj, name)
+        check(0 <= value < 1, f"{section}.{name}", value, "it must be at least 0 and less than 1")
+
+
+def _patterns(rules: tuple[tuple[str, float], ...], name: str) -> None:
+    for pattern, factor in rules:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{name}: {pattern!r} is not a regular expression ({error}).") from None
+        check(math.isfinite(factor) and factor >= 0, name, factor, "a multiplier must be at least 0")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and where they lie."""
+
+    name: DatasetName = "cifar10"  # data set
+    dir: str | None = None  # folder with the published files; default $JAX_CIFAR_DATA, else the user's cache folder
+    val_fraction: float = 0.0  # share of the training images held out for validation, the same share of every class
+    subset: int | None = None  # keep only about this many training images, the same number of every class
+    seed: int = 0  # seed of the validation split and the subset
+
+    def __post_init__(self) -> None:
+        check_types(self, "data")
+        _below_one(self, "data", "val_fraction")
+        _positive(self, "data", "subset")
+        _at_least(self, "data", seed=0)
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Mixing of two images and their labels; with both on, each batch gets one of the two."""
+
+    mixup_alpha: float = 0.0  # MixUp: lambda ~ Beta(alpha, alpha); 0 switches it off
+    cutmix_alpha: float = 0.0  # CutMix: lambda ~ Beta(alpha, alpha); 0 switches it off
+    probability: float = 1.0  # chance that a batch is mixed at all
+    switch_probability: float = 0.5  # with both on: chance that a mixed batch gets CutMix
+
+    def __post_init__(self) -> None:
+        check_types(self, "mix")
+        _at_least(self, "mix", mixup_alpha=0, cutmix_alpha=0)
+        _fraction(self, "mix", "probability", "switch_probability")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    name: ModelName = "simple_cnn"  # architecture
+    norm: Literal["batch", "group", "none"] = "batch"  # normalisation layer; batch has PyTorch's exact semantics
+    width: int | None = None  # channels of the first stage; default: the architecture's own
+    dropout: float | None = None  # dropout probability; default: the architecture's own
+    stem: Literal["cifar", "imagenet"] = "cifar"  # ResNets: 3x3 stride 1, or 7x7 stride 2 and max-pool
+    zero_init_residual: bool = False  # ResNets: start every residual branch at zero
+
+    def __post_init__(self) -> None:
+        check_types(self, "model")
+        if self.width is not None:
+            check(self.width >= 1, "model.width", self.width, "it must be at least 1")
+        if self.dropout is not None:
+            _below_one(self, "model", "dropout")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The update rule. Multipliers are pairs (regular expression on the parameter's path, factor); the first match wins."""
+
+    name: OptimizerName = "sgd"  # update rule
+    lr: float = 0.1  # peak learning rate
+    momentum: float = 0.9  # sgd and muon: momentum
+    nesterov: bool = False  # sgd: Nesterov's form
+    b1: float = 0.9  # adam, adamw: decay of the first moment
+    b2: float = 0.999  # adam, adamw: decay of the second moment
+    eps: float = 1e-8  # adam, adamw, adagrad: added to the denominator
+    weight_decay: float = 0.0  # coupled (sgd, adam, adagrad) or decoupled (adamw, muon), as in PyTorch
+    decay_multipliers: tuple[tuple[str, float], ...] = ()  # factors on weight_decay by parameter path
+    lr_multipliers: tuple[tuple[str, float], ...] = ()  # factors on lr by parameter path
+    clip_norm: float | None = None  # clip gradients to this global norm
+    accumulate: int = 1  # split each batch into this many forward and backward passes, one update
+    ema_decay: float = 0.0  # exponential moving average of the weights, used for evaluation; 0 switches it off
+    lookahead_every: int = 0  # lookahead: synchronise slow and fast weights every so many steps; 0 switches it off
+    lookahead_alpha: float = 0.5  # lookahead: share of the way from the slow to the fast weights
+    aux_lr: float = 0.05  # muon: learning rate of everything that is not a convolution kernel (SGD with Nesterov)
+    aux_momentum: float = 0.85  # muon: momentum of those
+
+    def __post_init__(self) -> None:
+        check_types(self, "optim")
+        _positive(self, "optim", "lr", "eps", "clip_norm", "aux_lr")
+        _below_one(self, "optim", "momentum", "b1", "b2", "ema_decay", "aux_momentum")
+        _at_least(self, "optim", weight_decay=0, lookahead_every=0, accumulate=1)
+        _fraction(self, "optim", "lookahead_alpha")
+        _patterns(self.decay_multipliers, "optim.decay_multipliers")
+        _patterns(self.lr_multipliers, "optim.lr_multipliers")
+        if self.nesterov:
+            check(self.momentum > 0, "optim.nesterov", True, "Nesterov's form needs optim.momentum > 0")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves between 0 and `optim.lr`. Lengths are in `unit`."""
+
+    name: ScheduleName = "cosine"  # constant, cosine (with warm-up), onecycle, warm_restarts, step or triangular
+    unit: Literal["epochs", "steps"] = "epochs"  # unit of warmup, t_0 and milestones
+    warmup: float = 0.0  # cosine, constant, step: length of the linear warm-up
+    warmup_start: float = 0.0  # the warm-up's first rate, as a share of optim.lr
+    eta_min: float = 0.0  # cosine, warm_restarts: lowest rate
+    t_0: float = 10.0  # warm_restarts: length of the first cycle
+    t_mult: int = 1  # warm_restarts: each cycle is this many times longer than the last
+    milestones: tuple[float, ...] = ()  # step: when the rate is multiplied by gamma
+    gamma: float = 0.1  # step: factor at each milestone
+    pct_start: float = 0.3  # onecycle, triangular: share of the run before the peak
+    div_factor: float = 25.0  # onecycle: peak / first rate
+    final_div_factor: float = 1e4  # onecycle: first rate / last rate
+    anneal: Literal["cos", "linear"] = "cos"  # onecycle: shape of the phases
+    three_phase: bool = False  # onecycle: down to the first rate, then to the last
+    cycle_momentum: bool = True  # onecycle: momentum (b1 for adam) moves against the rate
+    base_momentum: float = 0.85  # onecycle: momentum at the peak rate
+    max_momentum: float = 0.95  # onecycle: momentum at the ends
+    start_factor: float = 0.0  # triangular: first rate / peak
+    end_factor: float = 0.0  # triangular: last rate / peak
+
+    def __post_init__(self) -> None:
+        check_types(self, "schedule")
+        _at_least(self, "schedule", warmup=0, eta_min=0, t_mult=1)
+        _positive(self, "schedule", "t_0", "gamma", "div_factor", "final_div_factor")
+        _fraction(self, "schedule", "warmup_start", "pct_start", "start_factor", "end_factor")
+        _below_one(self, "schedule", "base_momentum", "max_momentum")
+        if self.name == "onecycle":
+            check(0 < self.pct_start < 1, "schedule.pct_start", self.pct_start, "onecycle needs it inside (0, 1)")
+        ascending = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
+        check(ascending, "schedule.milestones", self.milestones, "they must be positive and ascending")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length, batch, loss and precision."""
+
+    epochs: float = 10.0  # passes over the training images
+    steps: int | None = None  # number of updates; takes the place of epochs where given
+    batch_size: int = 128  # images per update, over all devices
+    label_smoothing: float = 0.0  # share of the target spread over all classes
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # compute dtype; auto: bfloat16 on GPU/TPU, float32 on CPU
+    seed: int = 0  # seed of initialisation, order, augmentation and dropout
+    steps_per_call: int | None = None  # steps inside one compiled call; default: 1 on a CPU, the log interval elsewhere
+    compilation_cache: bool = True  # keep compiled programs in the user's cache folder
+    debug_nans: bool = False  # stop at the first operation that makes a NaN (slow)
+
+    def __post_init__(self) -> None:
+        check_types(self, "train")
+        _positive(self, "train", "epochs", "steps", "batch_size", "steps_per_call")
+        _fraction(self, "train", "label_smoothing")
+        check(0 <= self.seed < 2**32, "train.seed", self.seed, "it must lie between 0 and 2**32 - 1")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation of the validation and test images."""
+
+    batch_size: int = 1000  # images per forward pass
+    every: float = 1.0  # epochs between evaluations of the validation (else test) images; 0: only at the end
+    tta: Literal["none", "mirror", "mirror-translate"] = "none"  # test-time augmentation of the final test figure
+
+    def __post_init__(self) -> None:
+        check_types(self, "eval")
+        _positive(self, "eval", "batch_size")
+        _at_least(self, "eval", every=0)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Saving. The last state is always saved, and the best by validation accuracy where there is a validation part."""
+
+    every: float = 1.0  # epochs between checkpoints; 0: only the last
+    keep: int = 2  # how many of the newest checkpoints are kept
+
+    def __post_init__(self) -> None:
+        check_types(self, "checkpoint")
+        _at_least(self, "checkpoint", every=0, keep=1)
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is written while training."""
+
+    every: int = 50  # steps between log lines
+    tensorboard: bool = True  # write TensorBoard event files
+    plots: bool = True  # draw loss, accuracy and learning rate as PNG files at the end
+    parameter_table: bool = False  # print name, shape and count of every parameter
+
+    def __post_init__(self) -> None:
+        check_types(self, "log")
+        _at_least(self, "log", every=1)
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Several devices: each batch is spread over them, the state is kept on all."""
+
+    devices: int | None = None  # how many devices to use; default: all
+
+    def __post_init__(self) -> None:
+        check_types(self, "distributed")
+        _positive(self, "distributed", "devices")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    name: str  # name of the experiment, the config file's by custom; runs are kept under it
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: tuple[Any, ...] = ()  # transforms of jax_cifar.augment, applied in this order; set in the config file
+    mix: MixConfig = field(default_factory=MixConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self, "")
+        check(bool(re.fullmatch(r"[\w.-]+", self.name)), "name", self.name, "use letters, digits, '_', '-' and '.'")
+        batch, parts = self.train.batch_size, self.optim.accumulate
+        check(batch % parts == 0, "optim.accumulate", parts, f"it must divide train.batch_size = {batch}")

@@ -1,0 +1,31 @@
+"""Errors that a user can cause or must hear of: each is one short message and an exit code, never a traceback."""
+
+
+class UserError(Exception):
+    """Something the user can put right. The message shows the offending value and the way out."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A configuration field is unknown, of the wrong type or out of range."""
+
+
+class DataError(UserError):
+    """A data set is missing, incomplete or not what it claims to be."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged or belongs to another configuration."""
+
+
+class Diverged(UserError):
+    """The training loss stopped being finite; the last good checkpoint is kept and named."""
+
+    exit_code = 3
+
+
+class Interrupted(UserError):
+    """A signal stopped the run after its state was saved; the same command goes on from there."""
+
+    exit_code = 75

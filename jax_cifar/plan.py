@@ -1,0 +1,63 @@
+"""When things happen: the steps at which a run logs, evaluates, saves and ends. Pure arithmetic on step numbers."""
+
+from dataclasses import dataclass
+
+from jax_cifar.config import Config
+from jax_cifar.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A step number counts completed updates. An interval of 0 means never but at the end."""
+
+    total_steps: int
+    steps_per_epoch: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    steps_per_call: int
+
+    def next_stop(self, step: int) -> int:
+        """The next step after `step` at which anything but training happens."""
+        intervals = (self.log_every, self.eval_every, self.checkpoint_every, self.steps_per_epoch)
+        stops = [(step // every + 1) * every for every in intervals if every]
+        return min(self.total_steps, *stops)
+
+    def next_call(self, step: int) -> int:
+        """How many updates the next compiled call makes: a function of the step, so a resumed run makes the same calls."""
+        return min(self.steps_per_call, self.next_stop(step) - step)
+
+    def call_sizes(self) -> list[int]:
+        """Every size of call that the run makes; each is compiled once."""
+        sizes, step = set(), 0
+        while step < self.total_steps:
+            size = self.next_call(step)
+            sizes.add(size)
+            step += size
+        return sorted(sizes)
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether something that happens every so many steps, and at the end, happens now."""
+        return step == self.total_steps or bool(every and step % every == 0)
+
+
+def make_plan(config: Config, images: int, backend: str) -> Plan:
+    """The plan of a run over so many training images; raises `ConfigError` where they do not fill a batch."""
+    batch_size = config.train.batch_size
+    if batch_size > images:
+        raise ConfigError(f"train.batch_size = {batch_size} is larger than the {images} training images.")
+    steps_per_epoch = images // batch_size
+
+    def steps(epochs: float) -> int:
+        return max(1, round(epochs * steps_per_epoch)) if epochs else 0
+
+    # On a CPU a call costs little beside a step, and a convolution inside a loop can leave XLA's fast path.
+    steps_per_call = config.train.steps_per_call or (1 if backend == "cpu" else config.log.every)
+    return Plan(
+        total_steps=config.train.steps or steps(config.train.epochs),
+        steps_per_epoch=steps_per_epoch,
+        log_every=config.log.every,
+        eval_every=steps(config.eval.every),
+        checkpoint_every=steps(config.checkpoint.every),
+        steps_per_call=steps_per_call,
+    )

@@ -1,0 +1,152 @@
+"""What stands still while a run trains: its data on the device, its network, and its compiled programs."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jax_cifar.augment import Normalize
+from jax_cifar.clock import Clock
+from jax_cifar.config import Config
+from jax_cifar.data import Dataset, Splits, channel_statistics
+from jax_cifar.distributed import replicated, split_batch
+from jax_cifar.evaluate import Predictor, TestTimeAugmentation, evaluate, make_predictor
+from jax_cifar.keys import Purpose, purpose_key, run_key
+from jax_cifar.metrics import Report
+from jax_cifar.models import create_model, frozen_parameters, init_variables
+from jax_cifar.optimizers import Hyper, constant_momentum, make_optimizer
+from jax_cifar.plan import Plan
+from jax_cifar.schedules import Tables, make_schedule
+from jax_cifar.steps import DeviceData, Sums, epoch_order, make_train_steps, zero_sums
+from jax_cifar.train_state import PyTree, TrainState, create_train_state
+
+# Data-dependent initialisation looks at this many training images (cifar10-airbench).
+SAMPLE_IMAGES = 5000
+
+
+def compute_dtype(config: Config) -> Any:
+    """The dtype of activations: what `train.dtype` says, or bfloat16 on GPU and TPU and float32 on a CPU."""
+    name = config.train.dtype
+    if name == "auto":
+        # XLA's CPU convolutions know no bfloat16 and would only cast back and forth.
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with the normalisation that belongs to its training images."""
+
+    model: nn.Module
+    normalize: Normalize
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+    def init(self, images: np.ndarray, seed: int) -> dict[str, PyTree]:
+        """Variables of an untrained network, from the run's seed and a few of the training images."""
+        sample = jnp.asarray(images[:SAMPLE_IMAGES], jnp.float32) / 255
+        key = purpose_key(run_key(seed), Purpose.INIT)
+        return init_variables(self.model, key, self.normalize(key, sample))
+
+
+def make_network(config: Config, splits: Splits) -> Network:
+    """The configured network for a data set; statistics are those of the training part."""
+    mean, std = channel_statistics(splits.train.images)
+    model = create_model(config.model, splits.num_classes, compute_dtype(config))
+    normalize = Normalize(tuple(map(float, mean)), tuple(map(float, std)))
+    return Network(model, normalize, splits.num_classes, splits.train.images.shape[1:])
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run's fixed parts, ready to train; `advance` and `predict` are compiled."""
+
+    config: Config
+    plan: Plan
+    mesh: Mesh
+    splits: Splits
+    clock: Clock
+    schedule: Tables  # learning rate and momentum by update number
+    fingerprint: int  # checksum of the training images and labels
+    zero_sums: Sums  # on the devices
+    order: Callable[[int], jax.Array]  # epoch -> dataset indices [steps, batch]
+    advance: Callable[[TrainState, Sums, jax.Array, int], tuple[TrainState, Sums]]  # so many updates in one call
+    predict: Predictor
+
+    def evaluate(self, state: TrainState, part: Dataset, tta: TestTimeAugmentation = "none") -> Report:
+        """Judge a whole part of the data with the weights that are evaluated."""
+        with self.clock("eval"):
+            return evaluate(
+                self.predict,
+                state.eval_variables,
+                part.images,
+                part.labels,
+                self.splits.label_names,
+                batch_size=self.config.eval.batch_size,
+                tta=tta,
+                sharding=split_batch(self.mesh),
+            )
+
+
+def build(config: Config, plan: Plan, mesh: Mesh, splits: Splits, clock: Clock) -> tuple[Session, TrainState]:
+    """Put the data on the device, initialise the state, and compile every program of the run."""
+    everywhere, images = replicated(mesh), splits.train
+    with clock("data"):
+        data = jax.device_put(DeviceData(jnp.asarray(images.images), jnp.asarray(images.labels)), everywhere)
+        fingerprint = zlib.crc32(images.labels.tobytes(), zlib.crc32(images.images.tobytes()))
+        network = make_network(config, splits)
+
+    with clock("compile"):
+        variables = network.init(images.images, config.train.seed)
+        optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(network.model))
+        state = create_train_state(variables, optimizer, ema=config.optim.ema_decay > 0)
+        state = jax.device_put(state, everywhere)
+        schedule = plan_schedule(config, plan)
+        decay = np.full(plan.total_steps, config.optim.weight_decay)
+        tables = jax.device_put(
+            jax.tree.map(jnp.float32, Hyper(schedule.lr, schedule.momentum, decay)), everywhere
+        )
+        key = jax.device_put(run_key(config.train.seed), everywhere)
+
+        jit_order = jax.jit(epoch_order, static_argnames=("n", "batch_size"), out_shardings=everywhere)
+        order = lru_cache(1)(partial(jit_order, key, n=len(images.labels), batch_size=config.train.batch_size))
+        zeros = jax.device_put(zero_sums(), everywhere)
+        train_steps = make_train_steps(
+            network.model, optimizer, config, network.normalize, splits.num_classes, mesh
+        )
+        calls = _compile_calls(config, plan, mesh, train_steps, (state, zeros, data, order(0), tables, key))
+        predict = make_predictor(network.model, network.normalize)
+
+    def advance(state: TrainState, sums: Sums, order: jax.Array, count: int) -> tuple[TrainState, Sums]:
+        return calls[count](state, sums, data, order, tables, key)
+
+    return Session(config, plan, mesh, splits, clock, schedule, fingerprint, zeros, order, advance, predict), state
+
+
+def plan_schedule(config: Config, plan: Plan) -> Tables:
+    """Learning rate and momentum of every update; for Adam the momentum is its b1, as in PyTorch's OneCycleLR."""
+    optim = config.optim
+    momentum = constant_momentum(optim)
+    return make_schedule(config.schedule, optim.lr, plan.total_steps, plan.steps_per_epoch, momentum)
+
+
+def _compile_calls(
+    config: Config, plan: Plan, mesh: Mesh, train_steps: Callable[..., Any], arguments: tuple[Any, ...]
+) -> dict[int, Callable[..., tuple[TrainState, Sums]]]:
+    """One program for every number of updates that a call makes, by that number."""
+    calls = {}
+    for count in plan.call_sizes():
+        if config.train.debug_nans:
+            # Finding the operation means running it again, which a donated state forbids.
+            calls[count] = jax.jit(partial(train_steps, count=count), out_shardings=replicated(mesh))
+        else:
+            program = jax.jit(partial(train_steps, count=count), out_shardings=replicated(mesh), donate_argnums=0)
+            calls[count] = program.lower(*arguments).compile()
+    return calls

@@ -1,0 +1,162 @@
+"""What is compiled: from the state and the images on the device to the next state. Pure functions throughout."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt8
+
+from jax_cifar.augment import Normalize, SampleInfo, compose, make_mixer
+from jax_cifar.config import Config
+from jax_cifar.distributed import split_batch
+from jax_cifar.keys import Purpose, purpose_key
+from jax_cifar.losses import cross_entropy
+from jax_cifar.metrics import batch_metrics
+from jax_cifar.optimizers import Hyper, global_norm, update_ema
+from jax_cifar.train_state import PyTree, TrainState
+
+
+class DeviceData(NamedTuple):
+    """The training images as they lie on the device, once for the whole run."""
+
+    images: UInt8[Array, "n height width channel"]
+    labels: Int[Array, " n"]
+
+
+Sums = dict[str, Float[Array, ""]]
+TrainStep = Callable[[TrainState, Array, Array, Hyper, PRNGKeyArray], tuple[TrainState, Sums]]
+
+
+def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExtraArgs, config: Config) -> TrainStep:
+    """One update from normalised images [batch, height, width, channel] and targets (labels [batch] or soft [batch, classes]).
+
+    The batch is split into `optim.accumulate` parts, one forward and backward pass each: BatchNorm sees the small part,
+    the gradient is the mean over the whole batch. The sums hold loss, correct and count over the images and the
+    gradient's norm before clipping.
+    """
+    parts = config.optim.accumulate
+
+    def loss_fn(params: PyTree, batch_stats: PyTree, images: Array, targets: Array, key: PRNGKeyArray):
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        losses = cross_entropy(logits, targets, config.train.label_smoothing)
+        return jnp.mean(losses), (updated.get("batch_stats", {}), batch_metrics(logits, targets, losses))
+
+    def gradients(state: TrainState, images: Array, targets: Array, key: PRNGKeyArray):
+        grad_fn = jax.grad(loss_fn, has_aux=True)
+        if parts == 1:
+            grads, (batch_stats, sums) = grad_fn(state.params, state.batch_stats, images, targets, key)
+            return grads, batch_stats, sums
+
+        def one_part(carry: tuple[PyTree, PyTree], part: tuple[Array, Array, Array]):
+            total, batch_stats = carry
+            images, targets, i = part
+            part_key = jax.random.fold_in(key, i)
+            grads, (batch_stats, sums) = grad_fn(state.params, batch_stats, images, targets, part_key)
+            return (jax.tree.map(jnp.add, total, grads), batch_stats), sums
+
+        # Every part takes each parts-th image, so that a batch spread over devices stays where it is.
+        def split(x: Array) -> Array:
+            return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        # On a CPU a convolution inside a loop can leave XLA's fast path, so the loop is unrolled there.
+        unroll = parts if jax.default_backend() == "cpu" else 1
+        (total, batch_stats), sums = jax.lax.scan(
+            one_part, (zeros, state.batch_stats), (split(images), split(targets), jnp.arange(parts)), unroll=unroll
+        )
+        return jax.tree.map(lambda g: g / parts, total), batch_stats, jax.tree.map(lambda s: s.sum(axis=0), sums)
+
+    def train_step(
+        state: TrainState,
+        images: Float[Array, "batch height width channel"],
+        targets: Num[Array, "batch *classes"],
+        hyper: Hyper,
+        key: PRNGKeyArray,
+    ) -> tuple[TrainState, Sums]:
+        grads, batch_stats, sums = gradients(state, images, targets, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, hyper=hyper)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = update_ema(ema, {"params": params, "batch_stats": batch_stats}, config.optim.ema_decay)
+        new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        return new_state, sums | {"grad_norm": global_norm(grads)}
+
+    return train_step
+
+
+def zero_sums() -> Sums:
+    """The sums before the first image of an interval."""
+    return dict.fromkeys(("loss", "correct", "count", "grad_norm"), jnp.float32(0))
+
+
+def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], n: int, batch_size: int) -> Int[Array, "steps batch"]:
+    """The images of every step of an epoch: a permutation cut into whole batches; the rest waits for another epoch."""
+    steps = n // batch_size
+    permutation = jax.random.permutation(purpose_key(key, Purpose.ORDER, epoch), n)
+    return permutation[: steps * batch_size].reshape(steps, batch_size)
+
+
+def make_prepare(config: Config, normalize: Normalize, num_classes: int, mesh: Mesh):
+    """Gathering, augmenting, mixing and normalising one batch, all inside the compiled step."""
+    augment, mixer = compose(config.augment), make_mixer(config.mix)
+
+    def prepare(
+        data: DeviceData, index: Int[Array, " batch"], epoch: Int[Array, ""], step: Int[Array, ""], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "batch height width channel"], Num[Array, "batch *classes"]]:
+        index = jax.lax.with_sharding_constraint(index, split_batch(mesh))
+        images = data.images[index].astype(jnp.float32) / 255
+        targets = data.labels[index]
+        images = augment(purpose_key(key, Purpose.AUGMENT, step), images, SampleInfo(index, epoch))
+        if mixer is not None:
+            soft = jax.nn.one_hot(targets, num_classes)
+            images, targets = mixer(purpose_key(key, Purpose.MIX, step), images, soft)
+        return normalize(key, images), targets
+
+    return prepare
+
+
+def make_train_steps(
+    model: nn.Module,
+    optimizer: optax.GradientTransformationExtraArgs,
+    config: Config,
+    normalize: Normalize,
+    num_classes: int,
+    mesh: Mesh,
+) -> Callable[..., tuple[TrainState, Sums]]:
+    """`train_steps(state, sums, data, order, tables, key, count)`: `count` (static) updates of one epoch in one call.
+
+    `order` is the epoch's [steps, batch]; `tables` a `Hyper` of arrays with an entry for every update of the run, so that
+    one compiled program serves all rates. Returns the new state and the sums, added to those given.
+    """
+    train_step = make_train_step(model, optimizer, config)
+    prepare = make_prepare(config, normalize, num_classes, mesh)
+
+    def train_steps(
+        state: TrainState,
+        sums: Sums,
+        data: DeviceData,
+        order: Int[Array, "steps batch"],
+        tables: Hyper,
+        key: PRNGKeyArray,
+        count: int,
+    ) -> tuple[TrainState, Sums]:
+        def body(carry: tuple[TrainState, Sums], _: None) -> tuple[tuple[TrainState, Sums], None]:
+            state, sums = carry
+            epoch, position = jnp.divmod(state.step, order.shape[0])
+            images, targets = prepare(data, order[position], epoch, state.step, key)
+            hyper = jax.tree.map(lambda table: table[state.step], tables)
+            dropout_key = purpose_key(key, Purpose.DROPOUT, state.step)
+            state, new_sums = train_step(state, images, targets, hyper, dropout_key)
+            return (state, jax.tree.map(jnp.add, sums, new_sums)), None
+
+        if count == 1:
+            return body((state, sums), None)[0]
+        return jax.lax.scan(body, (state, sums), length=count)[0]
+
+    return train_steps

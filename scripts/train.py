@@ -1,0 +1,46 @@
+"""Train the experiment that a config file describes.
+
+    python scripts/train.py --config configs/quickstart.py
+    python scripts/train.py --config configs/cifar10_simple_cnn.py --optim.lr 0.01 --workdir runs/try
+
+Given a --workdir that holds checkpoints of the same experiment, the run goes on from the newest.
+Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite; 75 stopped by a signal, after saving.
+"""
+
+import time
+
+STARTED = time.time()
+
+import dataclasses  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+
+from jax_cifar.cli import Parser, run  # noqa: E402
+from jax_cifar.config import Config  # noqa: E402
+from jax_cifar.config_file import help_text, load_config  # noqa: E402
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, load, train."""
+    parser = Parser(__doc__, add_help=False)
+    parser.add_argument("--config", metavar="FILE", help="config file, such as configs/quickstart.py")
+    parser.add_argument("--workdir", metavar="DIR", help="run folder; default: runs/<config name>/<time>")
+    parser.add_argument("--debug-nans", action="store_true", help="find the operation that makes a NaN (slow)")
+    parser.add_argument("-h", "--help", action="store_true", help="show this and every field of the configuration")
+    options, overrides = parser.parse_known_args(arguments)
+    if options.help:
+        config = load_config(options.config) if options.config else Config(name="default")
+        print(parser.format_help(), help_text(config, "fields of the configuration"), sep="\n")
+        return
+    if options.config is None:
+        parser.error("--config FILE is missing")
+    config = load_config(options.config, overrides)
+    if options.debug_nans:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, debug_nans=True))
+
+    from jax_cifar.loop import train
+
+    train(config, options.workdir, started=STARTED)
+
+
+if __name__ == "__main__":
+    run(main)
