@@ -1,0 +1,238 @@
+"""Prepared TFDS folders without TensorFlow: read those that TFDS or this project made, and make one.
+
+TFDS's own CIFAR builders can neither generate nor read TFRecord files without TensorFlow. Reading here needs only the
+files; making a folder goes through a TFDS builder of our own.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jax_cifar.data.archive import read_members
+from jax_cifar.data.binary import Parts, Reader, decode_binary
+from jax_cifar.data.dataset import Dataset
+from jax_cifar.data.published import IMAGE_BYTES, IMAGE_SHAPE, CifarSpec, check_complete, check_names
+from jax_cifar.data.tfds_records import Value, parse_example, read_records
+from jax_cifar.errors import DataError
+
+_VERSION = "3.0.2"  # of TFDS's cifar10 and cifar100, whose features are kept
+_COARSE_NAMES_FILE = "coarse_label_names.txt"
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a builder writes."""
+
+    images: dict[str, np.ndarray]  # by split
+    labels: dict[str, dict[str, np.ndarray]]  # by split and feature
+    names: dict[str, tuple[str, ...]]  # of the labels, by feature
+
+
+def load_prepared(root: Path, spec: CifarSpec) -> Parts | None:
+    """Read the newest version prepared in `root`/<name>/[<config>/]<version>, or return None where there is none.
+
+    Images come in the published order (TFDS shuffles them, and keeps their place in `id`), so that a run does not
+    depend on where its data came from.
+
+    Raises:
+        DataError: a file is missing, truncated, damaged or in another format, or holds something else than images of
+            CIFAR's size. The class counts are the caller's to check, with `check_complete`.
+    """
+    folder = _newest_version(root / spec.name)
+    if folder is None:
+        return None
+    info_file = folder / "dataset_info.json"
+    try:
+        info = json.loads(info_file.read_text())
+        file_format = info.get("fileFormat", "tfrecord")
+        shards = [_shards(folder, info, file_format, split) for split in ("train", "test")]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{info_file} is damaged ({error!r}). {_again(folder)}") from None
+    train, test = (_read_split(files, file_format, _again(folder)) for files in shards)
+    names_file = folder / "label.labels.txt"
+    if not names_file.is_file():
+        return train, test, spec.label_names
+    names = tuple(names_file.read_text(errors="replace").split())
+    return train, test, check_names(names, spec.num_classes, str(names_file))
+
+
+def prepare(spec: CifarSpec, source: Path, data_dir: Path) -> Path:
+    """Make the TFDS folder `data_dir`/<name>/<version> (ArrayRecord files of PNG images) and return it.
+
+    `source` is the published binary archive or the folder of the published binary layout. A folder that is there
+    already is returned as it is; a new one appears only when it is complete.
+
+    Raises:
+        DataError: `source` is not the published data, or `data_dir` cannot be written to.
+    """
+    folder = data_dir / spec.name / _VERSION
+    if (folder / "dataset_info.json").is_file():
+        return folder
+    content = _read_source(spec, source)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder.parent) as staging:
+            made = _run_builder(spec.name, content, Path(staging))
+            # Fails where another process was quicker, whose folder is as good as this one.
+            with contextlib.suppress(OSError):
+                os.rename(made, folder)
+    except OSError as error:
+        raise DataError(f"Cannot write {folder} ({error.strerror}); choose a folder that can be written to.") from None
+    if not (folder / "dataset_info.json").is_file():
+        raise DataError(f"{folder} is in the way and is no prepared data set; move it and try again.")
+    return folder
+
+
+def builder_class(name: str, content: _Content) -> type:
+    """Return a TFDS builder of the data set `name` that needs neither TensorFlow nor a network.
+
+    It has the features of TFDS's own builder, which can therefore read what it prepared.
+    """
+    tfds = _import_tfds()
+    label_features = {key: tfds.features.ClassLabel(names=list(names)) for key, names in content.names.items()}
+    # The name is taken by TFDS's own builder; the file format is the one that can be written without TensorFlow.
+    with tfds.core.registered.skip_registration():
+
+        class Builder(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version(_VERSION)
+
+            def _info(self) -> Any:
+                image = tfds.features.Image(shape=IMAGE_SHAPE)
+                features = {"id": tfds.features.Text(), "image": image, **label_features}
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    description=f"{name} as published, prepared by jax_cifar.",
+                    features=tfds.features.FeaturesDict(features),
+                    supervised_keys=("image", "label"),
+                    homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+                )
+
+            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+                return {split: self._generate_examples(split) for split in content.images}
+
+            def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+                for index, image in enumerate(content.images[split]):
+                    labels = {key: int(values[index]) for key, values in content.labels[split].items()}
+                    # Encoded bytes are taken as they are; an array would be encoded with TensorFlow.
+                    yield index, {"id": f"{split}_{index:05d}", "image": _encode_png(image), **labels}
+
+    Builder.name = name
+    return Builder
+
+
+def _run_builder(name: str, content: _Content, data_dir: Path) -> Path:
+    tfds = _import_tfds()
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder = builder_class(name, content)(data_dir=data_dir, file_format="array_record")
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(download_dir=data_dir / "downloads", download_config=config)
+    return Path(builder.data_dir)
+
+
+def _import_tfds() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.utils import gcs_utils
+
+    # Older releases ask a bucket for every new builder, and without a network do so for minutes.
+    gcs_utils._is_gcs_disabled = True
+    return tfds
+
+
+def _read_source(spec: CifarSpec, source: Path) -> _Content:
+    read = _source_reader(spec, source)
+    train, test, names = decode_binary(spec, read, str(source))
+    check_complete(spec, train, test, str(source))
+    labels, label_names = {"train": {"label": train.labels}, "test": {"label": test.labels}}, {"label": names}
+    coarse_names = read(_COARSE_NAMES_FILE)
+    if spec.coarse_classes is not None and coarse_names is not None:
+        names = tuple(coarse_names.decode(errors="replace").split())
+        label_names["coarse_label"] = check_names(names, spec.coarse_classes, f"{source}/{_COARSE_NAMES_FILE}")
+        labels["train"]["coarse_label"] = _coarse_labels(read, spec.train_batches)
+        labels["test"]["coarse_label"] = _coarse_labels(read, (spec.test_batch,))
+    return _Content({"train": train.images, "test": test.images}, labels, label_names)
+
+
+def _coarse_labels(read: Reader, batches: tuple[str, ...]) -> np.ndarray:
+    content = b"".join(read(f"{batch}.bin") or b"" for batch in batches)
+    return np.frombuffer(content, np.uint8)[:: 2 + IMAGE_BYTES]
+
+
+def _source_reader(spec: CifarSpec, source: Path) -> Reader:
+    if source.is_dir():
+        folder = source / spec.binary_folder if (source / spec.binary_folder).is_dir() else source
+        return lambda name: (folder / name).read_bytes() if (folder / name).is_file() else None
+    files = [f"{batch}.bin" for batch in spec.batches] + [spec.names_file, _COARSE_NAMES_FILE]
+    members = read_members(source, spec.archives[0], [f"{spec.binary_folder}/{name}" for name in files])
+    return lambda name: members.get(f"{spec.binary_folder}/{name}")
+
+
+def _newest_version(folder: Path) -> Path | None:
+    """Return the folder of the highest version; what a stopped TFDS left (`incomplete.*`) is passed over."""
+    infos = [*folder.glob("*/dataset_info.json"), *folder.glob("*/*/dataset_info.json")]
+    versions = [info.parent for info in infos if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)]
+    return max(versions, key=lambda path: ([int(part) for part in path.name.split(".")], str(path)), default=None)
+
+
+def _shards(folder: Path, info: dict[str, Any], file_format: str, split: str) -> list[tuple[Path, int]]:
+    """Return path and number of records of every file of `split`."""
+    entry = {entry["name"]: entry for entry in info["splits"]}[split]
+    lengths = [int(length) for length in entry["shardLengths"]]
+    template = entry.get("filepathTemplate", _TEMPLATE)
+    fields = {"DATASET": info["name"], "SPLIT": split, "FILEFORMAT": file_format}
+    places = [f"{index:05d}-of-{len(lengths):05d}" for index in range(len(lengths))]
+    names = [template.format(**fields, SHARD_X_OF_Y=place) for place in places]
+    return [(folder / name, length) for name, length in zip(names, lengths, strict=True)]
+
+
+def _read_split(shards: list[tuple[Path, int]], file_format: str, again: str) -> Dataset:
+    examples: list[tuple[str, np.ndarray, int]] = []
+    for path, length in shards:
+        records = read_records(path, file_format)
+        if len(records) != length:
+            raise DataError(f"{path} holds {len(records):,} records, expected {length:,}. {again}")
+        for index, record in enumerate(records):
+            try:
+                examples.append(_decode_example(parse_example(record)))
+            except (ValueError, LookupError, TypeError, OSError, SyntaxError) as error:
+                raise DataError(f"{path}: record {index} is not a CIFAR example ({error}). {again}") from None
+    # Old versions have no ids; a stable sort then keeps the order of the files.
+    examples.sort(key=lambda example: example[0])
+    images = np.array([image for _, image, _ in examples], np.uint8).reshape(-1, *IMAGE_SHAPE)
+    return Dataset(images, np.array([label for _, _, label in examples], np.int32))
+
+
+def _decode_example(features: dict[str, list[Value]]) -> tuple[str, np.ndarray, int]:
+    """Return id ("" where there is none), image and label of an example."""
+    (name,), (encoded,), (label,) = features.get("id", [b""]), features["image"], features["label"]
+    if not (isinstance(name, bytes) and isinstance(encoded, bytes) and isinstance(label, int)):
+        raise ValueError("id, image or label is of another type")
+    with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
+        if (image.height, image.width, len(image.getbands())) != IMAGE_SHAPE:
+            raise ValueError(f"a {image.mode} image of {image.width}x{image.height} pixels")
+        return name.decode(), np.asarray(image), label
+
+
+def _encode_png(image: np.ndarray) -> io.BytesIO:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    stream.seek(0)
+    return stream
+
+
+def _again(folder: Path) -> str:
+    return f"Delete {folder} and prepare it again."
