@@ -1,0 +1,90 @@
+"""What every transform is, how several become one, and the checks that their parameters share."""
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jax_cifar.config import check
+from jax_cifar.errors import ConfigError
+
+Images = Float[Array, "batch height width channel"]
+
+
+class SampleInfo(NamedTuple):
+    """Where a batch comes from, for the transforms that depend on it."""
+
+    index: Int[Array, " batch"]  # position of every image in the data set
+    epoch: Int[Array, ""]  # passes over the data set completed before this one
+
+
+class Transform(abc.ABC):
+    """A random change of images: a frozen dataclass that checks its parameters when it is made.
+
+    Calling one is a pure function that can be jitted: the same key gives the same result, every image has its own
+    draws, shape and dtype stay as they are.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
+        """Transform `images`, raw pixels between 0 and 1."""
+
+
+def compose(transforms: Sequence[Transform]) -> Callable[..., Images]:
+    """Apply `transforms` in their order; the i-th gets `fold_in(key, i)`, so that no two share their draws.
+
+    Returns a function of `(key, images, info=None)`, as a transform is. Without transforms it returns the images.
+
+    Raises:
+        ConfigError: one of them is not a transform.
+    """
+    transforms = tuple(transforms)
+    for i, transform in enumerate(transforms):
+        if not isinstance(transform, Transform):
+            raise ConfigError(
+                f"augment[{i}] = {transform!r} is not a transform: give an instance, such as RandomCrop(padding=4). "
+                f"MixUp and CutMix are set in the section mix."
+            )
+
+    def apply(key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
+        check_floating("images", images, "divide pixels by 255")
+        for i, transform in enumerate(transforms):
+            images = transform(jax.random.fold_in(key, i), images, info)
+        return images
+
+    return apply
+
+
+def check_floating(name: str, values: Array, way_out: str) -> None:
+    """Raise `ConfigError` unless `values` has a floating dtype; integers would be truncated without a word."""
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ConfigError(f"{name} of dtype {values.dtype} cannot be augmented: {way_out} first.")
+
+
+def check_integer(owner: object, name: str, least: int) -> None:
+    """Raise `ConfigError` unless the field `name` of `owner` is an integer of at least `least`."""
+    value = getattr(owner, name)
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    check(good, f"{type(owner).__name__}.{name}", value, f"it must be an integer of at least {least}")
+
+
+def check_number(owner: object, name: str, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raise `ConfigError` unless the field `name` of `owner` is a finite number from `low` to `high`."""
+    value = getattr(owner, name)
+    expected = "it must be a finite number" if low == -math.inf else f"it must be a number between {low} and {high}"
+    check(is_number(value) and low <= value <= high, f"{type(owner).__name__}.{name}", value, expected)
+
+
+def check_choice(owner: object, name: str, allowed: tuple[str, ...]) -> None:
+    """Raise `ConfigError` unless the field `name` of `owner` is one of `allowed`."""
+    value = getattr(owner, name)
+    check(value in allowed, f"{type(owner).__name__}.{name}", value, f"it must be one of {', '.join(allowed)}")
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite real number (a truth value is none)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,105 @@
+"""Transforms that move pixels: random crop and horizontal flip."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from jax_cifar.augment.base import Images, SampleInfo, Transform, check_choice, check_integer, check_number
+from jax_cifar.config import check
+from jax_cifar.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RandomCrop(Transform):
+    """Pad every side, then cut a window of the original size at a uniformly drawn place (torchvision's `RandomCrop`).
+
+    Each image has its own place, one of `(2 * padding + 1) ** 2`. Apply it before `Normalize`, so that the border is
+    black; on normalised images the same zero is the mean colour.
+
+    Raises:
+        ConfigError: a parameter is out of range, or `reflect` has no room: the images are not larger than `padding`.
+    """
+
+    padding: int = 4  # pixels added to every side
+    padding_mode: Literal["constant", "reflect"] = "constant"  # border: `fill`, or a mirror image without the edge
+    fill: float = 0.0  # value of a constant border
+
+    def __post_init__(self) -> None:
+        check_integer(self, "padding", least=0)
+        check_choice(self, "padding_mode", ("constant", "reflect"))
+        check_number(self, "fill", 0.0, 1.0)
+
+    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
+        offsets = jax.random.randint(key, (2, images.shape[0]), 0, 2 * self.padding + 1, jnp.int32)
+        return self.crop(images, offsets)
+
+    def crop(self, images: Images, offsets: Int[Array, "2 batch"]) -> Images:
+        """The windows whose top left corner lies at `offsets` (row, column) of the padded images."""
+        room = self.padding < min(images.shape[1:3])
+        if self.padding_mode == "reflect" and not room:
+            raise ConfigError(
+                f"RandomCrop.padding = {self.padding} is too large to reflect images of {images.shape[1:3]} pixels: "
+                f"use at most {min(images.shape[1:3]) - 1}, or padding_mode='constant'."
+            )
+        widths = ((0, 0), (self.padding, self.padding), (self.padding, self.padding), (0, 0))
+        if self.padding_mode == "reflect":
+            padded = jnp.pad(images, widths, mode="reflect")
+        else:
+            padded = jnp.pad(images, widths, constant_values=self.fill)
+
+        def window(image: Array, row: Array, column: Array) -> Array:
+            return jax.lax.dynamic_slice(image, (row, column, jnp.zeros_like(row)), images.shape[1:])
+
+        return jax.vmap(window)(padded, offsets[0], offsets[1])
+
+
+@dataclass(frozen=True)
+class HorizontalFlip(Transform):
+    """Mirror images left to right.
+
+    `random` flips each image with probability `p` (torchvision's `RandomHorizontalFlip`). `alternate` flips half of the
+    images in the first epoch and from then on each image in every other epoch, so that two epochs in a row always show
+    both views (airbench, arXiv 2404.00498). Which half comes from a hash of the image's index in the data set, the
+    same in every run: the key, which changes from step to step, is not used.
+
+    Raises:
+        ConfigError: a parameter is out of range, or `alternate` is called without `info`.
+    """
+
+    p: float = 0.5  # random: probability of a flip
+    mode: Literal["random", "alternate"] = "random"  # independent draws, or every image in every other epoch
+
+    def __post_init__(self) -> None:
+        check_number(self, "p", 0.0, 1.0)
+        check_choice(self, "mode", ("random", "alternate"))
+        if self.mode == "alternate":
+            check(self.p == 0.5, "HorizontalFlip.p", self.p, "mode 'alternate' has no probability, leave p out")
+
+    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
+        if self.mode == "random":
+            flipped = jax.random.uniform(key, images.shape[:1], jnp.float32) < self.p
+        elif info is not None:
+            flipped = alternating(info.index, info.epoch)
+        else:
+            raise ConfigError(
+                "HorizontalFlip.mode = 'alternate' depends on the epoch and on each image's index: "
+                "pass info=SampleInfo(index, epoch), or use mode='random'."
+            )
+        return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+
+
+def alternating(index: Int[Array, " batch"], epoch: Int[Array, ""]) -> Bool[Array, " batch"]:
+    """Which images the alternating flip mirrors: a random bit of the index, inverted in odd epochs.
+
+    The bit is the lowest of MurmurHash3's 32-bit finaliser (public domain), in which every bit of the index changes
+    every bit of the result with a probability close to one half.
+    """
+    bits = index.astype(jnp.uint32)
+    bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
+    bits = bits ^ (bits >> 16)
+    return ((bits ^ epoch.astype(jnp.uint32)) & 1) == 1
