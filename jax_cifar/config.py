@@ -8,6 +8,7 @@ import math
 import re
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -30,8 +31,8 @@ def check(condition: bool, name: str, value: object, expected: str) -> None:
 def _has_type(value: object, expected: Any) -> bool:
     """Whether `value` is of the annotated type; an int passes for a float, a bool for nothing but a bool."""
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
-    if expected is Any:
-        return True
+    if origin is Callable:
+        return callable(value)
     if origin is Literal:
         return value in arguments
     if origin in (typing.Union, types.UnionType):
@@ -104,14 +105,14 @@ class DataConfig:
     name: DatasetName = "cifar10"  # data set
     dir: str | None = None  # folder with the published files; default $JAX_CIFAR_DATA, else the user's cache folder
     val_fraction: float = 0.0  # share of the training images held out for validation, the same share of every class
-    subset: int | None = None  # keep only about this many training images, the same number of every class
+    subset: int | None = None  # keep only this many training images, spread evenly over the classes
     seed: int = 0  # seed of the validation split and the subset
 
     def __post_init__(self) -> None:
         check_types(self, "data")
         _below_one(self, "data", "val_fraction")
         _positive(self, "data", "subset")
-        _at_least(self, "data", seed=0)
+        check(0 <= self.seed < 2**64, "data.seed", self.seed, "it must lie between 0 and 2**64 - 1")
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class ModelConfig:
     norm: Literal["batch", "group", "none"] = "batch"  # normalisation layer; batch has PyTorch's exact semantics
     width: int | None = None  # channels of the first stage; default: the architecture's own
     dropout: float | None = None  # dropout probability; default: the architecture's own
+    convs_per_group: int | None = None  # speedrun_net: convolutions in each of its three groups; default: 2
     stem: Literal["cifar", "imagenet"] = "cifar"  # ResNets: 3x3 stride 1, or 7x7 stride 2 and max-pool
     zero_init_residual: bool = False  # ResNets: start every residual branch at zero
 
@@ -144,6 +146,8 @@ class ModelConfig:
         check_types(self, "model")
         if self.width is not None:
             check(self.width >= 1, "model.width", self.width, "it must be at least 1")
+        if self.convs_per_group is not None:
+            check(self.convs_per_group in (1, 2), "model.convs_per_group", self.convs_per_group, "it must be 1 or 2")
         if self.dropout is not None:
             _below_one(self, "model", "dropout")
 
@@ -296,7 +300,7 @@ class Config:
 
     name: str  # name of the experiment, the config file's by custom; runs are kept under it
     data: DataConfig = field(default_factory=DataConfig)
-    augment: tuple[Any, ...] = ()  # transforms of jax_cifar.augment, applied in this order; set in the config file
+    augment: tuple[Callable[..., Any], ...] = ()  # transforms of jax_cifar.augment, applied in this order; set in the config file
     mix: MixConfig = field(default_factory=MixConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

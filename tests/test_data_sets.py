@@ -50,13 +50,14 @@ def test_division_is_stratified_disjoint_and_repeatable(
     held_out = np.rint(fraction * np.array(counts)).astype(int)
     available = int((counts - held_out).min())
     take = None if take is None else min(take, available)
-    # One more than a multiple of the number of classes asks for no more of each, where so many are left.
+    # One more than a multiple of the number of classes asks for one more of the first, where so many are left.
     subset = None if take is None else min(take * classes + 1, available * classes)
     divided = divide_training(splits, fraction, subset, seed)
     again = divide_training(splits, fraction, subset, seed)
     train = indices(divided.train)
     assert train == sorted(set(train)) == indices(again.train)
-    expected = counts - held_out if take is None else [take] * classes
+    one_more = subset is not None and subset % classes == 1
+    expected = counts - held_out if take is None else [take + one_more, *[take] * (classes - 1)]
     np.testing.assert_array_equal(np.bincount(divided.train.labels, minlength=classes), expected)
     np.testing.assert_array_equal(divided.train.labels, splits.train.labels[train])
     assert divided.test is splits.test

@@ -27,7 +27,7 @@ def seeded_ranks(labels: Int32[np.ndarray, "n"], seed: int) -> Int[np.ndarray, "
 
 
 def divide_training(splits: Splits, val_fraction: float, subset: int | None, seed: int) -> Splits:
-    """Hold `val_fraction` of every class out for validation, then keep `subset // num_classes` images of every class.
+    """Hold `val_fraction` of every class out for validation, then keep `subset` of the rest, evenly by class.
 
     Images keep their order. With neither asked for, `splits` comes back as it is.
 
@@ -45,14 +45,15 @@ def divide_training(splits: Splits, val_fraction: float, subset: int | None, see
             f"data.val_fraction = {val_fraction} is not allowed: of the {counts.min():,} to {counts.max():,} training "
             f"images of a class it holds out {held_out.min():,}; both parts need one of every class."
         )
-    kept = left if subset is None else np.full(classes, _per_class(subset, left))
+    kept = left if subset is None else _per_class(subset, left)
     ranks = seeded_ranks(labels, seed)
     chosen = np.flatnonzero((ranks >= held_out[labels]) & (ranks < (held_out + kept)[labels]))
     validation = splits.train.take(np.flatnonzero(ranks < held_out[labels])) if val_fraction > 0 else None
     return Splits(splits.name, splits.train.take(chosen), splits.test, validation, splits.label_names, splits.source)
 
 
-def _per_class(subset: int, left: np.ndarray) -> int:
+def _per_class(subset: int, left: np.ndarray) -> np.ndarray:
+    """`subset` images spread evenly: where the classes do not divide it, the first ones get one more."""
     classes, available = len(left), int(left.min())
     if subset < classes:
         raise ConfigError(f"data.subset = {subset} is not allowed: {classes} classes need at least {classes} images.")
@@ -61,4 +62,4 @@ def _per_class(subset: int, left: np.ndarray) -> int:
             f"data.subset = {subset} is not allowed: {available:,} training images of every class are left; "
             f"use at most {classes * available}."
         )
-    return subset // classes
+    return subset // classes + (np.arange(classes) < subset % classes)
