@@ -1,0 +1,114 @@
+"""Prediction over a whole set, with test-time augmentation, and the report on it."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float32, Int, UInt8
+
+from jax_cifar.metrics import Report, report
+
+TestTimeAugmentation = Literal["none", "mirror", "mirror-translate"]
+Predictor = Callable[[Any, UInt8[Array, "batch height width channel"]], Float32[Array, "batch classes"]]
+
+# Weight of every view. The views of an image and of its mirror image always count the same.
+VIEW_WEIGHTS: dict[str, tuple[float, ...]] = {
+    "none": (1.0,),
+    "mirror": (0.5, 0.5),
+    "mirror-translate": (0.25, 0.25, 0.125, 0.125, 0.125, 0.125),
+}
+
+
+def make_predictor(model: nn.Module, normalize: Callable[..., Array]) -> Predictor:
+    """The compiled function `(variables, images) -> logits` of a model at evaluation.
+
+    Make it once and use it for every evaluation: it compiles once per batch shape, whatever the test-time augmentation.
+
+    Args:
+      model: module called as `model.apply(variables, images, train=False)`.
+      normalize: transform `(key, images in [0, 1]) -> images`, without randomness.
+    """
+
+    @jax.jit
+    def predict(variables: Any, images: Array) -> Array:
+        pixels = images.astype(jnp.float32) / 255
+        logits = model.apply(variables, normalize(jax.random.key(0), pixels), train=False)
+        return jnp.asarray(logits).astype(jnp.float32)
+
+    return predict
+
+
+@partial(jax.jit, static_argnames="tta")
+def tta_views(
+    images: UInt8[Array, "batch height width channel"], tta: TestTimeAugmentation
+) -> tuple[UInt8[Array, "batch height width channel"], ...]:
+    """The versions of a batch whose logits are averaged with `VIEW_WEIGHTS[tta]`.
+
+    `mirror` is the image and its mirror image. `mirror-translate` adds the same two of the image moved by one pixel
+    down and right and by one pixel up and left, the border filled by reflection (cifar10-airbench, `infer`).
+    """
+    views = [images]
+    if tta == "mirror-translate":
+        height, width = images.shape[1:3]
+        padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        views += [padded[:, :height, :width], padded[:, 2:, 2:]]
+    if tta == "none":
+        return (images,)
+    return tuple(version for view in views for version in (view, view[:, :, ::-1]))
+
+
+def rows_per_batch(count: int, batch_size: int, sharding: jax.sharding.Sharding | None = None) -> int:
+    """Rows of every batch for `count` images: at most `batch_size`, rounded up to a multiple of the devices."""
+    devices = len(sharding.device_set) if sharding is not None else 1
+    return -(-min(batch_size, count) // devices) * devices
+
+
+def predict_logits(
+    predict: Predictor,
+    variables: Any,
+    images: UInt8[np.ndarray | Array, "images height width channel"],
+    batch_size: int,
+    tta: TestTimeAugmentation = "none",
+    sharding: jax.sharding.Sharding | None = None,
+) -> Float32[np.ndarray, "images classes"]:
+    """Logits of every image exactly once, in order.
+
+    All batches have one shape: the last is filled up with copies of the last image, whose logits are cut off.
+
+    Args:
+      predict: from `make_predictor`.
+      variables: the model's, passed on to `predict`.
+      images: on the host, or already on the device, where they stay.
+      batch_size: images per forward pass; rounded up to a multiple of the sharding's devices.
+      tta: test-time augmentation. Logits are averaged (not probabilities), as in cifar10-airbench.
+      sharding: how a batch is spread over devices; default: left to JAX.
+    """
+    count = len(images)
+    size = rows_per_batch(count, batch_size, sharding)
+    batches = []
+    for start in range(0, count, size):
+        batch = images[np.minimum(np.arange(start, start + size), count - 1)]
+        batch = jnp.asarray(batch) if sharding is None else jax.device_put(batch, sharding)
+        views = zip(VIEW_WEIGHTS[tta], tta_views(batch, tta), strict=True)
+        batches.append(sum(weight * predict(variables, view) for weight, view in views))
+    # One transfer at the end, so that the device never waits for the host between batches.
+    return np.concatenate(jax.device_get(batches))[:count]
+
+
+def evaluate(
+    predict: Predictor,
+    variables: Any,
+    images: UInt8[np.ndarray | Array, "images height width channel"],
+    labels: Int[np.ndarray, " images"],
+    label_names: Sequence[str],
+    *,
+    batch_size: int,
+    tta: TestTimeAugmentation = "none",
+    sharding: jax.sharding.Sharding | None = None,
+) -> Report:
+    """Predict a whole set and judge it: `predict_logits`, then `metrics.report`."""
+    return report(predict_logits(predict, variables, images, batch_size, tta, sharding), labels, label_names)

@@ -1,0 +1,171 @@
+"""What is measured: sums over a batch on the device, and a full report over a whole set on the host.
+
+Means of batch means are wrong as soon as the last batch is shorter, so batches only ever yield sums and counts; the one
+division happens at the end.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+TOP_K = 5
+Sums = dict[str, Float32[Array, ""]]
+
+
+def batch_metrics(
+    logits: Float[Array, "batch classes"],
+    targets: Int[Array, " batch"] | Float[Array, "batch classes"],
+    loss: Float[Array, " batch"],
+    mask: Bool[Array, " batch"] | None = None,
+) -> Sums:
+    """Sums of one batch, for `add_sums` with those of other batches and one division by `mean_metrics`.
+
+    Args:
+      logits: one row per image.
+      targets: class indices, or a distribution over the classes (mixed or smoothed labels). For a distribution an image
+        counts as correct by the share that its target gives to the predicted class.
+      loss: loss of every image.
+      mask: False for padding, which then counts nowhere, whatever it holds.
+
+    Returns:
+      `{"loss", "correct", "count"}`, float32 scalars (whole numbers are exact up to 2**24 images).
+    """
+    predictions = jnp.argmax(logits, axis=-1)
+    if targets.ndim == 1:
+        correct = predictions == targets.astype(predictions.dtype)
+    else:
+        correct = jnp.take_along_axis(targets, predictions[:, None], axis=-1)[:, 0]
+    rows = {"loss": loss, "correct": correct, "count": jnp.ones_like(loss)}
+    rows = {name: row.astype(jnp.float32) for name, row in rows.items()}
+    if mask is not None:
+        # Not a product: padding may hold a NaN, and 0 * NaN is NaN.
+        rows = {name: jnp.where(mask, row, jnp.zeros_like(row)) for name, row in rows.items()}
+    return {name: jnp.sum(row) for name, row in rows.items()}
+
+
+def add_sums(first: Sums, second: Sums) -> Sums:
+    """The sums of two sets of images together; both must have the same names."""
+    if first.keys() != second.keys():
+        raise ValueError(f"sums of {sorted(first)} cannot be added to sums of {sorted(second)}")
+    return {name: first[name] + second[name] for name in first}
+
+
+def mean_metrics(sums: Mapping[str, Any]) -> dict[str, float]:
+    """Means `{"loss", "accuracy"}` of added-up `batch_metrics`; accuracy is a share between 0 and 1.
+
+    Raises:
+      ZeroDivisionError: if the sums hold no image.
+    """
+    count = float(sums["count"])
+    return {"loss": float(sums["loss"]) / count, "accuracy": float(sums["correct"]) / count}
+
+
+@dataclass(frozen=True)
+class Report:
+    """How well a set was classified. Shares lie between 0 and 1; per-class arrays follow `label_names`."""
+
+    label_names: tuple[str, ...]
+    loss: float  # mean cross-entropy in nats
+    accuracy: float  # share of images whose largest logit is the label's
+    top5: float  # share of images whose label is among the five largest logits
+    precision: Float[np.ndarray, " classes"]
+    recall: Float[np.ndarray, " classes"]
+    f1: Float[np.ndarray, " classes"]
+    confusion: Int[np.ndarray, "classes classes"]  # images by true class (row) and predicted class (column)
+
+    @property
+    def support(self) -> Int[np.ndarray, " classes"]:
+        """Number of images of every class."""
+        return self.confusion.sum(axis=1)
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return int(self.confusion.sum())
+
+    @property
+    def macro(self) -> dict[str, float]:
+        """Unweighted means over the classes of precision, recall and F1."""
+        return {name: float(np.mean(getattr(self, name))) for name in ("precision", "recall", "f1")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values; a loss that is not finite becomes null."""
+        columns = (self.precision.tolist(), self.recall.tolist(), self.f1.tolist(), self.support.tolist())
+        names = ("precision", "recall", "f1", "support")
+        per_class = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return {
+            "count": self.count,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "accuracy": self.accuracy,
+            "top5": self.top5,
+            "macro": self.macro,
+            "per_class": dict(zip(self.label_names, per_class, strict=True)),
+            "confusion": self.confusion.tolist(),
+        }
+
+    def table(self) -> str:
+        """The report as text: one line per class, the macro averages, and the figures over all images."""
+        width = max(len("macro average"), *map(len, self.label_names))
+        macro = self.macro
+        rows = list(zip(self.label_names, self.precision, self.recall, self.f1, self.support, strict=True))
+        rows.append(("macro average", macro["precision"], macro["recall"], macro["f1"], self.count))
+        lines = [f"{'class':<{width}}  precision  recall      F1   images"]
+        lines += [
+            f"{name:<{width}}  {precision:>9.1%}  {recall:>6.1%}  {f1:>6.1%}  {images:>7,}"
+            for name, precision, recall, f1, images in rows
+        ]
+        figures = f"accuracy {self.accuracy:.2%}   top-5 {self.top5:.2%}   loss {self.loss:.4f}   images {self.count:,}"
+        return "\n".join([*lines, "", figures])
+
+
+def report(
+    logits: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, " images"], label_names: Sequence[str]
+) -> Report:
+    """Judge the logits of a whole set.
+
+    Of equal logits the first class wins, as in `argmax`, for the prediction and for the top five alike. A class that is
+    never predicted has precision 0, one without images recall 0 (scikit-learn's `zero_division=0`).
+
+    Args:
+      logits: one row per image, in the order of the labels.
+      labels: true class of every image.
+      label_names: name of every class.
+
+    Raises:
+      ValueError: if the three do not fit one another.
+    """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    if logits.shape != (len(labels), len(label_names)):
+        shape = f"[{len(labels)}, {len(label_names)}]"
+        raise ValueError(f"logits have shape {list(logits.shape)}, labels and label_names ask for {shape}")
+    ranking = np.argsort(-logits, axis=1, kind="stable")
+    classes = np.arange(len(label_names))
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        labels,
+        ranking[:, 0],
+        labels=classes,
+        zero_division=0,  # pyright: ignore[reportArgumentType]
+    )
+    return Report(
+        label_names=tuple(label_names),
+        loss=_mean_cross_entropy(logits, labels),
+        accuracy=float(np.mean(ranking[:, 0] == labels)),
+        top5=float(np.mean((ranking[:, :TOP_K] == labels[:, None]).any(axis=1))),
+        precision=np.asarray(precision),
+        recall=np.asarray(recall),
+        f1=np.asarray(f1),
+        confusion=confusion_matrix(labels, ranking[:, 0], labels=classes),
+    )
+
+
+def _mean_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    with np.errstate(invalid="ignore"):  # infinite logits: the loss is NaN, and says so by itself
+        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(shifted).sum(axis=1))
+        return float(np.mean(log_sum - shifted[np.arange(len(labels)), labels]))

@@ -1,0 +1,290 @@
+"""What a person sees of a run: its facts first, a table that grows with it, a summary at the end.
+
+On a terminal a progress bar stands below the table. Elsewhere (a file, a pipe, a notebook) there are only plain lines
+of fixed width, which `grep` and `awk` read as easily as people do.
+"""
+
+import dataclasses
+import os
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+# A line between two epochs says that a slow run is alive; more of them would bury the table.
+QUIET_SECONDS = 15.0
+PLAIN_WIDTH = 100
+# Facts come in several groups; their texts stand in one column all the same.
+NAME_WIDTH = 10
+
+# Shown even where they have their default values: what one asks first about an experiment.
+MAIN_FIELDS = {
+    "data": ("name",),
+    "model": ("name",),
+    "optim": ("name", "lr"),
+    "schedule": ("name",),
+    "train": ("epochs", "batch_size", "dtype", "seed"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column of the table; of a narrow terminal the columns of the highest rank drop out first."""
+
+    name: str
+    title: str
+    width: int
+    rank: int
+    format: Callable[[Any], str]
+
+
+COLUMNS = (
+    Column("epoch", "epoch", 6, 0, lambda value: f"{value:.1f}"),
+    Column("step", "step", 7, 3, lambda value: f"{value:d}"),
+    Column("loss", "train loss", 10, 1, lambda value: f"{value:.4f}"),
+    Column("accuracy", "train acc", 9, 1, lambda value: f"{value:.2%}"),
+    Column("eval_loss", "{split} loss", 10, 2, lambda value: f"{value:.4f}"),
+    Column("eval_accuracy", "{split} acc", 9, 0, lambda value: f"{value:.2%}"),
+    Column("lr", "lr", 8, 4, lambda value: f"{value:.3g}"),
+    Column("images_per_second", "images/s", 8, 3, lambda value: f"{value:,.0f}"),
+    Column("time", "time", 7, 1, lambda value: clock_time(value)),
+    Column("left", "left", 7, 2, lambda value: clock_time(value)),
+)
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as `0:07`, `12:34` or `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def describe_config(config: Any) -> dict[str, str]:
+    """One line per section of a `Config`: its main fields, and those that differ from their defaults."""
+    rows = {}
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        if dataclasses.is_dataclass(value):
+            rows[section.name] = _describe_section(value, MAIN_FIELDS.get(section.name, ()))
+        elif section.name != "name" and value:
+            rows[section.name] = ", ".join(map(str, value))
+    return {name: text for name, text in rows.items() if text}
+
+
+def _describe_section(section: Any, main: Sequence[str]) -> str:
+    default = type(section)()
+    values = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
+    shown = [name for name, value in values.items() if name in main or value != getattr(default, name)]
+    return ", ".join(str(values[name]) if name == "name" else f"{name} {values[name]}" for name in shown)
+
+
+class Console:
+    """Prints a run to a stream. Use it as a context manager, so that the terminal is left as it was found.
+
+    Args:
+      stream: where to; default: standard output.
+      width: characters in a line; default: the terminal's, or 100.
+      now: clock in seconds, for the tests.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, width: int | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = stream or sys.stdout
+        self.is_terminal = self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._width = width or (
+            shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if self.is_terminal else PLAIN_WIDTH
+        )
+        self._now = now
+        self._rich = _rich_console(self._stream, self._width) if self.is_terminal else None
+        self._bar: Any = None
+        self._table_open = False
+
+    # Facts before and after training.
+
+    def line(self, text: str = "") -> None:
+        """Print one line; the table gets its titles again after it."""
+        self._table_open = False
+        self._print(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning that cannot be overlooked."""
+        self._table_open = False
+        self._print(f"WARNING: {text}", style="bold yellow")  # unwrapped: it may hold a command to copy
+
+    def facts(self, rows: Mapping[str, str]) -> None:
+        """Print `name  text` in two columns, long texts wrapped in theirs."""
+        self._table_open = False
+        width = max([NAME_WIDTH, *map(len, rows)])
+        for name, text in rows.items():
+            for line in _wrapped(f"{name:<{width}}  ", text, self._width):
+                self._print(line)
+
+    def config(self, config: Any) -> None:
+        """Print what sets a `Config` apart from the defaults, one line per section."""
+        self.facts(describe_config(config))
+
+    def parameter_table(self, rows: Sequence[tuple[str, tuple[int, ...], int]]) -> None:
+        """Print name, shape and count of every parameter, and the total."""
+        shapes = [" x ".join(map(str, shape)) or "scalar" for _, shape, _ in rows]
+        total = f"{sum(count for *_, count in rows):,}"
+        name_width = max(map(len, ["parameter", *(name for name, *_ in rows)]))
+        shape_width = max(map(len, ["shape", *shapes]))
+        count_width = max(len("count"), len(total))
+        table = [("parameter", "shape", "count")]
+        table += [(name, shape, f"{count:,}") for (name, _, count), shape in zip(rows, shapes, strict=True)]
+        table += [("total", "", total)]
+        for name, shape, count in table:
+            self.line(f"{name:<{name_width}}  {shape:>{shape_width}}  {count:>{count_width}}")
+
+    def summary(self, summary: Mapping[str, Any], workdir: Path) -> None:
+        """Print the figures of `summary.json`, where the seconds went, and where the results lie."""
+        test = f"{summary['test_accuracy']:.2%}, loss {summary['test_loss']:.4f}"
+        if summary.get("test_accuracy_tta") is not None:
+            test += f"; {summary['test_accuracy_tta']:.2%} with test-time augmentation"
+        seconds = dict(summary["seconds"])
+        total = seconds.pop("total")
+        parts = [f"{name} {value:.1f}" for name, value in seconds.items()]
+        parts.append(f"other {max(0.0, total - sum(seconds.values())):.1f}")
+        self.line()
+        self.facts(
+            {
+                "test accuracy": test,
+                "train accuracy": f"{summary['train_accuracy']:.2%}",
+                "speed": f"{summary['images_per_second']:,.0f} images/s",
+                "seconds": f"{total:.1f} = {' + '.join(parts)}",
+                "results": str(workdir),
+            }
+        )
+
+    # The table that grows while training.
+
+    def start(self, total_steps: int, steps_per_epoch: float, initial_step: int = 0, split: str = "test") -> None:
+        """Begin the table and, on a terminal, the progress bar.
+
+        Args:
+          total_steps: updates of the whole run.
+          steps_per_epoch: updates per pass over the training images.
+          initial_step: updates done before, when resuming.
+          split: what `row` reports beside training: "test", or "val".
+        """
+        self._total, self._steps_per_epoch, self._split = total_steps, steps_per_epoch, split
+        self._started = self._printed = self._now()
+        self._mark: tuple[int, float] | None = None
+        self._columns = _columns_within(self._width)
+        if self._rich is not None:
+            self._bar = _progress_bar(self._rich, self._width)
+            self._task = self._bar.add_task("", total=total_steps, completed=initial_step, figures="compiling", left="")
+            self._bar.start()
+
+    def update(self, step: int, *, loss: float, accuracy: float, lr: float, images_per_second: float) -> None:
+        """Show the figures of the last log interval: in the bar, or as a line of the table if the last is long ago."""
+        values = self._timed(step, loss=loss, accuracy=accuracy, lr=lr, images_per_second=images_per_second)
+        if self._bar is not None:
+            figures = f"loss {loss:.3f}  acc {accuracy:.1%}  {images_per_second:,.0f} images/s"
+            left = "" if values["left"] is None else f"{clock_time(values['left'])} left"
+            self._bar.update(self._task, completed=step, figures=figures, left=left)
+        elif self._now() - self._printed >= QUIET_SECONDS:
+            self._print_row(values)
+
+    def row(
+        self,
+        step: int,
+        *,
+        loss: float,
+        accuracy: float,
+        eval_loss: float | None = None,
+        eval_accuracy: float | None = None,
+        lr: float,
+        images_per_second: float,
+    ) -> None:
+        """Print a row of the table, at the end of an epoch: losses in nats, accuracies as shares of 1."""
+        values = self._timed(step, loss=loss, accuracy=accuracy, lr=lr, images_per_second=images_per_second)
+        self._print_row({**values, "eval_loss": eval_loss, "eval_accuracy": eval_accuracy})
+
+    def close(self) -> None:
+        """Take the progress bar down and give the cursor back. More lines may follow."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _timed(self, step: int, **values: float) -> dict[str, Any]:
+        now = self._now()
+        # The rate is taken from the first report on: what lies before it is mostly compilation.
+        self._mark = self._mark or (step, now)
+        done, since = step - self._mark[0], now - self._mark[1]
+        left = since / done * (self._total - step) if done > 0 else None
+        if step >= self._total:
+            left = 0.0
+        return {
+            "epoch": step / self._steps_per_epoch,
+            "step": step,
+            "time": now - self._started,
+            "left": left,
+            **values,
+        }
+
+    def _print_row(self, values: Mapping[str, Any]) -> None:
+        if not self._table_open:
+            self._print("")
+            titles = [column.title.format(split=self._split) for column in self._columns]
+            self._print("  ".join(f"{t:>{c.width}}" for t, c in zip(titles, self._columns, strict=True)), style="bold")
+            self._table_open = True
+        cells = []
+        for column in self._columns:
+            value = values.get(column.name)
+            cells.append(f"{'-' if value is None else column.format(value):>{column.width}}")
+        self._print("  ".join(cells))
+        self._printed = self._now()
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        if self._rich is not None:
+            self._rich.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+
+def _wrapped(head: str, text: str, width: int) -> list[str]:
+    # A column of less than a few words is harder to read than a line that the terminal breaks.
+    wrapper = textwrap.TextWrapper(
+        width=max(width, len(head) + 20),
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return wrapper.wrap(text) or [head.rstrip()]
+
+
+def _columns_within(width: int) -> tuple[Column, ...]:
+    columns = list(COLUMNS)
+    while sum(column.width + 2 for column in columns) - 2 > width and max(column.rank for column in columns) > 0:
+        columns.remove(max(columns, key=lambda column: column.rank))
+    return tuple(columns)
+
+
+def _rich_console(stream: TextIO, width: int) -> Any:
+    from rich.console import Console as RichConsole
+
+    return RichConsole(file=stream, width=width, force_terminal=True, highlight=False)
+
+
+def _progress_bar(console: Any, width: int) -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns: list[Any] = [TextColumn("{task.percentage:>3.0f}%", markup=False)]
+    if width >= 80:
+        columns.append(BarColumn(bar_width=None))
+    if width >= 60:
+        columns.append(TextColumn("{task.fields[figures]}", markup=False))
+    columns.append(TextColumn("{task.fields[left]}", markup=False))
+    return Progress(*columns, console=console, transient=True, expand=True, refresh_per_second=4)

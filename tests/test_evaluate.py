@@ -1,0 +1,148 @@
+"""Whole-set prediction: every image once, one compilation, and test-time augmentation as defined."""
+
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_cifar.augment import Normalize
+from jax_cifar.evaluate import evaluate, make_predictor, predict_logits, tta_views
+
+CLASSES = 3
+NORMALIZE = Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+
+
+class Linear(nn.Module):
+    """No symmetry at all, so that a wrong view or order changes the logits."""
+
+    @nn.compact
+    def __call__(self, images, train: bool):
+        assert not train
+        return nn.Dense(CLASSES)(images.reshape(images.shape[0], -1))
+
+
+def make_images(count, size=6):
+    return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return Linear().init(jax.random.key(1), jnp.zeros((1, 6, 6, 3)), train=False)
+
+
+@pytest.fixture(scope="module")
+def predict():
+    return make_predictor(Linear(), NORMALIZE)
+
+
+def by_hand(variables, images):
+    """The logits in NumPy and float64."""
+    dense = jax.device_get(variables)["params"]["Dense_0"]
+    pixels = (images / 255 - np.array(NORMALIZE.mean)) / np.array(NORMALIZE.std)
+    return pixels.reshape(len(images), -1) @ dense["kernel"].astype(np.float64) + dense["bias"]
+
+
+def assert_close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (3, 8), (8, 4), (1, 1), (5, 5)])
+@pytest.mark.parametrize("put", [np.asarray, jnp.asarray], ids=["host", "device"])
+def test_every_image_once_and_in_order(predict, variables, put, count, batch_size):
+    images = make_images(count)
+    logits = predict_logits(predict, variables, put(images), batch_size)
+    assert (logits.shape, logits.dtype, type(logits)) == ((count, CLASSES), np.float32, np.ndarray)
+    assert_close(logits, by_hand(variables, images))
+
+
+def test_padding_counts_nowhere(predict, variables):
+    images = make_images(10)
+    labels = by_hand(variables, images).argmax(axis=1)
+    labels[-1] = (labels[-1] + 1) % CLASSES  # padding repeats the last image: counted again, it would weigh more
+    report = evaluate(predict, variables, images, labels, ("a", "b", "c"), batch_size=4)
+    assert report.count == 10
+    assert report.accuracy == pytest.approx(0.9)
+
+
+def test_one_compilation_for_all_batches_and_all_augmentations(variables):
+    traced = []
+
+    def normalize(key, images):
+        traced.append(images.shape)
+        return NORMALIZE(key, images)
+
+    predict = make_predictor(Linear(), normalize)
+    for tta in ("none", "mirror", "mirror-translate"):
+        predict_logits(predict, variables, make_images(10), 4, tta)
+    assert traced == [(4, 6, 6, 3)]
+
+
+def test_mirror_is_the_mean_of_the_logits_of_image_and_mirror_image(predict, variables):
+    images = make_images(7)
+    expected = (by_hand(variables, images) + by_hand(variables, images[:, :, ::-1])) / 2
+    assert_close(predict_logits(predict, variables, images, 4, "mirror"), expected)
+    upside_down = (by_hand(variables, images) + by_hand(variables, images[:, ::-1])) / 2
+    assert np.abs(expected - upside_down).max() > 0.1
+
+
+def test_mirror_translate_weighs_the_untranslated_views_by_half(predict, variables):
+    images = make_images(5)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+
+    def mirrored(views):
+        return (by_hand(variables, views) + by_hand(variables, views[:, :, ::-1])) / 2
+
+    moved = (mirrored(padded[:, :6, :6]) + mirrored(padded[:, 2:, 2:])) / 2
+    expected = (mirrored(images) + moved) / 2
+    assert_close(predict_logits(predict, variables, images, 4, "mirror-translate"), expected)
+    equal_weights = mirrored(images) / 3 + moved * 2 / 3
+    assert np.abs(expected - equal_weights).max() > 0.01
+
+
+def test_translated_views_move_by_one_pixel_and_reflect_the_border():
+    image = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
+    views = [np.asarray(view)[0, :, :, 0] for view in tta_views(jnp.asarray(image), "mirror-translate")]
+    assert len(views) == 6
+    np.testing.assert_array_equal(views[2], [[5, 4, 5, 6], [1, 0, 1, 2], [5, 4, 5, 6], [9, 8, 9, 10]])
+    np.testing.assert_array_equal(views[4], [[5, 6, 7, 6], [9, 10, 11, 10], [13, 14, 15, 14], [9, 10, 11, 10]])
+    for plain, mirror in zip(views[::2], views[1::2], strict=True):
+        np.testing.assert_array_equal(mirror, plain[:, ::-1])
+
+
+def test_bfloat16_network_gives_float32_logits():
+    class Half(nn.Module):
+        @nn.compact
+        def __call__(self, images, train: bool):
+            return nn.Dense(CLASSES, dtype=jnp.bfloat16)(images.reshape(images.shape[0], -1))
+
+    model = Half()
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 3)), train=False)
+    logits = predict_logits(make_predictor(model, NORMALIZE), variables, make_images(3), 2)
+    assert logits.dtype == np.float32
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax_cifar.evaluate import predict_logits
+sharding = NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec("batch"))
+seen = []
+def predict(variables, images):
+    seen.append((images.shape[0], len(images.sharding.device_set)))
+    return images[:, 0, 0, :2].astype(jnp.float32)
+images = np.random.default_rng(0).integers(0, 256, (21, 2, 2, 3), dtype=np.uint8)
+logits = predict_logits(predict, None, images, 6, sharding=sharding)
+np.testing.assert_array_equal(logits, images[:, 0, 0, :2])
+assert seen == [(8, 4)] * 3, seen
+"""
+
+
+def test_batches_are_spread_over_devices_that_divide_neither_set_nor_batch(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    done = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

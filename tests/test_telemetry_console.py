@@ -1,0 +1,225 @@
+"""The console: exact lines where there is no terminal, and a bar that survives any terminal."""
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from jax_cifar.config import Config, ModelConfig, OptimConfig
+from jax_cifar.telemetry.console import Console, clock_time, describe_config
+
+FIGURES = {"loss": 1.25, "accuracy": 0.5, "lr": 0.02, "images_per_second": 3210.4}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Clock:
+    """A clock that stands still until told."""
+
+    seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def plain_lines(stream):
+    return stream.getvalue().splitlines()
+
+
+def run(console, clock, steps=300):
+    console.start(steps, 100)
+    for step in range(10, steps + 1, 10):
+        clock.seconds += 1
+        console.update(step, **FIGURES)
+        if step % 100 == 0:
+            console.row(step, **FIGURES, eval_loss=1.5, eval_accuracy=0.4)
+
+
+def test_plain_table(clock):
+    stream = io.StringIO()
+    with Console(stream, now=clock) as console:
+        run(console, clock)
+    assert plain_lines(stream) == [
+        "",
+        " epoch     step  train loss  train acc   test loss   test acc        lr  images/s     time     left",
+        "   1.0      100      1.2500     50.00%      1.5000     40.00%      0.02     3,210     0:10     0:20",
+        "   2.0      200      1.2500     50.00%      1.5000     40.00%      0.02     3,210     0:20     0:10",
+        "   3.0      300      1.2500     50.00%      1.5000     40.00%      0.02     3,210     0:30     0:00",
+    ]
+
+
+def test_plain_table_shows_a_slow_epoch_alive(clock):
+    stream = io.StringIO()
+    console = Console(stream, now=clock)
+    console.start(1000, 100, split="val")
+    for step in range(10, 70, 10):
+        clock.seconds += 5
+        console.update(step, **FIGURES)
+    lines = plain_lines(stream)
+    assert " val acc" in lines[1]
+    assert [line.split()[1] for line in lines[2:]] == ["30", "60"]
+    assert lines[2].split()[4:6] == ["-", "-"]
+
+
+def test_time_left_ignores_compilation_and_earlier_processes(clock):
+    stream = io.StringIO()
+    console = Console(stream, now=clock)
+    console.start(1000, 100, initial_step=500)
+    clock.seconds = 3600
+    console.update(510, **FIGURES)
+    clock.seconds += 90
+    console.row(600, **FIGURES)
+    assert plain_lines(stream)[-1].split()[-2:] == ["1:01:30", "6:40"]
+
+
+def test_titles_come_back_after_another_line(clock):
+    stream = io.StringIO()
+    console = Console(stream, now=clock)
+    console.start(200, 100)
+    console.row(100, **FIGURES)
+    console.warn("disk is nearly full")
+    console.row(200, **FIGURES)
+    lines = plain_lines(stream)
+    assert lines[3] == "WARNING: disk is nearly full"
+    assert lines[:2] == lines[4:6]
+    assert lines[1].split()[0] == "epoch"
+
+
+def test_plain_output_has_no_control_codes_and_needs_no_rich(clock, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    stream = io.StringIO()
+    with Console(stream, now=clock) as console:
+        console.warn("[bold]brackets[/bold] stay")
+        run(console, clock)
+    assert "[bold]brackets[/bold] stay" in stream.getvalue()
+    assert re.search(r"[\x00-\x09\x0b-\x1f\x7f]", stream.getvalue()) is None
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    assert not Console(Terminal()).is_terminal
+
+
+def screen(text):
+    """What is left on the lines of a terminal, without its control codes."""
+    return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.split("\r")[-1]) for line in text.split("\n")]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 120])
+def test_a_terminal_of_any_width_gets_rows_that_fit(clock, monkeypatch, width):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = Terminal()
+    with Console(stream, width=width, now=clock) as console:
+        assert console.is_terminal
+        console.warn("[red]brackets[/red]")
+        run(console, clock)
+    text = stream.getvalue()
+    rows = [line for line in screen(text) if re.match(r" +[123]\.0 ", line)]
+    assert len(rows) == 3
+    assert "40.00%" in rows[0]
+    assert max(map(len, rows)) <= max(width, 24)
+    assert ("3,210" in rows[0]) == (width >= 80)
+    assert "[red]brackets[/red]" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is back
+
+
+def test_the_bar_is_taken_down_when_training_fails(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+
+    def fail():
+        with Console(stream, width=80) as console:
+            console.start(10, 5)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    text = stream.getvalue()
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def test_facts_are_wrapped_in_their_column():
+    stream = io.StringIO()
+    Console(stream, width=70).facts(
+        {"devices": "2 x cpu", "versions": "python 3.12.1, jax 0.7.2, flax 0.12.1, optax 0.2.6"}
+    )
+    assert plain_lines(stream) == [
+        "devices     2 x cpu",
+        "versions    python 3.12.1, jax 0.7.2, flax 0.12.1, optax 0.2.6",
+    ]
+    stream = io.StringIO()
+    Console(stream, width=40).facts({"network": "python 3.12.1, jax 0.7.2, flax 0.12.10"})
+    assert plain_lines(stream) == ["network     python 3.12.1, jax 0.7.2,", "            flax 0.12.10"]
+
+
+def test_config_shows_main_fields_and_what_differs():
+    config = Config("x", model=ModelConfig(norm="none"), optim=OptimConfig(name="adamw", lr=1e-3, accumulate=2))
+    assert describe_config(config) == {
+        "data": "cifar10",
+        "model": "simple_cnn, norm none",
+        "optim": "adamw, lr 0.001, accumulate 2",
+        "schedule": "cosine",
+        "train": "epochs 10.0, batch_size 128, dtype auto, seed 0",
+    }
+
+
+def test_parameter_table():
+    stream = io.StringIO()
+    rows = [("conv1/kernel", (3, 3, 3, 32), 864), ("dense/bias", (1000,), 1000), ("scale", (), 1)]
+    Console(stream).parameter_table(rows)
+    assert plain_lines(stream) == [
+        "parameter              shape  count",
+        "conv1/kernel  3 x 3 x 3 x 32    864",
+        "dense/bias              1000  1,000",
+        "scale                 scalar      1",
+        "total                         1,865",
+    ]
+
+
+SUMMARY = {
+    "test_accuracy": 0.7131,
+    "test_loss": 0.8312,
+    "test_accuracy_tta": None,
+    "train_accuracy": 0.841,
+    "images_per_second": 3210.4,
+    "seconds": {"data": 0.6, "compile": 4.1, "train": 150.2, "eval": 4.0, "checkpoint": 0.8, "total": 160.2},
+}
+
+
+def test_summary_says_where_the_seconds_went_and_where_the_results_lie():
+    stream = io.StringIO()
+    Console(stream).summary(SUMMARY, Path("runs/x"))
+    assert plain_lines(stream) == [
+        "",
+        "test accuracy   71.31%, loss 0.8312",
+        "train accuracy  84.10%",
+        "speed           3,210 images/s",
+        "seconds         160.2 = data 0.6 + compile 4.1 + train 150.2 + eval 4.0 + checkpoint 0.8 + other 0.5",
+        "results         runs/x",
+    ]
+
+
+def test_summary_with_test_time_augmentation():
+    stream = io.StringIO()
+    Console(stream).summary({**SUMMARY, "test_accuracy_tta": 0.72}, Path("runs/x"))
+    assert "71.31%, loss 0.8312; 72.00% with test-time augmentation" in stream.getvalue()
+
+
+def test_clock_time():
+    assert [clock_time(seconds) for seconds in (0, 59.6, 61, 3599.7, 3725)] == [
+        "0:00",
+        "1:00",
+        "1:01",
+        "1:00:00",
+        "1:02:05",
+    ]
