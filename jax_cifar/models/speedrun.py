@@ -1,0 +1,136 @@
+"""The speedrun network: airbench's (Jordan, arXiv 2404.00498), which reaches 94 % on CIFAR-10 in under ten epochs."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jax_cifar.errors import ConfigError
+from jax_cifar.models.layers import (
+    Conv,
+    NormName,
+    check_image_size,
+    dirac_kernel_init,
+    make_head,
+    make_layers,
+    statistics_dtype,
+)
+from jax_cifar.ops.pooling import max_pool
+
+WHITENING_IMAGES = 5000
+_PATCH = 2
+
+
+class SpeedrunNet(nn.Module):
+    """Frozen whitening of 2x2 patches, three groups of convolutions, global max-pool, a head without bias.
+
+    A group is conv 3x3, max-pool 2, norm, GELU and, with `convs_per_group` = 2, conv 3x3, norm, GELU; the groups have
+    `width`, 4 `width` and 4 `width` channels. The norms' scale stays at one: only their bias is trained. GELU is exact.
+    Logits are multiplied by `logit_scale`.
+    Parameters: `whiten`; `group1`..`group3`, each with `conv1`, `bn1`, `conv2`, `bn2`; `head`.
+    The whitening kernel comes from images: `jax_cifar.models.init_variables` sets it, `init` alone leaves it random.
+    """
+
+    num_classes: int
+    norm: NormName = "batch"
+    width: int = 64
+    convs_per_group: int = 2
+    norm_momentum: float = 0.4  # PyTorch's sense: the running statistics keep 0.6 of themselves
+    norm_epsilon: float = 1e-12
+    logit_scale: float = 1 / 9
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channel"], train: bool
+    ) -> Float[Array, "batch num_classes"]:
+        """Logits, in float32 (float64 with float64 parameters). Raises ConfigError for images under 9x9."""
+        check_image_size(images, 9, "speedrun_net")
+        if self.convs_per_group not in (1, 2):
+            raise ConfigError(f"convs_per_group = {self.convs_per_group} is not allowed: it must be 1 or 2.")
+        conv, norm = make_layers(self.norm, train, self.dtype, self.param_dtype)
+        norm = functools.partial(norm, frozen_scale=True)
+        if self.norm == "batch":
+            norm = functools.partial(norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon)
+        conv = functools.partial(conv, kernel_init=dirac_kernel_init, bias_init=nn.initializers.zeros)
+        whiten = Conv(
+            features=2 * _PATCH**2 * images.shape[-1],
+            kernel_size=_PATCH,
+            bias_init=nn.initializers.zeros,
+            frozen_kernel=True,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="whiten",
+        )
+        x = _gelu(whiten(images))
+        for index, factor in enumerate((1, 4, 4)):
+            x = _Group(factor * self.width, self.convs_per_group, conv, norm, name=f"group{index + 1}")(x)
+        head = make_head(self.num_classes, self.param_dtype, "head", use_bias=False)
+        return head(jnp.max(x, axis=(1, 2))) * self.logit_scale
+
+
+class _Group(nn.Module):
+    features: int
+    convs: int
+    conv: functools.partial
+    norm: functools.partial
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = max_pool(self.conv(self.features, 3, padding=1, name="conv1")(x), 2)
+        x = _gelu(self.norm(name="bn1")(x))
+        if self.convs == 2:
+            x = self.conv(self.features, 3, padding=1, name="conv2")(x)
+            x = _gelu(self.norm(name="bn2")(x))
+        return x
+
+
+def whitening_kernel(
+    images: Float[Array, "batch height width channel"], epsilon: float = 5e-4
+) -> Float[Array, "2 2 channel filters"]:
+    """Filters that turn 2x2 patches into uncorrelated values of variance one, and the negatives of those filters.
+
+    Args:
+        images: normalised images; the first 5000 are used.
+        epsilon: added to every eigenvalue of the patches' covariance, so that nearly constant directions stay small.
+
+    Returns:
+        HWIO kernel with eight filters per input channel, largest eigenvalue first, in float32 (float64 for float64
+        images). Each eigenvector's largest component is positive, so that every device gives the same sign.
+    """
+    channels = images.shape[-1]
+    covariance = _patch_covariance(images[:WHITENING_IMAGES].astype(statistics_dtype(images.dtype)))
+    eigenvalues, eigenvectors = jnp.linalg.eigh(covariance)
+    largest = jnp.argmax(jnp.abs(eigenvectors), axis=0, keepdims=True)
+    eigenvectors = eigenvectors * jnp.sign(jnp.take_along_axis(eigenvectors, largest, axis=0))
+    scale = jax.lax.rsqrt(jnp.maximum(eigenvalues, 0) + epsilon).reshape(1, -1)
+    filters = jnp.flip(eigenvectors * scale, axis=1)
+    return jnp.concatenate((filters, -filters), axis=1).reshape(_PATCH, _PATCH, channels, -1)
+
+
+def _patch_covariance(images: Float[Array, "batch height width channel"]) -> Float[Array, "size size"]:
+    # Image by image, and about the channels' means: sums of millions of squares would lose digits in float32.
+    images = images - jnp.mean(images, axis=(0, 1, 2), keepdims=True)
+
+    def moments(image: Float[Array, "height width channel"]) -> tuple[Array, Array]:
+        height, width, _ = image.shape
+        shifts = [
+            image[row : height - _PATCH + 1 + row, column : width - _PATCH + 1 + column]
+            for row in range(_PATCH)
+            for column in range(_PATCH)
+        ]
+        patches = jnp.concatenate(shifts, axis=-1).reshape((height - _PATCH + 1) * (width - _PATCH + 1), -1)
+        second = jnp.matmul(patches.T, patches, precision=jax.lax.Precision.HIGHEST)
+        return jnp.mean(patches, axis=0), second / patches.shape[0]
+
+    means, seconds = jax.lax.map(moments, images, batch_size=100)
+    mean = jnp.mean(means, axis=0)
+    return jnp.mean(seconds, axis=0) - jnp.outer(mean, mean)
+
+
+def _gelu(x: Array) -> Array:
+    return nn.gelu(x, approximate=False)

@@ -1,0 +1,142 @@
+"""Two-dimensional convolution whose gradients are fast on CPU, also inside `lax.scan`.
+
+XLA's CPU backend has a fast convolution for NHWC images and HWIO kernels only. It rearranges other layouts in the entry
+computation, never in a loop body, and JAX writes both gradients of a convolution in other layouts: inside a scan they
+fall back to naive loops. Here the input gradient is therefore written as an NHWC/HWIO convolution and the kernel
+gradient as matrix products. GPU and TPU keep JAX's own gradients; the platform that is lowered for decides.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+Images = Float[Array, "_ _ _ _"]  # batch, height, width, channel, each of its own size
+Kernel = Float[Array, "_ _ _ _"]  # height, width, in_channel, out_channel
+
+# One chunk of the kernel gradient, with its shifted copies, should stay in a CPU's cache; the optimum is flat.
+CHUNK_BYTES = 4 * 2**20
+# Up to this many inputs per output (3x3 of RGB: 27) a product with explicit patches beats XLA's CPU convolution.
+MAX_PATCH_SIZE = 32
+
+
+def conv2d(
+    x: Float[Array, "batch height width in_channel"],
+    kernel: Float[Array, "kernel_height kernel_width in_channel out_channel"],
+    strides: Pair = (1, 1),
+    padding: Padding = ((0, 0), (0, 0)),
+) -> Float[Array, "batch out_height out_width out_channel"]:
+    """Cross-correlate images with a kernel, as `torch.nn.functional.conv2d`; the caller adds the bias.
+
+    Padding is ((top, bottom), (left, right)) zeros in pixels. Differentiable once, in reverse mode only.
+    Shard it through `jax.jit`; `jax.shard_map` needs check_vma=False.
+    """
+    return _conv(x, kernel, strides, padding)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
+    stock = partial(_stock_conv, strides=strides, padding=padding)
+    if kernel[..., 0].size > MAX_PATCH_SIZE:
+        return stock(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=partial(_patch_conv, strides=strides, padding=padding), default=stock)
+
+
+def _forward(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> tuple[Images, tuple[Images, Kernel]]:
+    return _conv(x, kernel, strides, padding), (x, kernel)
+
+
+def _backward(strides: Pair, padding: Padding, saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
+    options = {"strides": strides, "padding": padding}
+    return lax.platform_dependent(
+        *saved, grad, cpu=partial(_cpu_gradients, **options), default=partial(_stock_gradients, **options)
+    )
+
+
+_conv.defvjp(_forward, _backward)
+
+
+def _stock_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding, dilation: Pair = (1, 1)) -> Images:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=layout)
+
+
+def _stock_gradients(x: Images, kernel: Kernel, grad: Images, strides: Pair, padding: Padding) -> tuple[Images, Kernel]:
+    _, vjp = jax.vjp(partial(_stock_conv, strides=strides, padding=padding), x, kernel)
+    return vjp(grad)
+
+
+def _patch_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
+    """Convolution as one matrix product with [batch, out_height, out_width, kernel_height * kernel_width * channel]."""
+    kernel_height, kernel_width, _, out_channel = kernel.shape
+    columns = _shifts(_pad(x, padding), kernel_width, strides[1], axis=2)
+    patches = _shifts(jnp.concatenate(columns, -1), kernel_height, strides[0], axis=1)
+    return jnp.concatenate(patches, -1) @ kernel.reshape(-1, out_channel)
+
+
+def _cpu_gradients(x: Images, kernel: Kernel, grad: Images, strides: Pair, padding: Padding) -> tuple[Images, Kernel]:
+    x_grad = _input_gradient(x.shape[1:3], kernel, grad, strides, padding)
+    return x_grad, _kernel_gradient(x, kernel, grad, strides, padding)
+
+
+def _input_gradient(
+    image_size: tuple[int, ...], kernel: Kernel, grad: Images, strides: Pair, padding: Padding
+) -> Images:
+    """Correlate the output gradient, spread out by the strides, with the kernel turned by 180 degrees."""
+    edges = []
+    for size, taps, out, stride, (low, high) in zip(
+        image_size, kernel.shape[:2], grad.shape[1:3], strides, padding, strict=True
+    ):
+        unread = size + low + high - taps - stride * (out - 1)
+        edges.append((taps - 1 - low, taps - 1 - high + unread))
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    return _stock_conv(grad, turned, (1, 1), tuple(edges), dilation=strides)
+
+
+def _kernel_gradient(x: Images, kernel: Kernel, grad: Images, strides: Pair, padding: Padding) -> Kernel:
+    """Sum over pixels of input shifted by each tap times output gradient, in chunks of the batch that fit the cache."""
+    batch, height, width, out_channel = grad.shape
+    _, kernel_width, in_channel, _ = kernel.shape
+    image_bytes = height * width * (kernel_width * in_channel + out_channel) * x.dtype.itemsize
+    limit = max(1, CHUNK_BYTES // image_bytes)
+    chunk = max(n for n in range(1, min(limit, batch) + 1) if batch % n == 0)
+    accumulate = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+
+    def add_chunk(index: Array, total: Kernel) -> Kernel:
+        part, part_grad = (lax.dynamic_slice_in_dim(a, index * chunk, chunk) for a in (x, grad))
+        return total + _kernel_gradient_of_chunk(part, part_grad, kernel.shape[:2], strides, padding, accumulate)
+
+    total = lax.fori_loop(0, batch // chunk, add_chunk, jnp.zeros(kernel.shape, accumulate))
+    return total.astype(kernel.dtype)
+
+
+def _kernel_gradient_of_chunk(
+    x: Images, grad: Images, taps: tuple[int, ...], strides: Pair, padding: Padding, accumulate: DTypeLike
+) -> Kernel:
+    in_channel, out_channel = x.shape[-1], grad.shape[-1]
+    columns = jnp.concatenate(_shifts(_pad(x, padding), taps[1], strides[1], axis=2), -1)
+    rows = [row.reshape(-1, columns.shape[-1]) for row in _shifts(columns, taps[0], strides[0], axis=1)]
+    pixels = grad.reshape(-1, out_channel)
+    product = partial(jnp.matmul, preferred_element_type=accumulate)
+    if columns.shape[-1] < out_channel:
+        return jnp.stack([product(row.T, pixels) for row in rows]).reshape(*taps, in_channel, out_channel)
+    # The barrier keeps the transposed copy: XLA would fold it into each product, and read it against the grain.
+    left = lax.optimization_barrier(pixels.T)
+    by_row = jnp.stack([product(left, row) for row in rows])
+    return by_row.reshape(taps[0], out_channel, taps[1], in_channel).transpose(0, 2, 3, 1)
+
+
+def _pad(x: Images, padding: Padding) -> Images:
+    edges = ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0))
+    return lax.pad(x, jnp.zeros((), x.dtype), edges)
+
+
+def _shifts(x: Images, taps: int, stride: int, axis: int) -> list[Images]:
+    """What each tap along one axis reads: every stride-th row from the tap on, as many as the window has positions."""
+    span = stride * ((x.shape[axis] - taps) // stride) + 1
+    return [lax.slice_in_dim(x, tap, tap + span, stride, axis) for tap in range(taps)]

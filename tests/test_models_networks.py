@@ -1,0 +1,270 @@
+"""The networks: sizes, names, types, options."""
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_cifar.config import ModelConfig
+from jax_cifar.errors import ConfigError
+from jax_cifar.models import (
+    ResNet,
+    SpeedrunNet,
+    create_model,
+    frozen_parameters,
+    init_variables,
+    parameter_table,
+    whitening_kernel,
+)
+from jax_cifar.models.resnet import BasicBlock, Bottleneck
+
+KEY = jax.random.key(0)
+NAMES = ["tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet50", "speedrun_net"]
+NORMS = ["batch", "group", "none"]
+
+
+def images_of(size, count=2):
+    return jnp.asarray(np.random.default_rng(size).normal(size=(count, size, size, 3)), jnp.float32)
+
+
+def shapes_of(config, classes=10, size=32, **types) -> tuple[Any, Any]:
+    """The variables' shapes and types, with nothing computed."""
+    model = create_model(config, classes, **types)
+    variables = jax.eval_shape(functools.partial(model.init, train=False), KEY, images_of(size))
+    return model, variables
+
+
+def equations(jaxpr):
+    """Every equation of a jaxpr and of the jaxprs inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+# The first five are torchvision's own figures; those below are summed by hand from the layers' sizes.
+@pytest.mark.parametrize(
+    ("config", "classes", "count"),
+    [
+        (ModelConfig("resnet18", stem="imagenet"), 10, 11_181_642),
+        (ModelConfig("resnet18", stem="imagenet"), 1000, 11_689_512),
+        (ModelConfig("resnet34", stem="imagenet"), 1000, 21_797_672),
+        (ModelConfig("resnet50", stem="imagenet"), 1000, 25_557_032),
+        (ModelConfig("resnet34"), 100, 21_328_292),
+        (ModelConfig("resnet18"), 10, 11_173_962),
+        (ModelConfig("resnet34", norm="group"), 100, 21_328_292),
+        (ModelConfig("simple_cnn", norm="none"), 10, 896 + 18_496 + 524_416 + 1_290),
+        (ModelConfig("simple_cnn"), 10, 864 + 64 + 18_432 + 128 + 524_416 + 1_290),
+        (ModelConfig("tiny_cnn"), 10, 864 + 18_432 + 73_728 + 2 * (32 + 64 + 128) + 20_490),
+        (ModelConfig("cifar_cnn"), 100, 4_683_456 + 3_840 + 2_098_176 + 524_800 + 51_300),
+        (ModelConfig("speedrun_net"), 10, 312 + 13_824 + 36_864 + 147_456 + 3 * 589_824 + 2_304 + 2_560),
+    ],
+    ids=lambda value: f"{value.name}-{value.norm}-{value.stem}" if isinstance(value, ModelConfig) else str(value),
+)
+def test_parameter_counts(config, classes, count):
+    _, variables = shapes_of(config, classes)
+    assert sum(row[2] for row in parameter_table(variables["params"])) == count
+
+
+def test_parameter_table_rows():
+    _, variables = shapes_of(ModelConfig("resnet18"))
+    table = parameter_table(variables["params"])
+    assert ("layer1_0/conv1/kernel", (3, 3, 64, 64), 36_864) in table
+    assert ("fc/bias", (10,), 10) in table
+    assert len(table) == len(jax.tree.leaves(variables["params"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [(name, norm) for name in ("tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "speedrun_net") for norm in NORMS]
+    + [("resnet34", "batch"), ("resnet50", "batch")],
+)
+def test_logits_and_statistics_have_the_promised_shape_and_type(name, norm):
+    model, variables = shapes_of(ModelConfig(name, norm=norm, width=4), classes=7, dtype=jnp.bfloat16)
+    call = functools.partial(model.apply, train=True, mutable=["batch_stats"], rngs={"dropout": KEY})
+    logits, updated = jax.eval_shape(call, variables, images_of(32))
+    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, updated))} == {jnp.dtype(jnp.float32)}
+    assert ("batch_stats" in variables) == (norm == "batch")
+    has_conv_bias = any(re.search(r"conv1/bias$", path) for path, *_ in parameter_table(variables["params"]))
+    assert has_conv_bias == (norm == "none")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_mode_has_no_float32_convolution_and_one_float32_matmul(name):
+    model, variables = shapes_of(ModelConfig(name, width=4), dtype=jnp.bfloat16)
+    call = functools.partial(model.apply, train=True, mutable=["batch_stats"], rngs={"dropout": KEY})
+    heavy = {"conv_general_dilated", "dot_general"}
+    found = [
+        eqn for eqn in equations(jax.make_jaxpr(call)(variables, images_of(32)).jaxpr) if eqn.primitive.name in heavy
+    ]
+    wide = [eqn for eqn in found if any(operand.aval.dtype != jnp.bfloat16 for operand in eqn.invars)]
+    assert len(found) >= 4
+    assert [eqn.outvars[0].aval.shape for eqn in wide] == [(2, 10)]  # the head
+
+
+def torch_name(path):
+    path = re.sub(r"_(\d+)(?=/)", r".\1", path).replace("/", ".")
+    return re.sub(r"(kernel|scale)$", "weight", re.sub(r"\b(mean|var)$", r"running_\1", path))
+
+
+def torchvision_names(stages, convs):
+    """The keys of torchvision's ResNet, less num_batches_tracked."""
+    norm = ("weight", "bias", "running_mean", "running_var")
+    names = {"conv1.weight", "fc.weight", "fc.bias", *(f"bn1.{leaf}" for leaf in norm)}
+    for stage, blocks in enumerate(stages, start=1):
+        for block in range(blocks):
+            prefix = f"layer{stage}.{block}"
+            for index in range(1, convs + 1):
+                names |= {f"{prefix}.conv{index}.weight", *(f"{prefix}.bn{index}.{leaf}" for leaf in norm)}
+            if block == 0 and (stage > 1 or convs == 3):
+                names |= {f"{prefix}.downsample.0.weight", *(f"{prefix}.downsample.1.{leaf}" for leaf in norm)}
+    return names
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "convs"),
+    [("resnet18", (2, 2, 2, 2), 2), ("resnet34", (3, 4, 6, 3), 2), ("resnet50", (3, 4, 6, 3), 3)],
+)
+def test_resnet_names_are_torchvisions(name, stages, convs):
+    _, variables = shapes_of(ModelConfig(name, width=4))
+    paths = [row[0] for tree in variables.values() for row in parameter_table(tree)]
+    names = [torch_name(path) for path in paths]
+    assert len(names) == len(set(names))
+    assert set(names) == torchvision_names(stages, convs)
+    if name == "resnet34":
+        assert len(names) + sum(n.endswith("running_mean") for n in names) == 218
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_parameters_and_statistics_do_not_collide_in_pytorch(name):
+    _, variables = shapes_of(ModelConfig(name, width=4))
+    names = [torch_name(row[0]) for tree in variables.values() for row in parameter_table(tree)]
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"[a-z]+\d?(\.\w+)*\.(weight|bias|running_mean|running_var)", n) for n in names)
+
+
+@pytest.mark.parametrize(("block", "last"), [(BasicBlock, "bn2"), (Bottleneck, "bn3")])
+def test_resnet_initialisation(block, last):
+    model = ResNet(10, stage_sizes=(1, 1), block=block, zero_init_residual=block is BasicBlock)
+    params = jax.tree.map(np.asarray, init_variables(model, KEY, images_of(8))["params"])
+    kernel, out = params["layer2_0"]["conv2"]["kernel"], 128 * block.expansion
+    assert kernel.std() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
+    assert np.abs(kernel).max() > 3.5 * kernel.std()
+    assert params["layer2_0"]["downsample_0"]["kernel"].std() == pytest.approx((2 / out) ** 0.5, rel=0.02)
+    assert 0.98 < np.abs(params["fc"]["kernel"]).max() * out**0.5 <= 1.0001
+    np.testing.assert_array_equal(params["layer1_0"]["bn1"]["scale"], np.ones(64))
+    expected = 0.0 if block is BasicBlock else 1.0
+    np.testing.assert_array_equal(params["layer2_0"][last]["scale"], np.full(out, expected))
+    np.testing.assert_array_equal(params["layer2_0"]["downsample_1"]["scale"], np.ones(out))
+
+
+def test_the_key_fixes_the_parameters():
+    model = create_model(ModelConfig("tiny_cnn", width=2), 10)
+    first, again, other = (init_variables(model, jax.random.key(seed), images_of(8)) for seed in (1, 1, 2))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert not np.array_equal(first["params"]["conv1"]["kernel"], other["params"]["conv1"]["kernel"])
+    assert not np.array_equal(
+        first["params"]["conv2"]["kernel"][:, :, :2, :4], first["params"]["conv3"]["kernel"][:, :, :2, :4]
+    )
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_variables_without_statistics_have_an_empty_place_for_them(norm):
+    model = create_model(ModelConfig("tiny_cnn", norm=norm), 10)
+    variables = jax.eval_shape(functools.partial(init_variables, model), KEY, images_of(8))
+    assert set(variables) == {"params", "batch_stats"}
+    assert (variables["batch_stats"] == {}) == (norm != "batch")
+
+
+@pytest.mark.parametrize(
+    ("name", "places"), [("tiny_cnn", 1), ("simple_cnn", 1), ("cifar_cnn", 6), ("resnet18", 1), ("speedrun_net", 0)]
+)
+def test_dropout_draws_in_training_only(name, places):
+    def draws(train, dropout):
+        model, variables = shapes_of(ModelConfig(name, width=2, dropout=dropout))
+        call = functools.partial(model.apply, train=train, mutable=["batch_stats"], rngs={"dropout": KEY})
+        jaxpr = jax.make_jaxpr(call)(variables, images_of(32)).jaxpr
+        return sum(equation.primitive.name == "random_bits" for equation in equations(jaxpr))
+
+    dropout = 0.5 if places else None
+    assert draws(train=True, dropout=dropout) == places
+    assert draws(train=False, dropout=dropout) == 0
+    assert draws(train=True, dropout=0.0) == 0
+
+
+@pytest.mark.parametrize("name", ["tiny_cnn", "simple_cnn", "cifar_cnn", "resnet34", "speedrun_net"])
+def test_width_and_dropout_default_to_the_architectures_own(name):
+    width = {"tiny_cnn": 32, "simple_cnn": 32}.get(name, 64)
+    dropout = {"tiny_cnn": 0.3, "simple_cnn": 0.0, "cifar_cnn": 0.25, "resnet34": 0.0}
+    model = create_model(ModelConfig(name), 10)
+    assert model.width == width
+    if name != "speedrun_net":
+        assert model.dropout == dropout[name]
+        assert create_model(ModelConfig(name, dropout=0.1), 10).dropout == 0.1
+    assert create_model(ModelConfig(name, width=6), 10).width == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ModelConfig("simple_cnn", stem="imagenet"), r"model\.stem = 'imagenet'.*simple_cnn"),
+        (ModelConfig("speedrun_net", stem="imagenet"), r"model\.stem = 'imagenet'.*speedrun_net"),
+        (ModelConfig("cifar_cnn", zero_init_residual=True), r"model\.zero_init_residual = True.*cifar_cnn"),
+        (ModelConfig("resnet18", norm="none", zero_init_residual=True), r"model\.zero_init_residual.*norm"),
+        (ModelConfig("speedrun_net", dropout=0.1), r"model\.dropout = 0\.1.*speedrun_net"),
+    ],
+)
+def test_an_option_that_the_architecture_lacks_is_refused(config, message):
+    with pytest.raises(ConfigError, match=message):
+        create_model(config, 10)
+
+
+def test_no_classes_and_unknown_group_sizes_are_refused():
+    with pytest.raises(ConfigError, match="num_classes = 0"):
+        create_model(ModelConfig(), 0)
+    with pytest.raises(ConfigError, match="convs_per_group = 3"):
+        SpeedrunNet(10, convs_per_group=3).init(KEY, images_of(16), train=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "smallest"), [("tiny_cnn", 8), ("simple_cnn", 4), ("cifar_cnn", 16), ("speedrun_net", 9), ("resnet18", 1)]
+)
+def test_images_may_have_any_size_down_to_the_smallest(name, smallest):
+    for size in (smallest, 33):
+        _, variables = shapes_of(ModelConfig(name, width=2), size=size)
+        assert all(min(shape) > 0 for _, shape, _ in parameter_table(variables["params"]))
+    if smallest > 1:
+        with pytest.raises(ConfigError, match=rf"{smallest - 1}x{smallest - 1}.*{name}.*{smallest}x{smallest}"):
+            shapes_of(ModelConfig(name), size=smallest - 1)
+
+
+@pytest.mark.parametrize(("norm", "count"), [("batch", 7), ("group", 7), ("none", 1)])
+def test_frozen_parameters_of_the_speedrun_net(norm, count):
+    model, variables = shapes_of(ModelConfig("speedrun_net", norm=norm, width=2))
+    paths = [row[0] for row in parameter_table(variables["params"])]
+    assert sum(any(re.search(pattern, path) for pattern in frozen_parameters(model)) for path in paths) == count
+
+
+def test_init_variables_sets_the_whitening_kernel():
+    images = images_of(9, count=8)
+    whiten = init_variables(SpeedrunNet(5, width=1), KEY, images)["params"]["whiten"]
+    np.testing.assert_allclose(whiten["kernel"], whitening_kernel(images), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(whiten["bias"], np.zeros(24))
+
+
+def test_other_networks_freeze_nothing():
+    assert frozen_parameters(create_model(ModelConfig("resnet18"), 10)) == ()
+
+
+def test_the_speedrun_net_with_one_convolution_a_group():
+    variables = jax.eval_shape(
+        functools.partial(SpeedrunNet(10, convs_per_group=1).init, train=False), KEY, images_of(16)
+    )
+    assert set(variables["params"]["group2"]) == {"conv1", "bn1"}

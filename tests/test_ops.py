@@ -1,0 +1,243 @@
+"""Convolution and pooling against XLA's own operations, NumPy and hand-made windows."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export, lax
+
+from jax_cifar.ops import avg_pool, conv, conv2d, max_pool
+
+SAME = ((1, 1), (1, 1))
+NONE = ((0, 0), (0, 0))
+# (batch, height, width, in_channel, out_channel), (kernel_height, kernel_width), strides, padding
+CASES = {
+    "3x3": ((33, 8, 8, 8, 5), (3, 3), (1, 1), SAME),
+    "3x3-odd-valid": ((5, 9, 7, 8, 5), (3, 3), (1, 1), NONE),
+    "3x3-stride": ((5, 8, 8, 8, 5), (3, 3), (2, 2), SAME),
+    "3x3-uneven": ((5, 9, 8, 6, 5), (3, 3), (2, 1), ((0, 1), (2, 0))),
+    "3x3-first-layer": ((33, 8, 8, 3, 16), (3, 3), (1, 1), SAME),
+    "2x2-whitening": ((5, 7, 8, 3, 24), (2, 2), (1, 1), NONE),
+    "2x2-stride": ((1, 7, 9, 16, 5), (2, 2), (2, 2), NONE),
+    "1x1": ((33, 5, 5, 40, 4), (1, 1), (1, 1), NONE),
+    "1x1-stride": ((5, 7, 8, 40, 4), (1, 1), (2, 2), NONE),
+    "1x1-padded": ((1, 4, 4, 8, 3), (1, 1), (1, 1), SAME),
+    "7x7-stride": ((5, 12, 13, 3, 4), (7, 7), (2, 2), ((3, 3), (3, 3))),
+    "2x3-first-layer-stride": ((5, 7, 8, 3, 5), (2, 3), (2, 1), ((1, 0), (0, 2))),
+    "whole-image": ((1, 4, 4, 8, 5), (4, 4), (1, 1), NONE),
+}
+CANONICAL = "b01f_01io->b01f"
+
+
+@pytest.fixture
+def x64():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Split even these small batches: 33 images go as 3 times 11, 11 times 3 or 33 times 1."""
+    monkeypatch.setattr(conv, "CHUNK_BYTES", 20_000)
+
+
+def lax_conv(x, kernel, strides=(1, 1), padding=NONE):
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def arrays(sizes, taps, dtype):
+    batch, height, width, in_channel, out_channel = sizes
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, height, width, in_channel))
+    return jnp.asarray(x, dtype), jnp.asarray(rng.normal(size=(*taps, in_channel, out_channel)), dtype)
+
+
+def value_and_gradients(function, x, kernel, strides=(1, 1), padding=NONE):
+    """Output and both gradients for a fixed, uneven output gradient."""
+
+    @jax.jit
+    def run(x, kernel):
+        out, vjp = jax.vjp(lambda x, kernel: function(x, kernel, strides, padding), x, kernel)
+        return out, *vjp(jnp.cos(jnp.arange(out.size)).reshape(out.shape).astype(out.dtype))
+
+    return run(x, kernel)
+
+
+def assert_close(actual, expected, tolerance):
+    for got, want in zip(actual, expected, strict=True):
+        assert got.shape == want.shape
+        assert got.dtype == want.dtype
+        got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+        assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_conv_matches_lax_in_float32(name, small_chunks):
+    sizes, taps, strides, padding = CASES[name]
+    x, kernel = arrays(sizes, taps, jnp.float32)
+    ours = value_and_gradients(conv2d, x, kernel, strides, padding)
+    assert_close(ours, value_and_gradients(lax_conv, x, kernel, strides, padding), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["3x3", "3x3-uneven", "3x3-first-layer", "7x7-stride"])
+def test_conv_matches_lax_in_float64(name, x64, small_chunks):
+    sizes, taps, strides, padding = CASES[name]
+    x, kernel = arrays(sizes, taps, jnp.float64)
+    ours = value_and_gradients(conv2d, x, kernel, strides, padding)
+    assert ours[0].dtype == jnp.float64
+    assert_close(ours, value_and_gradients(lax_conv, x, kernel, strides, padding), 1e-12)
+
+
+def test_bfloat16_sums_its_kernel_gradient_in_float32(small_chunks):
+    ones = jnp.ones((33, 9, 11, 16), jnp.bfloat16)
+    kernel = jnp.ones((3, 3, 16, 4), jnp.bfloat16)
+    gradient = jax.jit(jax.grad(lambda kernel: conv2d(ones, kernel).astype(jnp.float32).sum()))(kernel)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(gradient, jnp.full(kernel.shape, 33 * 7 * 9, jnp.bfloat16))
+
+
+@pytest.mark.parametrize("name", ["3x3", "3x3-first-layer"])
+def test_conv_in_bfloat16_stays_close_to_float32(name):
+    sizes, taps, strides, padding = CASES[name]
+    x, kernel = arrays(sizes, taps, jnp.bfloat16)
+    ours = value_and_gradients(conv2d, x, kernel, strides, padding)
+    assert all(array.dtype == jnp.bfloat16 for array in ours)
+    x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    expected = value_and_gradients(lax_conv, x, kernel, strides, padding)
+    assert_close([array.astype(jnp.float32) for array in ours], expected, 2**-7)
+
+
+def test_conv_gradients_under_vmap(small_chunks):
+    sizes, taps, strides, padding = CASES["3x3"]
+    x, kernel = arrays(sizes, taps, jnp.float32)
+    many_x, many_kernels = jnp.stack([x, -2 * x]), jnp.stack([kernel, kernel + 1])
+
+    def gradients(function):
+        return jax.grad(lambda x, kernel: (function(x, kernel, strides, padding) ** 2).sum(), (0, 1))
+
+    together = jax.jit(jax.vmap(gradients(conv2d)))(many_x, many_kernels)
+    for i in range(2):
+        assert_close([part[i] for part in together], jax.jit(gradients(lax_conv))(many_x[i], many_kernels[i]), 1e-5)
+
+
+def two_layer_scan(function, wrap=lambda f: f):
+    """Sum over a scan of the kernel gradient of two stacked 3x3 convolutions, so that both gradients are needed."""
+
+    def loss(kernel, x):
+        return (function(function(x, kernel, (1, 1), SAME), kernel, (1, 1), SAME) ** 2).mean()
+
+    def body(total, x):
+        return total + jax.grad(wrap(loss))(total * 0 + 0.1, x), None
+
+    return lambda xs: lax.scan(body, jnp.zeros((3, 3, 16, 16)), xs)[0]
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.checkpoint], ids=["plain", "checkpoint"])
+def test_conv_gradients_in_scan(wrap, small_chunks):
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 8, 8, 16)), jnp.float32)
+    ours = jax.jit(two_layer_scan(conv2d, wrap))(xs)
+    assert_close([ours], [jax.jit(two_layer_scan(lax_conv))(xs)], 1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the layouts that matter to XLA's CPU backend")
+def test_scan_on_cpu_holds_only_canonical_convolutions():
+    xs = jnp.zeros((3, 4, 8, 8, 16))
+
+    def layouts(function):
+        compiled = jax.jit(two_layer_scan(function)).lower(xs).compile().as_text()
+        return re.findall(r"dim_labels=([\w>-]+)", str(compiled))
+
+    # Both forward convolutions and one input gradient; XLA's own gradients bring other layouts into the loop.
+    assert layouts(conv2d) == [CANONICAL] * 3
+    assert set(layouts(lax_conv)) > {CANONICAL}
+
+
+@pytest.mark.parametrize("in_channel", [3, 16])
+def test_form_follows_the_platform_lowered_for(in_channel):
+    x, kernel = arrays((4, 8, 8, in_channel, 8), (3, 3), jnp.float32)
+
+    def lowered(platform):
+        gradient = jax.jit(jax.grad(lambda kernel: conv2d(x, kernel, (1, 1), SAME).sum()))
+        return export.export(gradient, platforms=[platform])(kernel).mlir_module()
+
+    assert "dot_general" in lowered("cpu")
+    assert all("dot_general" not in lowered(platform) for platform in ("cuda", "tpu"))
+    assert all("stablehlo.convolution" in lowered(platform) for platform in ("cuda", "tpu"))
+
+
+def lax_max_pool(x, window, stride, padding=0):
+    edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), edges)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64], ids=["f32", "bf16", "f64"])
+@pytest.mark.parametrize(
+    ("shape", "window"), [((5, 8, 6, 3), 2), ((2, 9, 7, 3), 2), ((2, 10, 9, 3), 3), ((1, 20, 12, 2), 5)]
+)
+def test_max_pool_and_its_ties_match_lax(shape, window, dtype, x64):
+    # Few distinct values and a relu: most windows hold their maximum more than once.
+    x = jnp.asarray(np.random.default_rng(0).integers(-3, 3, shape), dtype)
+
+    def run(pool):
+        out, vjp = jax.vjp(lambda x: pool(jax.nn.relu(x)), x)
+        return out, *vjp(jnp.arange(1, out.size + 1).reshape(out.shape).astype(dtype))
+
+    ours = jax.jit(lambda: run(lambda x: max_pool(x, window)))()
+    expected = jax.jit(lambda: run(lambda x: lax_max_pool(x, window, window)))()
+    assert_close(ours, expected, 0)
+
+
+@pytest.mark.parametrize(
+    ("window", "gradient"),
+    [
+        ([[0, 0], [0, 0]], [[1, 0], [0, 0]]),
+        ([[0, 7], [7, 0]], [[0, 1], [0, 0]]),
+        ([[-5, -4], [-3, -3]], [[0, 0], [1, 0]]),
+        ([[1, 2], [3, 4]], [[0, 0], [0, 1]]),
+    ],
+)
+def test_max_pool_gradient_goes_to_the_first_maximum(window, gradient):
+    x = jnp.asarray(window, jnp.float32)[None, :, :, None]
+    np.testing.assert_array_equal(jax.grad(lambda x: max_pool(x, 2).sum())(x)[0, :, :, 0], gradient)
+
+
+def test_max_pool_pads_with_minus_infinity_and_overlaps():
+    x = -1.0 - np.random.default_rng(0).random((2, 8, 7, 3), np.float32)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    expected = np.empty((2, 4, 4, 3), np.float32)
+    for i in range(4):
+        for j in range(4):
+            expected[:, i, j] = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2))
+    np.testing.assert_array_equal(max_pool(jnp.asarray(x), 3, stride=2, padding=1), expected)
+
+
+def test_max_pool_with_a_stride_below_the_window_overlaps():
+    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    np.testing.assert_array_equal(max_pool(x, 2, stride=1)[0, :, :, 0], [[4, 5], [7, 8]])
+
+
+def test_max_pool_under_vmap_in_scan():
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 3, 4, 6, 6, 2)), jnp.float32)
+    gradient = jax.vmap(jax.grad(lambda x: (max_pool(x, 2) ** 2).sum()))
+    together = jax.jit(lambda x: lax.scan(lambda carry, part: (carry, gradient(part)), 0, x)[1])(x)
+    expected = jax.jit(jax.grad(lambda x: (lax_max_pool(x, 2, 2) ** 2).sum()))(x[1, 2])
+    np.testing.assert_array_equal(together[1, 2], expected)
+
+
+@pytest.mark.parametrize(("size", "window", "stride"), [(8, 2, None), (9, 2, None), (8, 8, None), (7, 3, 2), (6, 2, 1)])
+def test_avg_pool_matches_numpy(size, window, stride):
+    x = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
+    step = stride or window
+    count = (size - window) // step + 1
+    expected, touched = np.empty((2, count, count, 3)), np.zeros_like(x)
+    for i in range(count):
+        for j in range(count):
+            view = np.s_[:, step * i : step * i + window, step * j : step * j + window]
+            expected[:, i, j] = x[view].mean((1, 2))
+            touched[view] += 1 / window**2
+    out, vjp = jax.vjp(lambda x: avg_pool(x, window, stride), jnp.asarray(x))
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+    np.testing.assert_allclose(vjp(jnp.ones_like(out))[0], touched, atol=1e-6)
