@@ -1,0 +1,80 @@
+"""Cross-entropy against `torch.nn.functional.cross_entropy`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from jax_cifar.losses import cross_entropy
+
+BATCH, CLASSES = 12, 7
+SMOOTHING = (0.0, 0.1, 1.0)
+
+
+@pytest.fixture
+def _float64():
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+def problem(soft: bool, scale: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    logits = scale * rng.standard_normal((BATCH, CLASSES))
+    if soft:
+        return logits, rng.dirichlet(np.ones(CLASSES), BATCH)
+    return logits, rng.integers(0, CLASSES, BATCH)
+
+
+def of_torch(logits: np.ndarray, targets: np.ndarray, smoothing: float) -> np.ndarray:
+    loss = F.cross_entropy(torch.tensor(logits), torch.tensor(targets), reduction="none", label_smoothing=smoothing)
+    return loss.numpy()
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("smoothing", SMOOTHING)
+@pytest.mark.parametrize("soft", [False, True])
+def test_value_and_gradient_in_float64(soft, smoothing):
+    logits, targets = problem(soft)
+    ours = cross_entropy(jnp.asarray(logits), jnp.asarray(targets), smoothing)
+    assert ours.dtype == jnp.float64
+    np.testing.assert_allclose(ours, of_torch(logits, targets, smoothing), rtol=0, atol=1e-12)
+
+    leaf = torch.tensor(logits, requires_grad=True)
+    F.cross_entropy(leaf, torch.tensor(targets), label_smoothing=smoothing).backward()
+    gradient = jax.grad(lambda x: jnp.mean(cross_entropy(x, jnp.asarray(targets), smoothing)))(jnp.asarray(logits))
+    assert leaf.grad is not None
+    np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHING)
+@pytest.mark.parametrize(("soft", "scale"), [(False, 3.0), (True, 3.0), (False, 1e4)])
+def test_value_in_float32(soft, scale, smoothing):
+    logits, targets = problem(soft, scale)
+    logits = logits.astype(np.float32)
+    targets = targets.astype(np.float32 if soft else np.int64)
+    ours = cross_entropy(jnp.asarray(logits), jnp.asarray(targets.astype(np.float32 if soft else np.int32)), smoothing)
+    np.testing.assert_allclose(ours, of_torch(logits, targets, smoothing), rtol=1e-6, atol=1e-6)
+
+
+def test_bfloat16_logits_are_raised_to_float32_first():
+    logits, targets = problem(soft=False)
+    half = jnp.asarray(logits, jnp.bfloat16)
+    ours = cross_entropy(half, jnp.asarray(targets, jnp.int32))
+    judge = of_torch(np.asarray(half.astype(jnp.float32)), targets, 0.0)
+    in_half = -jnp.take_along_axis(jax.nn.log_softmax(half), jnp.asarray(targets, jnp.int32)[:, None], axis=1)[:, 0]
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, judge, rtol=1e-6, atol=1e-6)
+    assert np.max(np.abs(np.asarray(in_half.astype(jnp.float32)) - judge)) > 1e-3
+
+
+def test_smoothing_over_the_other_classes_only_is_told_apart():
+    logits, targets = problem(soft=False)
+    eps = 0.1
+    biased = np.full((BATCH, CLASSES), eps / (CLASSES - 1))
+    biased[np.arange(BATCH), targets] = 1 - eps
+    wrong = cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(biased, jnp.float32))
+    assert np.max(np.abs(np.asarray(wrong) - of_torch(logits, targets, eps))) > 1e-2

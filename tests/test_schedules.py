@@ -1,0 +1,124 @@
+"""Schedules: shape of each curve, units and guards; parity_tests/test_schedules.py has PyTorch as the judge."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jax_cifar import schedules
+from jax_cifar.config import ScheduleConfig
+from jax_cifar.errors import ConfigError
+from jax_cifar.schedules import make_schedule
+
+NAMES = ("constant", "cosine", "onecycle", "warm_restarts", "step", "triangular")
+
+
+def tables(total: int = 100, steps_per_epoch: float = 10.0, peak: float = 0.5, **fields) -> schedules.Tables:
+    return make_schedule(ScheduleConfig(**fields), peak, total, steps_per_epoch, momentum=0.9)
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(name=st.sampled_from(NAMES), total=st.integers(1, 120), peak=st.floats(1e-4, 10))
+def test_every_table_has_one_positive_rate_per_step_up_to_the_peak(name, total, peak):
+    lr, momentum = tables(total, peak=peak, name=name)
+    assert lr.shape == momentum.shape == (total,)
+    assert lr.dtype == momentum.dtype == np.float64
+    assert np.all((lr >= 0) & (lr <= peak * (1 + 1e-15)))
+    assert np.all((momentum >= 0.85) & (momentum <= 0.95))
+    assert lr.max() > 0 or name == "triangular"
+
+
+def test_momentum_moves_only_in_a_onecycle_that_cycles_it():
+    for name in NAMES:
+        momentum = tables(name=name).momentum
+        assert (np.ptp(momentum) > 0) == (name == "onecycle")
+    fixed = tables(name="onecycle", cycle_momentum=False).momentum
+    np.testing.assert_array_equal(fixed, np.full(100, 0.9))
+    cycled = tables(name="onecycle", base_momentum=0.7, max_momentum=0.8).momentum
+    assert (cycled[0], cycled[29], cycled[-1]) == (0.8, 0.7, 0.8)
+
+
+def test_onecycle_peaks_before_and_ends_on_its_last_step():
+    lr = tables(name="onecycle", peak=1.0).lr
+    assert lr[0] == pytest.approx(1 / 25)
+    assert int(np.argmax(lr)) == 29
+    assert lr[29] == 1.0
+    assert lr[-1] == 1 / 25 / 1e4
+    three = tables(name="onecycle", peak=1.0, three_phase=True).lr
+    assert three[58] == pytest.approx(1 / 25)
+    assert three[-1] == 1 / 25 / 1e4
+
+
+def test_onecycle_whose_first_phase_has_no_length_starts_at_the_peak():
+    assert schedules.onecycle(0, 4, 1.0, pct_start=0.25) == 1.0
+    assert schedules.onecycle(3, 4, 1.0, pct_start=0.25) == 1 / 25 / 1e4
+
+
+def test_warmup_reaches_the_peak_at_its_end():
+    for name in ("constant", "cosine", "step"):
+        lr = tables(name=name, unit="steps", warmup=4, warmup_start=0.2, peak=1.0).lr
+        np.testing.assert_allclose(lr[:5], [0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_warm_restarts_jump_back_at_every_cycle():
+    lr = tables(total=130, name="warm_restarts", unit="steps", t_0=10, t_mult=3, peak=1.0).lr
+    assert np.flatnonzero(lr == 1.0).tolist() == [0, 10, 40]
+
+
+def test_step_decay_multiplies_at_the_milestone_itself():
+    lr = tables(name="step", unit="steps", milestones=(10.0, 30.0), gamma=0.5, peak=1.0).lr
+    assert [lr[step] for step in (9, 10, 29, 30, 99)] == [1.0, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_triangular_without_a_rise_is_linear_decay():
+    lr = tables(total=10, name="triangular", pct_start=0.0, peak=1.0).lr
+    np.testing.assert_allclose(lr, 1 - np.arange(10) / 10)
+    lr = tables(total=10, name="triangular", pct_start=0.5, start_factor=0.2, end_factor=0.1, peak=1.0).lr
+    assert (lr[0], lr[5]) == (0.2, 1.0)
+    assert lr[9] == pytest.approx(0.1 + 0.9 / 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "in_epochs", "in_steps"),
+    [
+        ("cosine", "warmup", 2.04, 20.0),
+        ("warm_restarts", "t_0", 1.96, 20.0),
+        ("step", "milestones", (3.0, 5.06), (30.0, 51.0)),
+    ],
+)
+def test_epochs_become_whole_steps(name, field, in_epochs, in_steps):
+    ours = tables(name=name, **{field: in_epochs}).lr
+    np.testing.assert_array_equal(ours, tables(name=name, unit="steps", **{field: in_steps}).lr)
+    assert not np.array_equal(ours, tables(name=name, unit="steps", **{field: in_epochs}).lr)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"name": "cosine", "warmup": 10.0}, ["schedule.warmup = 10.0", "100 steps"]),
+        ({"name": "onecycle", "warmup": 1.0}, ["schedule.warmup = 1.0", "onecycle has no warm-up"]),
+        ({"name": "warm_restarts", "t_0": 0.04}, ["schedule.t_0 = 0.04", "10 steps per epoch"]),
+        ({"name": "step", "milestones": (5.0, 10.0)}, ["schedule.milestones = (5.0, 10.0)", "[50, 100]", "100 steps"]),
+        ({"name": "step", "milestones": (0.01,)}, ["schedule.milestones = (0.01,)", "[0]"]),
+        ({"name": "cosine", "eta_min": 0.6}, ["schedule.eta_min = 0.6", "optim.lr = 0.5"]),
+        ({"name": "warm_restarts", "eta_min": 0.6}, ["schedule.eta_min = 0.6", "optim.lr = 0.5"]),
+        ({"name": "onecycle", "three_phase": True, "pct_start": 0.6}, ["schedule.pct_start = 0.6", "at most 0.5"]),
+    ],
+)
+def test_what_does_not_fit_the_run_is_refused_with_its_value(fields, words):
+    with pytest.raises(ConfigError) as caught:
+        tables(**fields)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_run_without_updates_is_refused():
+    with pytest.raises(ConfigError, match="total_steps = 0"):
+        tables(total=0)
+
+
+def test_schedules_need_no_jax():
+    code = "import sys, jax_cifar.schedules; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
