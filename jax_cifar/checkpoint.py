@@ -1,0 +1,325 @@
+"""Checkpoints that can be trusted: saved in the background, verified when read. The only file that knows Orbax.
+
+    <directory>/<step>/state/           the arrays, written by Orbax as one flat dict {path: array}
+    <directory>/<step>/manifest.json    step, extra, and shape, dtype and sha256 of every array
+    <directory>/best/<step>/...         the same for the best state
+
+A checkpoint is written under `<step>.<random>.partial` and renamed when it is whole, so a killed run leaves no half
+checkpoint under a step's name. Orbax itself reads flipped bits back without complaint and takes an empty folder for a
+checkpoint: hence the manifest, written last and so the commit marker too. A damaged checkpoint is renamed to
+`<step>.damaged`, never deleted, and the one before it is taken.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jax_cifar.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+DAMAGED = ".damaged"
+MAX_PENDING = 2  # a last and a best state of the same step wait together; more would only cost host memory
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held: completed updates, the state on the template's devices, `extra` as it was saved."""
+
+    step: int
+    state: PyTree
+    extra: dict
+
+
+class _Damaged(Exception):
+    """A checkpoint is not what was saved. The message ends the sentence '<folder> is damaged: ...'."""
+
+
+def _print_warning(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+class Checkpoints:
+    """The checkpoints of one run. A context manager; leaving it waits for the saves under way.
+
+    Args:
+        directory: folder of the checkpoints, made at the first save; relative paths are resolved.
+        keep: how many of the newest checkpoints stay; the best is kept apart and does not count.
+        warn: receives one line for each damaged or unfinished checkpoint; default: a line on stderr.
+
+    Errors of a save surface as `CheckpointError` at the next `save`, `save_best`, `wait` or `close`.
+    """
+
+    def __init__(self, directory: Path | str, keep: int, warn: Callable[[str], None] = _print_warning) -> None:
+        self.directory = Path(directory).expanduser().resolve()
+        self._keep = keep
+        self._warn = warn
+        self._pending: list[tuple[Path, Future]] = []
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if kind is None:
+                raise
+            self._warn(str(failure))  # the error that is already on its way matters more
+
+    def save(self, step: int, state: PyTree, extra: dict) -> None:
+        """Save `state` after `step` completed updates; returns once the arrays are copied to the host.
+
+        A step that is saved already is left as it is. `extra` is small JSON.
+
+        Raises:
+            CheckpointError: an earlier save failed.
+        """
+        self._submit(self.directory, step, state, extra, self._keep)
+
+    def save_best(self, step: int, state: PyTree, extra: dict) -> None:
+        """As `save`, for the best state so far; it takes the place of the best before it once it is whole."""
+        self._submit(self.directory / "best", step, state, extra, 1)
+
+    def restore(self, template: PyTree, which: Literal["last", "best"] = "last") -> Restored | None:
+        """The newest (or best) whole checkpoint, bit for bit as saved; None where there is none.
+
+        `template` is a state of arrays or of `jax.ShapeDtypeStruct`: it gives structure, shapes, dtypes and shardings.
+
+        Raises:
+            CheckpointError: it belongs to another configuration, or all there are are damaged.
+        """
+        self.wait()
+        folder = self.directory / "best" if which == "best" else self.directory
+        for path in sorted([*folder.glob(f"[0-9]*{PARTIAL}"), *folder.glob("[0-9]*.orbax-checkpoint-tmp*")]):
+            self._warn(f"{path} is an unfinished save (cut short, or still going on); it is not used.")
+        skipped: set[int] = set()
+        while steps := [step for step in _steps(folder) if step not in skipped]:
+            path = folder / str(steps[-1])
+            try:
+                return _read(path, template)
+            except _Damaged as damage:
+                skipped.add(steps[-1])
+                self._quarantine(path, str(damage))
+        if skipped or any(folder.glob(f"[0-9]*{DAMAGED}*")):
+            raise CheckpointError(
+                f"No checkpoint in {folder} can be used: all are damaged (kept there as *{DAMAGED}). "
+                "To start over, choose another --workdir or move that folder away."
+            )
+        return None
+
+    def latest_step(self) -> int | None:
+        """Completed updates of the newest finished checkpoint; its arrays are verified only by `restore`."""
+        self.wait()
+        finished = [step for step in _steps(self.directory) if _finished(self.directory / str(step))]
+        return finished[-1] if finished else None
+
+    def wait(self) -> None:
+        """Wait for the saves under way.
+
+        Raises:
+            CheckpointError: one of them failed.
+        """
+        self._reap(0)
+
+    def close(self) -> None:
+        """Wait for the saves under way and end the background thread; raises as `wait` does."""
+        try:
+            self.wait()
+        finally:
+            self._worker.shutdown()
+
+    def _reap(self, allowed: int) -> None:
+        while self._pending and (len(self._pending) > allowed or self._pending[0][1].done()):
+            path, future = self._pending.pop(0)
+            error = future.exception()
+            if error is not None:
+                raise CheckpointError(
+                    f"Checkpoint {path} could not be saved: {_cause(error)}. Older checkpoints are "
+                    "untouched; see to free space and write permission there, then run the same command."
+                ) from error
+
+    def _submit(self, folder: Path, step: int, state: PyTree, extra: dict, keep: int) -> None:
+        self._reap(MAX_PENDING - 1)
+        if jax.process_index() != 0:
+            return  # every host holds the whole state; one writes it
+        extra = json.loads(json.dumps(extra))  # as it will be read back, and a mistake shows at the caller's line
+        # A copy of our own: the next training step may be given the memory of `state` to write in (donation).
+        arrays = {path: np.array(leaf) for path, leaf in _leaves(state).items()}
+        future = self._worker.submit(self._write, folder, step, arrays, extra, keep)
+        self._pending.append((folder / str(step), future))
+
+    def _write(self, folder: Path, step: int, arrays: dict[str, np.ndarray], extra: dict, keep: int) -> None:
+        final = folder / str(step)
+        if _finished(final):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(f"*{PARTIAL}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if final.exists():
+            self._quarantine(final, f"it has no {MANIFEST}")
+        # A name of its own: threads of a save that failed may still be writing under theirs.
+        partial = folder / f"{step}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+        partial.mkdir()
+        leaves = {path: [*_signature(array), _sha256(array)] for path, array in arrays.items()}
+        _write_arrays(partial / "state", arrays)
+        body = {"step": step, "extra": extra, "leaves": leaves}
+        (partial / MANIFEST).write_text(json.dumps({"sha256": _sha256_json(body), **body}, indent=1))
+        partial.rename(final)
+        others = [folder / str(other) for other in _steps(folder) if other != step]
+        others = [path for path in others if _finished(path)]
+        for old in others[: max(0, len(others) - keep + 1)]:
+            # Renamed first, so that a kill in the middle of the deletion leaves no half checkpoint either.
+            shutil.rmtree(old.rename(folder / f"{old.name}{PARTIAL}"))
+
+    def _quarantine(self, path: Path, damage: str) -> None:
+        """Rename a damaged checkpoint and say so; one that vanished meanwhile was removed by the run that owns it."""
+        if not path.exists():
+            return
+        count = len(list(path.parent.glob(f"{path.name}{DAMAGED}*")))
+        target = path.with_name(f"{path.name}{DAMAGED}{count or ''}")
+        try:
+            if jax.process_index() == 0:
+                path.rename(target)
+            self._warn(f"checkpoint {path} is damaged: {damage}. It is kept as {target.name}, and not used.")
+        except OSError as error:
+            self._warn(f"checkpoint {path} is damaged: {damage}. It is not used ({_cause(error)}).")
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps of the folders named by a number, ascending, whatever is in them."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
+
+
+def _finished(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
+def _leaves(tree: PyTree) -> dict[str, Any]:
+    """Leaves by path, e.g. "params/conv1/kernel". None and empty dicts have none; the template brings them back."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _signature(leaf: Any) -> tuple[list[int], str]:
+    return list(leaf.shape), str(np.dtype(leaf.dtype))
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _sha256_json(body: dict) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _cause(error: BaseException) -> str:
+    """One short line: the system's own words where TensorStore wraps them in hundreds of characters."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200].rstrip(". ") if lines else type(error).__name__
+
+
+def _read(path: Path, template: PyTree) -> Restored:
+    """Read and verify one checkpoint; raises `_Damaged`, or `CheckpointError` if it does not fit the template."""
+    manifest = _read_manifest(path)
+    saved = {name: (shape, dtype) for name, (shape, dtype, _) in manifest["leaves"].items()}
+    _compare(path, saved, {name: _signature(leaf) for name, leaf in _leaves(template).items()})
+    try:
+        arrays = _read_arrays(path / "state", list(saved))
+    except (ImportError, MemoryError):
+        raise  # no fault of the checkpoint
+    except Exception as error:  # Orbax and TensorStore raise every other kind, bare Exception included
+        raise _Damaged(f"its arrays cannot be read ({_cause(error)})") from error
+    for name, (shape, dtype, digest) in manifest["leaves"].items():
+        if _signature(arrays[name]) != (shape, dtype) or _sha256(arrays[name]) != digest:
+            raise _Damaged(f"{name} is not what was saved (sha256 differs)")
+    leaves, structure = jax.tree_util.tree_flatten(template)
+    placed = [_place(arrays[name], leaf) for name, leaf in zip(_leaves(template), leaves, strict=True)]
+    return Restored(manifest["step"], jax.tree_util.tree_unflatten(structure, placed), manifest["extra"])
+
+
+def _read_manifest(path: Path) -> dict:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        digest = manifest.pop("sha256")
+    except FileNotFoundError:
+        raise _Damaged(f"it has no {MANIFEST}") from None
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise _Damaged(f"its {MANIFEST} cannot be read ({_cause(error)})") from error
+    if digest != _sha256_json(manifest):
+        raise _Damaged(f"its {MANIFEST} is not what was saved (sha256 differs)")
+    if str(manifest["step"]) != path.name:
+        raise _Damaged(f"it holds step {manifest['step']}")
+    return manifest
+
+
+def _compare(path: Path, saved: dict, wanted: dict) -> None:
+    """Raise `CheckpointError`, in at most 5 lines, unless paths, shapes and dtypes are the same."""
+    differ = [name for name in {**wanted, **saved} if saved.get(name) != wanted.get(name)]
+    if not differ:
+        return
+
+    def describe(leaf: tuple[list[int], str] | None, other: tuple[list[int], str] | None) -> str:
+        if leaf is None:
+            return "nothing"
+        shape = str(tuple(leaf[0]))
+        return shape if other is not None and leaf[1] == other[1] else f"{leaf[1]} {shape}"
+
+    lines = [f"Checkpoint {path} belongs to another configuration:"]
+    for name in differ[:3]:
+        old, new = saved.get(name), wanted.get(name)
+        lines.append(f"  {name}: checkpoint {describe(old, new)}, this configuration {describe(new, old)}")
+    more = f"{len(differ) - 3} more leaves differ. " if len(differ) > 3 else ""
+    lines.append(f"{more}Use the configuration it was trained with (config.json of that run), or another --workdir.")
+    raise CheckpointError("\n".join(lines))
+
+
+def _place(array: np.ndarray, leaf: Any) -> Any:
+    return array if isinstance(leaf, np.ndarray) else jax.device_put(array, leaf.sharding)
+
+
+@functools.cache
+def _orbax() -> ModuleType:
+    """Orbax, told once to be quiet about failures that reach us as exceptions anyway."""
+    import orbax.checkpoint as ocp
+
+    def drop_stragglers(event: Any) -> None:
+        # At the first array that fails Orbax closes its event loop, and the other arrays complain to stderr of that.
+        if not (event.object is None and str(event.exc_value) == "Event loop is closed"):
+            previous(event)
+
+    previous, sys.unraisablehook = sys.unraisablehook, drop_stragglers
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    return ocp
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    ocp = _orbax()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
+
+
+def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    ocp = _orbax()
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
