@@ -1,7 +1,7 @@
 """Train CNNs and ResNets on CIFAR in pure JAX.
 
-    from jax_cifar import load_config, train
-    result = train(load_config("configs/quickstart.py"), "runs/first")
+from jax_cifar import load_config, train
+result = train(load_config("configs/quickstart.py"), "runs/first")
 """
 
 from typing import TYPE_CHECKING, Any

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from jax_cifar.errors import ConfigError, UserError
 
@@ -18,12 +19,12 @@ class Parser(argparse.ArgumentParser):
             **options,  # type: ignore[arg-type]
         )
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message}. --help shows the options.")
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
-    """Call `main(arguments)` and leave with its exit code; the user sees messages, never tracebacks of his own mistakes."""
+    """Call `main(arguments)`; a user's own mistake ends in one message and an exit code, never in a traceback."""
     try:
         main(sys.argv[1:])
     except UserError as error:

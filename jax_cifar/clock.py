@@ -12,7 +12,7 @@ class Clock:
 
     def __init__(self, started: float | None = None) -> None:
         self._started = time.time() if started is None else started
-        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
 
     @contextmanager
     def __call__(self, kind: str) -> Iterator[None]:

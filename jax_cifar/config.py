@@ -1,7 +1,7 @@
 """The configuration of a run: frozen dataclasses, each field with its meaning, its type and its range.
 
-A config file defines `get_config() -> Config`; `jax_cifar.config_file` reads it and applies the command line. This module
-needs nothing but the standard library, so that `--help` is quick and `torch_ref` can share it.
+A config file defines `get_config() -> Config`; `jax_cifar.config_file` reads it and applies the command line. This
+module needs nothing but the standard library, so that `--help` is quick and `torch_ref` can share it.
 """
 
 import math
@@ -15,9 +15,7 @@ from typing import Any, Literal
 from jax_cifar.errors import ConfigError
 
 DatasetName = Literal["cifar10", "cifar100", "digits", "synthetic"]
-ModelName = Literal[
-    "tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet50", "speedrun_net"
-]
+ModelName = Literal["tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet50", "speedrun_net"]
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "muon"]
 ScheduleName = Literal["constant", "cosine", "onecycle", "warm_restarts", "step", "triangular"]
 
@@ -154,7 +152,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The update rule. Multipliers are pairs (regular expression on the parameter's path, factor); the first match wins."""
+    """The update rule. Multipliers are pairs (regular expression on parameter paths, factor); the first match wins."""
 
     name: OptimizerName = "sgd"  # update rule
     lr: float = 0.1  # peak learning rate
@@ -300,7 +298,7 @@ class Config:
 
     name: str  # name of the experiment, the config file's by custom; runs are kept under it
     data: DataConfig = field(default_factory=DataConfig)
-    augment: tuple[Callable[..., Any], ...] = ()  # transforms of jax_cifar.augment, applied in this order; set in the config file
+    augment: tuple[Callable[..., Any], ...] = ()  # transforms of jax_cifar.augment, in order; set in the config file
     mix: MixConfig = field(default_factory=MixConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

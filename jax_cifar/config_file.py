@@ -1,8 +1,10 @@
 """Config files, command-line overrides, and the JSON form that a run folder keeps."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
+import io
 import json
 import os
 import re
@@ -10,7 +12,7 @@ import runpy
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jax_cifar.config import Config, type_name
 from jax_cifar.errors import ConfigError
@@ -87,8 +89,10 @@ def _parse(words: list[str], expected: Any) -> Any:
         kind = options[0]
         size = max(1, len(typing.get_args(kind)))
         groups = [words[i : i + size] for i in range(0, len(words), size)]
-        return tuple(_parse(group, kind) for group in groups) if options[1:] == (...,) else tuple(
-            _parse([word], option) for word, option in zip(words, options, strict=True)
+        return (
+            tuple(_parse(group, kind) for group in groups)
+            if options[1:] == (...,)
+            else tuple(_parse([word], option) for word, option in zip(words, options, strict=True))
         )
     if type(None) in options:
         return None if words == ["None"] else _parse(words, options[0])
@@ -126,14 +130,18 @@ def help_text(config: Config, program: str) -> str:
     """What every field means, with its type and its value in `config`."""
     import tyro
 
-    return tyro.extras.get_parser(Config, default=config, prog=program).format_help()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        tyro.cli(Config, default=config, prog=program, args=["--help"], config=(tyro.conf.SuppressFixed,))
+    return printed.getvalue()
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The configuration as JSON values; a transform becomes `{"transform": "RandomCrop", ...}`."""
     values = dataclasses.asdict(dataclasses.replace(config, augment=()))
     values["augment"] = [
-        {"transform": type(transform).__name__, **dataclasses.asdict(transform)} for transform in config.augment
+        {"transform": type(transform).__name__, **dataclasses.asdict(cast(Any, transform))}
+        for transform in config.augment
     ]
     return json.loads(json.dumps(values))
 

@@ -12,7 +12,7 @@ from jax_cifar.errors import ConfigError
 
 
 def make_mesh(config: Config) -> Mesh:
-    """A one-dimensional mesh named `data`; raises `ConfigError` where the devices are too few or the batch does not divide."""
+    """A one-dimensional mesh named `data`; `ConfigError` where devices are missing or the batch does not divide."""
     devices = jax.devices()
     count = config.distributed.devices or len(devices)
     if count > len(devices):

@@ -108,7 +108,7 @@ def train(config: Config, workdir: str | Path | None = None, started: float | No
 def resume(
     session: Session, checkpoints: Checkpoints, state: TrainState, console: Console
 ) -> tuple[TrainState, Progress]:
-    """The newest sound checkpoint, or the fresh state; raises `CheckpointError` where the training images have changed."""
+    """The newest sound checkpoint, or the fresh state; raises `CheckpointError` where the images have changed."""
     restored = checkpoints.restore(state)
     if restored is None:
         return state, Progress(session.fingerprint)
@@ -147,12 +147,13 @@ class Trainer:
                 self.log_interval(state, step)
             if plan.is_due(step, plan.eval_every) or plan.is_due(step, plan.steps_per_epoch):
                 self.end_of_epoch(state, step)
-            if self.stop.signal or plan.is_due(step, plan.checkpoint_every):
+            signal = self.stop.signal  # read once: what comes after this line is answered at the next stop
+            if signal or plan.is_due(step, plan.checkpoint_every):
                 self.save(state, step)
-            if self.stop.signal:
+            if signal:
                 self.checkpoints.wait()
                 raise Interrupted(
-                    f"Stopped by {self.stop.signal} at step {step:,} of {plan.total_steps:,}; the state is saved."
+                    f"Stopped by {signal} at step {step:,} of {plan.total_steps:,}; the state is saved."
                     f" To go on, run the same command with --workdir {self.folder}"
                 )
         self.console.close()
@@ -162,27 +163,33 @@ class Trainer:
         """Train to the plan's next stop, or until a signal, and count what happened. Raises `Diverged`."""
         session, begin, end = self.session, step, self.session.plan.next_stop(step)
         started = time.perf_counter()
-        with session.clock("train"), finding_nans(begin):
+        with session.clock("train"), finding_nans(session.config.train.debug_nans, begin):
             order, sums = session.order(step // session.plan.steps_per_epoch), session.zero_sums
-            while step < end and not self.stop.signal:
+            while True:
                 count = session.plan.next_call(step)
                 state, new_sums = session.advance(state, sums, order, count)
                 # At most one call runs ahead of the host, so that a signal is answered within a step or two.
                 jax.block_until_ready(sums)
                 sums, step = new_sums, step + count
+                if step >= end or self.stop.signal:
+                    break
             values = {name: float(value) for name, value in jax.device_get(sums).items()}
         values |= {"steps": float(step - begin), "seconds": time.perf_counter() - started}
         if not math.isfinite(values["loss"]):
-            self.raise_diverged(values["loss"], begin, step)
+            self.raise_diverged("training loss", values["loss"], begin, step)
         self.progress.add(values)
         return state, step
 
-    def raise_diverged(self, loss: float, begin: int, end: int) -> NoReturn:
+    def raise_diverged(self, what: str, value: float, begin: int, end: int) -> NoReturn:
         """Stop the run without saving what is broken."""
         good = self.checkpoints.latest_step()
-        kept = "No checkpoint was saved before." if good is None else f"Step {good:,} is kept in {self.folder / CHECKPOINTS}."
+        kept = (
+            "No checkpoint was saved before."
+            if good is None
+            else f"Step {good:,} is kept in {self.folder / CHECKPOINTS}."
+        )
         raise Diverged(
-            f"The training loss became {loss} between steps {begin:,} and {end:,}. {kept}"
+            f"The {what} became {value} between steps {begin:,} and {end:,}. {kept}"
             " Try a lower --optim.lr or --optim.clip_norm 1; --debug-nans finds the operation."
         )
 
@@ -191,7 +198,7 @@ class Trainer:
         session, sums = self.session, self.progress.interval
         norm = float(param_norm(state.params))
         if not math.isfinite(norm):
-            self.raise_diverged(math.nan, step - int(sums["steps"]), step)
+            self.raise_diverged("norm of the parameters", norm, step - int(sums["steps"]), step)
         means = mean_metrics(sums)
         rate = sums["count"] / sums["seconds"]
         lr = float(session.schedule.lr[step - 1])
@@ -280,7 +287,9 @@ class Trainer:
             self.checkpoints.wait()
         write_json(self.folder / "report.json", report.to_dict())
         plots = self.folder / "plots"
-        draw_confusion_matrix(report.confusion, report.label_names, plots / "confusion_matrix.png")
+        draw_confusion_matrix(
+            report.confusion, report.label_names, plots / "confusion_matrix.png", f"{config.name}, test"
+        )
         if config.log.plots:
             draw_plots(self.folder)
         summary = self.summary(state, report, with_tta)
@@ -312,10 +321,12 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def finding_nans(step: int) -> Iterator[None]:
+def finding_nans(wanted: bool, step: int) -> Iterator[None]:
     """With --debug-nans JAX raises at the operation; turn that into a stop of the run that names it."""
     try:
-        yield
+        # As a context: the global setting is forgotten once any code inside JAX has used the context form.
+        with jax.debug_nans(True) if wanted else contextlib.nullcontext():
+            yield
     except FloatingPointError as error:
         raise Diverged(f"A NaN appeared after step {step:,}: {error}") from error
 
@@ -325,10 +336,10 @@ param_norm = jax.jit(global_norm)
 
 @contextlib.contextmanager
 def jax_settings(config: Config) -> Iterator[None]:
-    """The compilation cache and the NaN search, for the length of a run; what the user has set himself stays."""
-    settings: dict[str, Any] = {"jax_debug_nans": config.train.debug_nans}
-    if config.train.compilation_cache and not jax.config.jax_compilation_cache_dir:
-        settings |= {
+    """The compilation cache for the length of a run, unless the user has set one."""
+    settings: dict[str, Any] = {}
+    if config.train.compilation_cache and not getattr(jax.config, "jax_compilation_cache_dir", None):
+        settings = {
             "jax_compilation_cache_dir": str(user_cache_dir() / "xla"),
             "jax_persistent_cache_min_compile_time_secs": 0.5,
         }

@@ -24,7 +24,7 @@ class Plan:
         return min(self.total_steps, *stops)
 
     def next_call(self, step: int) -> int:
-        """How many updates the next compiled call makes: a function of the step, so a resumed run makes the same calls."""
+        """Updates that the next compiled call makes: a function of the step, so a resumed run makes the same calls."""
         return min(self.steps_per_call, self.next_stop(step) - step)
 
     def call_sizes(self) -> list[int]:

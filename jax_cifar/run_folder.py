@@ -39,7 +39,9 @@ def open_run(config: Config, workdir: str | Path | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", values)
     except OSError as error:
-        raise ConfigError(f"The run folder {folder} cannot be written: {error.strerror}. Choose another --workdir.") from None
+        raise ConfigError(
+            f"The run folder {folder} cannot be written: {error.strerror}. Choose another --workdir."
+        ) from None
     return folder
 
 

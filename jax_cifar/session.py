@@ -4,28 +4,30 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
+from jaxtyping import UInt8
 
 from jax_cifar.augment import Normalize
 from jax_cifar.clock import Clock
 from jax_cifar.config import Config
 from jax_cifar.data import Dataset, Splits, channel_statistics
 from jax_cifar.distributed import replicated, split_batch
-from jax_cifar.evaluate import Predictor, TestTimeAugmentation, evaluate, make_predictor
+from jax_cifar.evaluate import Predictor, TestTimeAugmentation, evaluate, make_predictor, rows_per_batch
 from jax_cifar.keys import Purpose, purpose_key, run_key
-from jax_cifar.metrics import Report
+from jax_cifar.metrics import Report, Sums
 from jax_cifar.models import create_model, frozen_parameters, init_variables
 from jax_cifar.optimizers import Hyper, constant_momentum, make_optimizer
 from jax_cifar.plan import Plan
 from jax_cifar.schedules import Tables, make_schedule
-from jax_cifar.steps import DeviceData, Sums, epoch_order, make_train_steps, zero_sums
-from jax_cifar.train_state import PyTree, TrainState, create_train_state
+from jax_cifar.steps import DeviceData, epoch_order, make_train_steps, zero_sums
+from jax_cifar.train_state import TrainState, create_train_state
 
 # Data-dependent initialisation looks at this many training images (cifar10-airbench).
 SAMPLE_IMAGES = 5000
@@ -40,28 +42,29 @@ def compute_dtype(config: Config) -> Any:
     return jnp.dtype(name)
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network with the normalisation that belongs to its training images."""
+class Network(NamedTuple):
+    """A network, and the normalisation that belongs to the images it is trained on."""
 
     model: nn.Module
     normalize: Normalize
-    num_classes: int
-    image_shape: tuple[int, int, int]
-
-    def init(self, images: np.ndarray, seed: int) -> dict[str, PyTree]:
-        """Variables of an untrained network, from the run's seed and a few of the training images."""
-        sample = jnp.asarray(images[:SAMPLE_IMAGES], jnp.float32) / 255
-        key = purpose_key(run_key(seed), Purpose.INIT)
-        return init_variables(self.model, key, self.normalize(key, sample))
 
 
 def make_network(config: Config, splits: Splits) -> Network:
-    """The configured network for a data set; statistics are those of the training part."""
+    """The configured network for a data set, with the channel statistics of its training part."""
     mean, std = channel_statistics(splits.train.images)
     model = create_model(config.model, splits.num_classes, compute_dtype(config))
-    normalize = Normalize(tuple(map(float, mean)), tuple(map(float, std)))
-    return Network(model, normalize, splits.num_classes, splits.train.images.shape[1:])
+    return Network(model, Normalize(tuple(map(float, mean)), tuple(map(float, std))))
+
+
+def initial_state(
+    config: Config, network: Network, images: UInt8[np.ndarray, "n height width channel"]
+) -> tuple[TrainState, optax.GradientTransformationExtraArgs]:
+    """The state before the first update, from the run's seed and a few of the training images; and its optimizer."""
+    key = purpose_key(run_key(config.train.seed), Purpose.INIT)
+    sample = network.normalize(key, jnp.asarray(images[:SAMPLE_IMAGES], jnp.float32) / 255)
+    variables = init_variables(network.model, key, sample)
+    optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(network.model))
+    return create_train_state(variables, optimizer, ema=config.optim.ema_decay > 0), optimizer
 
 
 @dataclass(frozen=True)
@@ -104,25 +107,21 @@ def build(config: Config, plan: Plan, mesh: Mesh, splits: Splits, clock: Clock) 
         network = make_network(config, splits)
 
     with clock("compile"):
-        variables = network.init(images.images, config.train.seed)
-        optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(network.model))
-        state = create_train_state(variables, optimizer, ema=config.optim.ema_decay > 0)
+        state, optimizer = initial_state(config, network, images.images)
         state = jax.device_put(state, everywhere)
         schedule = plan_schedule(config, plan)
         decay = np.full(plan.total_steps, config.optim.weight_decay)
-        tables = jax.device_put(
-            jax.tree.map(jnp.float32, Hyper(schedule.lr, schedule.momentum, decay)), everywhere
-        )
+        tables = jax.device_put(jax.tree.map(jnp.float32, Hyper(schedule.lr, schedule.momentum, decay)), everywhere)
         key = jax.device_put(run_key(config.train.seed), everywhere)
 
         jit_order = jax.jit(epoch_order, static_argnames=("n", "batch_size"), out_shardings=everywhere)
         order = lru_cache(1)(partial(jit_order, key, n=len(images.labels), batch_size=config.train.batch_size))
         zeros = jax.device_put(zero_sums(), everywhere)
-        train_steps = make_train_steps(
-            network.model, optimizer, config, network.normalize, splits.num_classes, mesh
-        )
+        train_steps = make_train_steps(network.model, optimizer, config, network.normalize, splits.num_classes, mesh)
         calls = _compile_calls(config, plan, mesh, train_steps, (state, zeros, data, order(0), tables, key))
         predict = make_predictor(network.model, network.normalize)
+        if not config.train.debug_nans:
+            predict = _compile_predict(predict, state, splits, config.eval.batch_size, mesh)
 
     def advance(state: TrainState, sums: Sums, order: jax.Array, count: int) -> tuple[TrainState, Sums]:
         return calls[count](state, sums, data, order, tables, key)
@@ -150,3 +149,13 @@ def _compile_calls(
             program = jax.jit(partial(train_steps, count=count), out_shardings=replicated(mesh), donate_argnums=0)
             calls[count] = program.lower(*arguments).compile()
     return calls
+
+
+def _compile_predict(predict: Predictor, state: TrainState, splits: Splits, batch_size: int, mesh: Mesh) -> Predictor:
+    """`predict` compiled beforehand for the batches of the parts that are evaluated."""
+    parts = [part for part in (splits.validation, splits.test) if part is not None]
+    programs = {}
+    for rows in {rows_per_batch(len(part.images), batch_size, split_batch(mesh)) for part in parts}:
+        images = jax.ShapeDtypeStruct((rows, *parts[0].images.shape[1:]), jnp.uint8, sharding=split_batch(mesh))
+        programs[rows] = predict.lower(state.eval_variables, images).compile()
+    return lambda variables, images: programs[len(images)](variables, images)

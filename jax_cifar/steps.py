@@ -15,7 +15,7 @@ from jax_cifar.config import Config
 from jax_cifar.distributed import split_batch
 from jax_cifar.keys import Purpose, purpose_key
 from jax_cifar.losses import cross_entropy
-from jax_cifar.metrics import batch_metrics
+from jax_cifar.metrics import Sums, add_sums, batch_metrics
 from jax_cifar.optimizers import Hyper, global_norm, update_ema
 from jax_cifar.train_state import PyTree, TrainState
 
@@ -27,12 +27,11 @@ class DeviceData(NamedTuple):
     labels: Int[Array, " n"]
 
 
-Sums = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, Array, Array, Hyper, PRNGKeyArray], tuple[TrainState, Sums]]
 
 
 def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExtraArgs, config: Config) -> TrainStep:
-    """One update from normalised images [batch, height, width, channel] and targets (labels [batch] or soft [batch, classes]).
+    """One update from normalised images [batch, height, width, channel] and labels [batch] or soft [batch, classes].
 
     The batch is split into `optim.accumulate` parts, one forward and backward pass each: BatchNorm sees the small part,
     the gradient is the mean over the whole batch. The sums hold loss, correct and count over the images and the
@@ -131,8 +130,8 @@ def make_train_steps(
 ) -> Callable[..., tuple[TrainState, Sums]]:
     """`train_steps(state, sums, data, order, tables, key, count)`: `count` (static) updates of one epoch in one call.
 
-    `order` is the epoch's [steps, batch]; `tables` a `Hyper` of arrays with an entry for every update of the run, so that
-    one compiled program serves all rates. Returns the new state and the sums, added to those given.
+    `order` is the epoch's [steps, batch]; `tables` a `Hyper` of arrays with an entry for every update of the run, so
+    that one compiled program serves all rates. Returns the new state and the sums, added to those given.
     """
     train_step = make_train_step(model, optimizer, config)
     prepare = make_prepare(config, normalize, num_classes, mesh)
@@ -153,7 +152,7 @@ def make_train_steps(
             hyper = jax.tree.map(lambda table: table[state.step], tables)
             dropout_key = purpose_key(key, Purpose.DROPOUT, state.step)
             state, new_sums = train_step(state, images, targets, hyper, dropout_key)
-            return (state, jax.tree.map(jnp.add, sums, new_sums)), None
+            return (state, add_sums(sums, new_sums)), None
 
         if count == 1:
             return body((state, sums), None)[0]

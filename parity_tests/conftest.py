@@ -1,6 +1,6 @@
-"""Strict arithmetic for every test: no silent dtype promotion, no silent rank promotion."""
+"""Strict arithmetic for every test, and one thread for PyTorch: the test workers share the cores."""
 
-import jax
+import strictness  # noqa: F401
+import torch
 
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_numpy_rank_promotion", "raise")
+torch.set_num_threads(1)

@@ -347,7 +347,7 @@ def test_failed_save_surfaces_and_harms_nothing(saved, full_disk, capfd, caplog,
     while not saved._pending[0][1].done():  # so that the next save has something to report
         time.sleep(0.01)
     arguments = {"save": (5, make_state(5), {}), "restore": (make_state(),)}.get(call, ())
-    with pytest.raises(CheckpointError, match="4 could not be saved.*File too large"):
+    with pytest.raises(CheckpointError, match=r"4 could not be saved.*File too large"):
         getattr(saved, call)(*arguments)
     full_disk()
     assert capfd.readouterr() == ("", "") and not caplog.records  # one error, not also the library's tracebacks

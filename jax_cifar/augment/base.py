@@ -34,7 +34,7 @@ class Transform(abc.ABC):
         """Transform `images`, raw pixels between 0 and 1."""
 
 
-def compose(transforms: Sequence[Transform]) -> Callable[..., Images]:
+def compose(transforms: Sequence[Callable[..., Images]]) -> Callable[..., Images]:
     """Apply `transforms` in their order; the i-th gets `fold_in(key, i)`, so that no two share their draws.
 
     Returns a function of `(key, images, info=None)`, as a transform is. Without transforms it returns the images.

@@ -1,0 +1,60 @@
+"""CIFAR-10 in as little time as possible: SpeedrunNet with Muon, in two sizes chosen by the backend.
+
+python scripts/train.py --config configs/cifar10_speedrun.py
+
+GPU and TPU: the airbench94_muon recipe (8 epochs, batch 2000, widths 64/256/256). Accuracy and time: not measured yet.
+CPU: widths 16/64/64, one convolution per group, 4 epochs. Accuracy and time: not measured yet.
+"""
+
+import dataclasses
+
+import jax
+
+from jax_cifar.augment import HorizontalFlip, RandomCrop
+from jax_cifar.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+
+def full() -> Config:
+    """The GPU and TPU recipe (KellerJordan/cifar10-airbench, airbench94_muon)."""
+    return Config(
+        name="cifar10_speedrun",
+        data=DataConfig(name="cifar10"),
+        augment=(HorizontalFlip(mode="alternate"), RandomCrop(padding=2, padding_mode="reflect")),
+        model=ModelConfig(name="speedrun_net", width=64),
+        optim=OptimConfig(
+            name="muon",
+            lr=0.24,
+            momentum=0.6,
+            aux_lr=0.053,
+            aux_momentum=0.85,
+            lr_multipliers=((r"^head/", 12.6),),
+        ),
+        schedule=ScheduleConfig(name="triangular", pct_start=0.0, start_factor=1.0, end_factor=0.0),
+        train=TrainConfig(epochs=8, batch_size=2000, label_smoothing=0.2),
+        eval=EvalConfig(batch_size=2000, every=0, tta="mirror-translate"),
+        checkpoint=CheckpointConfig(every=0),
+    )
+
+
+def small() -> Config:
+    """The CPU recipe: the same with a narrow net and smaller batches."""
+    config = full()
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, width=16, convs_per_group=1),
+        train=dataclasses.replace(config.train, epochs=4, batch_size=500),
+        eval=dataclasses.replace(config.eval, every=1),
+    )
+
+
+def get_config() -> Config:
+    return small() if jax.default_backend() == "cpu" else full()

@@ -1,0 +1,32 @@
+"""The first check of any change: 256 CIFAR-10 images must be learned by heart, so train accuracy goes to 100 %.
+
+python scripts/train.py --config configs/overfit_tiny.py
+
+Train accuracy: not measured yet.
+"""
+
+from jax_cifar.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        name="overfit_tiny",
+        data=DataConfig(name="cifar10", subset=256),
+        model=ModelConfig(name="simple_cnn", norm="none"),
+        optim=OptimConfig(name="sgd", lr=0.02, momentum=0.9),
+        schedule=ScheduleConfig(name="cosine"),
+        train=TrainConfig(epochs=50, batch_size=64),
+        eval=EvalConfig(every=10),
+        checkpoint=CheckpointConfig(every=0),
+        log=LogConfig(every=20),
+    )

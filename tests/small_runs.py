@@ -1,0 +1,74 @@
+"""Small experiments for the tests: seconds on two cores, and every part of the loop in them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_cifar import loop
+from jax_cifar.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+
+def small_config(**sections: Mapping[str, Any]) -> Config:
+    """TinyCNN with BatchNorm and dropout on 200 images, 6 steps an epoch; `train={"epochs": 1}` changes a section."""
+    config = Config(
+        name="small",
+        data=DataConfig(name="synthetic", subset=200),
+        model=ModelConfig(name="tiny_cnn", width=4),
+        optim=OptimConfig(lr=0.05, momentum=0.9, nesterov=True),
+        schedule=ScheduleConfig(name="cosine", warmup=0.5),
+        train=TrainConfig(epochs=2, batch_size=32, compilation_cache=False),
+        eval=EvalConfig(batch_size=250),
+        checkpoint=CheckpointConfig(every=0),
+        log=LogConfig(every=2, tensorboard=False, plots=False),
+    )
+    parts = {name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
+    return dataclasses.replace(config, **parts)
+
+
+class StopAt:
+    """Stands in for `StopRequest`: the signal comes when it has been asked for so many times."""
+
+    def __init__(self, asked: int) -> None:
+        self._left = asked
+
+    def __enter__(self) -> "StopAt":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    @property
+    def signal(self) -> str | None:
+        """None, and in the end SIGTERM."""
+        self._left -= 1
+        return None if self._left >= 0 else "SIGTERM"
+
+
+def same_bits(one: Any, other: Any) -> bool:
+    """Whether two pytrees have the same structure and every leaf the same bytes."""
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return False
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def largest_difference(one: Any, other: Any) -> float:
+    """The largest absolute difference between two pytrees of arrays."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0)) for a, b in pairs)
+
+
+__all__ = ["StopAt", "largest_difference", "loop", "same_bits", "small_config"]

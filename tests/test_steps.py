@@ -1,0 +1,130 @@
+"""The compiled step: order, accumulation, mixing, many steps in one call, several devices."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import largest_difference, small_config
+
+from jax_cifar import train
+from jax_cifar.augment import HorizontalFlip, RandomCrop
+from jax_cifar.distributed import make_mesh
+from jax_cifar.errors import ConfigError
+from jax_cifar.keys import Purpose, purpose_key, run_key
+from jax_cifar.steps import epoch_order
+
+TESTS = Path(__file__).parent
+
+
+def test_an_epoch_shows_every_image_once_and_each_epoch_in_another_order():
+    key = run_key(3)
+    orders = [np.asarray(epoch_order(key, jnp.int32(epoch), 60, 12)) for epoch in range(3)]
+    for order in orders:
+        assert order.shape == (5, 12)
+        assert sorted(order.ravel()) == list(range(60))
+    assert not np.array_equal(orders[0], orders[1])
+    assert np.array_equal(orders[2], np.asarray(epoch_order(key, jnp.int32(2), 60, 12)))
+
+
+def test_the_images_that_do_not_fill_a_batch_are_others_in_each_epoch():
+    left = [set(range(50)) - set(np.asarray(epoch_order(run_key(0), jnp.int32(e), 50, 12)).ravel()) for e in range(4)]
+    assert all(len(rest) == 2 for rest in left)
+    assert len({frozenset(rest) for rest in left}) > 1
+
+
+def test_keys_differ_by_seed_purpose_and_count():
+    keys = [purpose_key(run_key(seed), purpose, count) for seed in (0, 1) for purpose in Purpose for count in (0, 1)]
+    assert len({bytes(jax.random.key_data(key)) for key in keys}) == len(keys)
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path):
+    whole = small_config(model={"norm": "none", "dropout": 0.0})
+    parts = dataclasses.replace(whole, optim=dataclasses.replace(whole.optim, accumulate=4))
+    results = [train(config, tmp_path / str(i)) for i, config in enumerate((whole, parts))]
+    assert largest_difference(results[0].state.params, results[1].state.params) < 1e-5
+
+
+def test_with_accumulation_batch_norm_sees_the_small_batch(tmp_path):
+    whole = small_config(model={"dropout": 0.0}, train={"steps": 1}, schedule={"warmup": 0.0})
+    parts = dataclasses.replace(whole, optim=dataclasses.replace(whole.optim, accumulate=4))
+    results = [train(config, tmp_path / str(i)) for i, config in enumerate((whole, parts))]
+    # Four updates of the running statistics instead of one.
+    moved = [jnp.abs(jax.tree.leaves(r.state.batch_stats)[0]).max() for r in results]
+    assert moved[1] > 2 * moved[0]
+
+
+def test_many_steps_in_one_call_are_the_same_steps(tmp_path):
+    one, many = small_config(), small_config(train={"steps_per_call": 3}, log={"every": 6})
+    results = [train(config, tmp_path / str(i)) for i, config in enumerate((one, many))]
+    assert largest_difference(results[0].state.params, results[1].state.params) < 1e-4
+    assert int(results[1].state.step) == 12
+
+
+def test_mixed_batches_are_counted_by_the_share_of_the_predicted_class(tmp_path):
+    config = small_config(mix={"mixup_alpha": 1.0, "cutmix_alpha": 1.0}, train={"epochs": 1})
+    accuracy = train(config, tmp_path).summary["train_accuracy"]
+    assert 0 < accuracy < 1
+    assert (accuracy * 6 * 32) % 1 > 1e-6  # shares, not whole images
+
+
+DEVICES = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+sys.path.insert(0, {tests!r})
+import dataclasses
+from pathlib import Path
+from small_runs import largest_difference, small_config
+from jax_cifar import train
+from jax_cifar.augment import HorizontalFlip, RandomCrop
+base = small_config(
+    optim={{"ema_decay": 0.9}}, mix={{"mixup_alpha": 1.0}}, train={{"steps": 4}}, eval={{"batch_size": 249}}
+)
+base = dataclasses.replace(base, augment=(RandomCrop(padding=2), HorizontalFlip()))
+results = []
+for devices in (1, 4):
+    config = dataclasses.replace(base, distributed=dataclasses.replace(base.distributed, devices=devices))
+    results.append(train(config, Path({folder!r}) / str(devices)))
+assert len(jax.tree.leaves(results[1].state.params)[0].sharding.device_set) == 4
+print(largest_difference(results[0].state, results[1].state))
+assert results[0].report.count == results[1].report.count == 500
+"""
+
+
+def test_four_devices_compute_what_one_computes(tmp_path):
+    code = DEVICES.format(tests=str(TESTS), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) < 1e-4
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: ["device"] * 3)
+    with pytest.raises(ConfigError, match=r"train\.batch_size = 32 does not divide over 3 devices"):
+        make_mesh(small_config())
+
+
+def test_the_step_is_traced_once_for_the_whole_run(tmp_path, monkeypatch):
+    from jax_cifar import session
+
+    traces = []
+    make_train_steps = session.make_train_steps
+
+    def counted(*arguments):
+        train_steps = make_train_steps(*arguments)
+
+        def counting(*args, **kwargs):
+            traces.append(1)
+            return train_steps(*args, **kwargs)
+
+        return counting
+
+    monkeypatch.setattr(session, "make_train_steps", counted)
+    config = dataclasses.replace(small_config(), augment=(RandomCrop(padding=2), HorizontalFlip()))
+    train(config, tmp_path)
+    assert len(traces) == 1

@@ -1,0 +1,237 @@
+"""The training loop from end to end, on small synthetic data."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import pytest
+from small_runs import StopAt, largest_difference, same_bits, small_config
+
+from jax_cifar import loop, train
+from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
+from jax_cifar.checkpoint import Checkpoints
+from jax_cifar.config import Config
+from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
+from jax_cifar.telemetry import read_metrics
+from jax_cifar.trained import load_trained
+
+ROOT = Path(__file__).parents[1]
+TRANSFORMS = (RandomCrop(padding=2), HorizontalFlip(mode="alternate"), Cutout(length=8))
+
+
+def stop_and_resume(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch, asked: int) -> loop.TrainResult:
+    """Train until the loop has looked for a signal so many times, then in a second go to the end."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopRequest", lambda: StopAt(asked))
+        with pytest.raises(Interrupted, match="the state is saved"):
+            train(config, folder)
+    return train(config, folder)
+
+
+def test_a_run_leaves_what_is_promised(tmp_path):
+    config = small_config(log={"tensorboard": True, "plots": True}, data={"val_fraction": 0.1}, eval={"tta": "mirror"})
+    result = train(config, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    files = {"config.json", "environment.json", "metrics.jsonl", "summary.json", "report.json"}
+    assert names == files | {"checkpoints", "tensorboard", "plots"}
+    pictures = {"loss.png", "accuracy.png", "learning_rate.png", "confusion_matrix.png"}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == pictures
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary == result.summary
+    assert (summary["steps"], summary["epochs"], summary["dataset"]) == (12, 2, "synthetic")
+    assert summary["parameters"] == sum(x.size for x in jax.tree.leaves(result.state.params))
+    assert 0 <= summary["test_accuracy"] <= 1
+    assert 0 <= summary["test_accuracy_tta"] <= 1
+    assert 0 <= summary["best_validation_accuracy"] <= 1
+    assert set(summary["seconds"]) == {"data", "compile", "train", "eval", "checkpoint", "total"}
+    assert sum(summary["seconds"].values()) <= 2 * summary["seconds"]["total"]
+    splits = [line["split"] for line in read_metrics(tmp_path)]
+    assert splits == ["train"] * 3 + ["validation"] + ["train"] * 3 + ["validation", "test"]
+
+
+def test_every_line_of_metrics_follows_from_the_run(tmp_path):
+    train(small_config(), tmp_path)
+    lines = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert [line["epoch"] for line in lines] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    assert lines[1]["lr"] == pytest.approx(0.05)  # the first step after a warm-up of three
+    assert all(line["gradient_norm"] > 0 and line["parameter_norm"] > 0 for line in lines)
+
+
+def test_training_learns(tmp_path):
+    config = small_config(data={"subset": None}, train={"epochs": 2}, model={"width": 8, "dropout": 0.0})
+    assert train(config, tmp_path).report.accuracy > 0.6
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optim": {"ema_decay": 0.9, "weight_decay": 1e-3, "clip_norm": 1.0}},
+        {
+            "optim": {"name": "adamw", "lr": 1e-2, "nesterov": False},
+            "schedule": {"name": "onecycle", "warmup": 0.0},
+        },
+        {
+            "optim": {"name": "muon", "lr": 0.1, "nesterov": False, "lookahead_every": 3},
+            "schedule": {"name": "warm_restarts", "warmup": 0.0, "t_0": 0.5, "t_mult": 2},
+            "mix": {"mixup_alpha": 1.0, "cutmix_alpha": 1.0},
+        },
+        {"optim": {"accumulate": 2}, "train": {"steps_per_call": 2}, "log": {"every": 5}},
+    ],
+    ids=["sgd-ema", "adamw-onecycle", "muon-lookahead-mix", "accumulate-scan"],
+)  # fmt: skip
+def test_a_run_stopped_mid_epoch_and_resumed_is_the_same_bit_for_bit(tmp_path, monkeypatch, sections):
+    config = dataclasses.replace(small_config(**sections), augment=TRANSFORMS)
+    whole = train(config, tmp_path / "whole")
+    parts = stop_and_resume(config, tmp_path / "parts", monkeypatch, asked=5)
+    assert same_bits(whole.state, parts.state)
+    assert whole.report.to_dict() == parts.report.to_dict()
+    timed = ("split", "seconds", "images_per_second")
+    for one, other in zip(read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "parts"), strict=True):
+        assert one["split"] == other["split"]
+        # Where a run was stopped, sums are added up on the host, so that a mean may differ in its last digits.
+        figures = [{name: value for name, value in line.items() if name not in timed} for line in (one, other)]
+        assert figures[0] == pytest.approx(figures[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("forgotten", ["opt_state", "batch_stats", "step"])
+def test_a_resume_that_forgets_something_is_noticed(tmp_path, monkeypatch, forgotten):
+    config = dataclasses.replace(small_config(), augment=TRANSFORMS)
+    whole = train(config, tmp_path / "whole")
+    restore = Checkpoints.restore
+
+    def forgetful(self, template, which: Literal["last", "best"] = "last"):
+        restored = restore(self, template, which)
+        if restored is None:
+            return None
+        wrong = getattr(restored.state, forgotten)
+        wrong = wrong + 1 if forgotten == "step" else jax.tree.map(jnp.zeros_like, wrong)
+        return restored._replace(state=dataclasses.replace(restored.state, **{forgotten: wrong}))
+
+    monkeypatch.setattr(Checkpoints, "restore", forgetful)
+    parts = stop_and_resume(config, tmp_path / "parts", monkeypatch, asked=5)
+    assert not same_bits(whole.state, parts.state)
+
+
+def test_sigterm_in_the_middle_of_an_epoch_saves_and_the_same_command_goes_on(tmp_path):
+    config_file = tmp_path / "small.py"
+    config_file.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "from small_runs import small_config\n"
+        "get_config = lambda: small_config(train={'epochs': 200}, log={'every': 7}, eval={'every': 0})\n"
+    )
+    command = [sys.executable, str(ROOT / "scripts/train.py"), "--config", str(config_file), "--workdir"]
+
+    def start(name: str) -> subprocess.Popen:
+        with (tmp_path / f"{name}.out").open("a") as output:
+            return subprocess.Popen([*command, str(tmp_path / name)], stdout=output, stderr=output)
+
+    stopped, metrics = start("stopped"), tmp_path / "stopped/metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size) and stopped.poll() is None:
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(60) == 75, (tmp_path / "stopped.out").read_text()
+    assert f"--workdir {tmp_path / 'stopped'}" in (tmp_path / "stopped.out").read_text()
+    whole, resumed = start("whole"), start("stopped")
+    assert (whole.wait(120), resumed.wait(120)) == (0, 0)
+    assert "resuming at step" in (tmp_path / "stopped.out").read_text()
+    states = [load_trained(tmp_path / name) for name in ("whole", "stopped")]
+    assert states[0].step == states[1].step == 1200
+    assert same_bits(states[0].state, states[1].state)
+
+
+def test_a_finished_run_given_again_only_evaluates(tmp_path):
+    first = train(small_config(), tmp_path)
+    lines = read_metrics(tmp_path)
+    again = train(small_config(), tmp_path)
+    assert same_bits(first.state, again.state)
+    assert again.summary["test_accuracy"] == first.summary["test_accuracy"]
+    assert again.summary["train_accuracy"] == first.summary["train_accuracy"]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [line["step"] for line in lines] + [12]
+
+
+def test_another_configuration_is_refused_by_name(tmp_path):
+    train(small_config(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"optim\.lr: 0\.05 there, 0\.1 here"):
+        train(small_config(optim={"lr": 0.1}), tmp_path)
+    # What changes no number may change.
+    train(small_config(log={"every": 3}), tmp_path)
+
+
+def test_other_images_are_refused(tmp_path, monkeypatch):
+    train(small_config(), tmp_path)
+    load_data = loop.load_data
+
+    def other_images(config):
+        splits = load_data(config)
+        changed = splits.train.images.copy()
+        changed[0, 0, 0, 0] ^= 1
+        return dataclasses.replace(splits, train=dataclasses.replace(splits.train, images=changed))
+
+    monkeypatch.setattr(loop, "load_data", other_images)
+    with pytest.raises(CheckpointError, match="other images"):
+        train(small_config(), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = small_config(
+        optim={"lr": 1e20, "nesterov": False, "momentum": 0.0},
+        schedule={"name": "step", "warmup": 0.0, "unit": "steps", "milestones": (1.0,), "gamma": 1.0},
+        checkpoint={"every": 1 / 6},
+        train={"epochs": 3},
+    )
+    with pytest.raises(
+        Diverged, match=r"became (nan|inf) between steps \d+ and \d+\. (Step \d+ is kept|No checkpoint)"
+    ) as caught:
+        train(config, tmp_path)
+    assert caught.value.exit_code == 3
+    steps = [int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*")]
+    for step in steps:
+        restored = load_trained(tmp_path).state
+        assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(restored.params)), step
+
+
+def test_debug_nans_names_the_operation(tmp_path):
+    config = small_config(optim={"lr": 1e20}, train={"debug_nans": True}, log={"every": 12})
+    with pytest.raises(Diverged, match="invalid value"):
+        train(config, tmp_path)
+
+
+def test_the_best_by_validation_is_kept_apart(tmp_path):
+    config = small_config(data={"val_fraction": 0.2}, train={"epochs": 3})
+    result = train(config, tmp_path)
+    best = load_trained(tmp_path, "best")
+    assert best.evaluate("val").accuracy == result.summary["best_validation_accuracy"]
+    assert load_trained(tmp_path, "last").step == result.summary["steps"]
+
+
+def test_evaluation_takes_the_averaged_weights(tmp_path):
+    result = train(small_config(optim={"ema_decay": 0.5}), tmp_path)
+    assert largest_difference(result.state.params, result.state.ema["params"]) > 0
+    plain = dataclasses.replace(load_trained(tmp_path), state=dataclasses.replace(result.state, ema=None))
+    assert load_trained(tmp_path).evaluate("test").loss == result.summary["test_loss"]
+    assert plain.evaluate("test").loss != result.summary["test_loss"]
+
+
+def test_a_batch_larger_than_the_training_images_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.batch_size = 512 is larger than the 200 training images"):
+        train(small_config(train={"batch_size": 512}), tmp_path)
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        train(small_config(), tmp_path / "file" / "run")
+
+
+def test_devices_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"distributed\.devices = 64, but only"):
+        train(small_config(distributed={"devices": 64}), tmp_path)
