@@ -11,12 +11,13 @@ from typing import Any, NoReturn
 
 import jax
 
+from jax_cifar.announce import announce_data, announce_machine, announce_network
 from jax_cifar.checkpoint import Checkpoints
 from jax_cifar.clock import Clock
+from jax_cifar.compilation_cache import compilation_cache
 from jax_cifar.config import Config
 from jax_cifar.config_file import write_json
-from jax_cifar.data import Splits, load_data
-from jax_cifar.data.cache import user_cache_dir
+from jax_cifar.data import load_data
 from jax_cifar.distributed import make_mesh
 from jax_cifar.errors import CheckpointError, Diverged, Interrupted
 from jax_cifar.metrics import Report, mean_metrics
@@ -24,18 +25,9 @@ from jax_cifar.models import parameter_table
 from jax_cifar.optimizers import global_norm
 from jax_cifar.plan import make_plan
 from jax_cifar.run_folder import CHECKPOINTS, open_run
-from jax_cifar.session import Session, build, compute_dtype
+from jax_cifar.session import Session, build
 from jax_cifar.signals import StopRequest
-from jax_cifar.telemetry import (
-    Console,
-    RunLog,
-    describe_devices,
-    describe_versions,
-    draw_confusion_matrix,
-    draw_plots,
-    gpu_warning,
-    write_environment,
-)
+from jax_cifar.telemetry import Console, RunLog, draw_confusion_matrix, draw_plots, write_environment
 from jax_cifar.train_state import TrainState
 
 
@@ -83,7 +75,7 @@ def train(config: Config, workdir: str | Path | None = None, started: float | No
     clock = Clock(started)
     folder = open_run(config, workdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(jax_settings(config))
+        stack.enter_context(compilation_cache(config))
         stop = stack.enter_context(StopRequest())
         console = stack.enter_context(Console())
         announce_machine(console, config)
@@ -134,6 +126,7 @@ class Trainer:
     log: RunLog
     stop: StopRequest
     progress: Progress
+    parameter_norm: float = math.nan  # at the last stop
     test_report: Report | None = None  # of the final weights
 
     def fit(self, state: TrainState) -> TrainState:
@@ -144,7 +137,7 @@ class Trainer:
         while step < plan.total_steps:
             state, step = self.advance(state, step)
             if plan.is_due(step, plan.log_every):
-                self.log_interval(state, step)
+                self.log_interval(step)
             if plan.is_due(step, plan.eval_every) or plan.is_due(step, plan.steps_per_epoch):
                 self.end_of_epoch(state, step)
             signal = self.stop.signal  # read once: what comes after this line is answered at the next stop
@@ -174,9 +167,11 @@ class Trainer:
                 if step >= end or self.stop.signal:
                     break
             values = {name: float(value) for name, value in jax.device_get(sums).items()}
+            self.parameter_norm = float(param_norm(state.params))
         values |= {"steps": float(step - begin), "seconds": time.perf_counter() - started}
-        if not math.isfinite(values["loss"]):
-            self.raise_diverged("training loss", values["loss"], begin, step)
+        for what, value in (("training loss", values["loss"]), ("norm of the parameters", self.parameter_norm)):
+            if not math.isfinite(value):
+                self.raise_diverged(what, value, begin, step)
         self.progress.add(values)
         return state, step
 
@@ -193,12 +188,9 @@ class Trainer:
             " Try a lower --optim.lr or --optim.clip_norm 1; --debug-nans finds the operation."
         )
 
-    def log_interval(self, state: TrainState, step: int) -> None:
+    def log_interval(self, step: int) -> None:
         """One line of training figures, and the progress shown."""
         session, sums = self.session, self.progress.interval
-        norm = float(param_norm(state.params))
-        if not math.isfinite(norm):
-            self.raise_diverged("norm of the parameters", norm, step - int(sums["steps"]), step)
         means = mean_metrics(sums)
         rate = sums["count"] / sums["seconds"]
         lr = float(session.schedule.lr[step - 1])
@@ -211,7 +203,7 @@ class Trainer:
                 "lr": lr,
                 "momentum": float(session.schedule.momentum[step - 1]),
                 "gradient_norm": sums["grad_norm"] / sums["steps"],
-                "parameter_norm": norm,
+                "parameter_norm": self.parameter_norm,
                 "images_per_second": rate,
                 "seconds": session.clock.seconds["train"],
             }
@@ -332,53 +324,3 @@ def finding_nans(wanted: bool, step: int) -> Iterator[None]:
 
 
 param_norm = jax.jit(global_norm)
-
-
-@contextlib.contextmanager
-def jax_settings(config: Config) -> Iterator[None]:
-    """The compilation cache for the length of a run, unless the user has set one."""
-    settings: dict[str, Any] = {}
-    if config.train.compilation_cache and not getattr(jax.config, "jax_compilation_cache_dir", None):
-        settings = {
-            "jax_compilation_cache_dir": str(user_cache_dir() / "xla"),
-            "jax_persistent_cache_min_compile_time_secs": 0.5,
-        }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-
-
-def announce_machine(console: Console, config: Config) -> None:
-    """The first lines: versions, devices, what the configuration sets."""
-    warning = gpu_warning()
-    if warning:
-        console.warn(warning)
-    console.facts({"versions": describe_versions(), "devices": describe_devices(), "config": config.name})
-    console.config(config)
-
-
-def announce_data(console: Console, splits: Splits) -> None:
-    """What is trained on and judged by, and where it came from."""
-    sizes = [f"{len(splits.train.labels):,} training"]
-    if splits.validation is not None:
-        sizes.append(f"{len(splits.validation.labels):,} validation")
-    sizes.append(f"{len(splits.test.labels):,} test images")
-    console.facts({"images": f"{splits.name}: {', '.join(sizes)}, {splits.num_classes} classes; from {splits.source}"})
-
-
-def announce_network(console: Console, session: Session, state: TrainState) -> None:
-    """Size of the network, dtype, and what compiling took."""
-    rows = parameter_table(state.params)
-    if session.config.log.parameter_table:
-        console.parameter_table(rows)
-    console.facts(
-        {
-            "network": f"{sum(count for *_, count in rows):,} parameters, computing in {compute_dtype(session.config)}",
-            "compiled": f"in {session.clock.seconds['compile']:.1f} s",
-        }
-    )
