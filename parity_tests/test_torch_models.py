@@ -121,7 +121,11 @@ def test_same_defaults(name):
     assert sum(parameter.numel() for parameter in judge.parameters()) == expected
     dropouts = {module.p for module in judge.modules() if isinstance(module, torch.nn.Dropout)}
     model: Any = models.create_model(config, CLASSES)
-    assert dropouts == (set() if name == "speedrun_net" else {model.dropout})
+    speedrun = name == "speedrun_net"
+    assert dropouts == (set() if speedrun else {model.dropout})
+    norm = (model.norm_epsilon, model.norm_momentum) if speedrun else (layers.BatchNorm.epsilon, 0.1)
+    norms = {(module.eps, module.momentum) for module in judge.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    assert norms == {norm}
 
 
 def test_whitening_kernel_is_the_same():
