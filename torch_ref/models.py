@@ -1,0 +1,299 @@
+"""Every network of `jax_cifar.models` in plain PyTorch, NCHW: `create_model` builds one from the same configuration.
+
+Modules bear the names of the JAX ones, the ResNets torchvision's; weights start as PyTorch's and torchvision's own do.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jax_cifar.config import ModelConfig, check
+
+NormName = Literal["batch", "group", "none"]
+Conv = Callable[..., nn.Conv2d]
+Norm = Callable[[int], nn.Module]
+Images = Float[Tensor, "batch channel height width"]
+Logits = Float[Tensor, "batch num_classes"]
+
+
+class TinyCNN(nn.Module):
+    """Three stages of conv 3x3, norm, ReLU, max-pool 2; dropout, one dense layer."""
+
+    def __init__(self, num_classes: int, size: int, norm: NormName, width: int = 32, dropout: float = 0.3) -> None:
+        super().__init__()
+        conv, make_norm = make_layers(norm)
+        self.conv1, self.bn1 = conv(3, width, 3, padding=1), make_norm(width)
+        self.conv2, self.bn2 = conv(width, 2 * width, 3, padding=1), make_norm(2 * width)
+        self.conv3, self.bn3 = conv(2 * width, 4 * width, 3, padding=1), make_norm(4 * width)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(4 * width * (size // 8) ** 2, num_classes)
+
+    def forward(self, x: Images) -> Logits:
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            x = F.relu(F.max_pool2d(norm(conv(x)), 2))
+        return self.fc(self.dropout(x.flatten(1)))
+
+
+class SimpleCNN(nn.Module):
+    """Two stages of conv 3x3, norm, ReLU, max-pool 2; then two dense layers with dropout between them."""
+
+    def __init__(self, num_classes: int, size: int, norm: NormName, width: int = 32, dropout: float = 0.0) -> None:
+        super().__init__()
+        conv, make_norm = make_layers(norm)
+        self.conv1, self.bn1 = conv(3, width, 3, padding=1), make_norm(width)
+        self.conv2, self.bn2 = conv(width, 2 * width, 3, padding=1), make_norm(2 * width)
+        self.fc1 = nn.Linear(2 * width * (size // 4) ** 2, 4 * width)
+        self.dropout = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: Images) -> Logits:
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2)):
+            x = F.relu(F.max_pool2d(norm(conv(x)), 2))
+        return self.fc2(self.dropout(F.relu(self.fc1(x.flatten(1)))))
+
+
+class CifarCNN(nn.Module):
+    """Four blocks of two conv 3x3 + norm + ReLU, each with max-pool 2 and dropout; then three dense layers."""
+
+    def __init__(self, num_classes: int, size: int, norm: NormName, width: int = 64, dropout: float = 0.25) -> None:
+        super().__init__()
+        self.block1 = _Block(3, width, norm)
+        self.block2 = _Block(width, 2 * width, norm)
+        self.block3 = _Block(2 * width, 4 * width, norm)
+        self.block4 = _Block(4 * width, 8 * width, norm)
+        self.dropout = nn.Dropout(dropout)
+        self.fc1 = nn.Linear(8 * width * (size // 16) ** 2, 16 * width)
+        self.fc2 = nn.Linear(16 * width, 8 * width)
+        self.fc3 = nn.Linear(8 * width, num_classes)
+
+    def forward(self, x: Images) -> Logits:
+        for block in (self.block1, self.block2, self.block3, self.block4):
+            x = self.dropout(block(x))
+        x = self.dropout(F.relu(self.fc1(x.flatten(1))))
+        x = self.dropout(F.relu(self.fc2(x)))
+        return self.fc3(x)
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, features: int, norm: NormName) -> None:
+        super().__init__()
+        conv, make_norm = make_layers(norm)
+        self.conv1, self.bn1 = conv(inputs, features, 3, padding=1), make_norm(features)
+        self.conv2, self.bn2 = conv(features, features, 3, padding=1), make_norm(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(F.max_pool2d(self.bn2(self.conv2(x)), 2))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut; the first has the stride."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, features: int, stride: int, conv: Conv, norm: Norm) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(inputs, features, 3, stride, padding=1), norm(features)
+        self.conv2, self.bn2 = conv(features, features, 3, padding=1), norm(features)
+        self.downsample = _downsample(inputs, features, stride, conv, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around a shortcut; the 3x3 has the stride (torchvision's "v1.5")."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, features: int, stride: int, conv: Conv, norm: Norm) -> None:
+        super().__init__()
+        outputs = features * self.expansion
+        self.conv1, self.bn1 = conv(inputs, features, 1), norm(features)
+        self.conv2, self.bn2 = conv(features, features, 3, stride, padding=1), norm(features)
+        self.conv3, self.bn3 = conv(features, outputs, 1), norm(outputs)
+        self.downsample = _downsample(inputs, outputs, stride, conv, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """torchvision's ResNet with a choice of stem and norm, and with dropout before the dense layer."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        stage_sizes: tuple[int, int, int, int],
+        block: type[BasicBlock] | type[Bottleneck],
+        norm: NormName,
+        width: int = 64,
+        dropout: float = 0.0,
+        stem: Literal["cifar", "imagenet"] = "cifar",
+        zero_init_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        conv, make_norm = make_layers(norm)
+        imagenet = stem == "imagenet"
+        self.conv1 = conv(3, width, 7, 2, padding=3) if imagenet else conv(3, width, 3, padding=1)
+        self.bn1 = make_norm(width)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if imagenet else nn.Identity()
+        stages, inputs = [], width
+        for stage, blocks in enumerate(stage_sizes):
+            stages.append(nn.Sequential())
+            for index in range(blocks):
+                stride = 2 if stage > 0 and index == 0 else 1
+                stages[stage].append(block(inputs, width * 2**stage, stride, conv, make_norm))
+                inputs = width * 2**stage * block.expansion
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool, self.dropout = nn.AdaptiveAvgPool2d(1), nn.Dropout(dropout)
+        self.fc = nn.Linear(inputs, num_classes)
+        self.apply(functools.partial(_init_resnet, zero_init_residual=zero_init_residual))
+
+    def forward(self, x: Images) -> Logits:
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(self.dropout(self.avgpool(x).flatten(1)))
+
+
+class SpeedrunNet(nn.Module):
+    """airbench's network (Jordan, arXiv 2404.00498); `whiten_from` sets its first kernel, which is never trained."""
+
+    def __init__(self, num_classes: int, norm: NormName, width: int = 64, convs_per_group: int = 2) -> None:
+        super().__init__()
+        self.whiten = nn.Conv2d(3, 24, 2)
+        nn.init.zeros_(cast(Tensor, self.whiten.bias))
+        self.whiten.weight.requires_grad_(False)
+        self.group1 = _Group(24, width, convs_per_group, norm)
+        self.group2 = _Group(width, 4 * width, convs_per_group, norm)
+        self.group3 = _Group(4 * width, 4 * width, convs_per_group, norm)
+        self.head = nn.Linear(4 * width, num_classes, bias=False)
+
+    def forward(self, x: Images) -> Logits:
+        x = self.group3(self.group2(self.group1(F.gelu(self.whiten(x)))))
+        return self.head(x.amax((2, 3))) / 9
+
+    @torch.no_grad()
+    def whiten_from(self, images: Images) -> None:
+        """Set the first kernel to filters, and their negatives, that whiten the 2x2 patches of normalised images."""
+        patches = F.unfold(images[:5000], 2).movedim(1, 0).flatten(1)
+        eigenvalues, eigenvectors = torch.linalg.eigh(torch.cov(patches, correction=0))
+        # Every eigenvector's largest component is made positive, as in JAX: its sign is otherwise the machine's choice.
+        largest = eigenvectors.gather(0, eigenvectors.abs().argmax(0, keepdim=True))
+        filters = (eigenvectors * largest.sign() / (eigenvalues.clamp(min=0) + 5e-4).sqrt()).T.flip(0)
+        self.whiten.weight.copy_(torch.cat((filters, -filters)).view_as(self.whiten.weight))
+
+
+class _Group(nn.Module):
+    def __init__(self, inputs: int, features: int, convs: int, norm: NormName) -> None:
+        super().__init__()
+        conv, make_norm = make_layers(norm, momentum=0.4, epsilon=1e-12)
+        self.conv1, self.bn1 = conv(inputs, features, 3, padding=1), make_norm(features)
+        if convs == 2:
+            self.conv2, self.bn2 = conv(features, features, 3, padding=1), make_norm(features)
+        self.convs = convs
+        self.apply(_init_group)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.bn1(F.max_pool2d(self.conv1(x), 2)))
+        return F.gelu(self.bn2(self.conv2(x))) if self.convs == 2 else x
+
+
+_CNNS = {"tiny_cnn": TinyCNN, "simple_cnn": SimpleCNN, "cifar_cnn": CifarCNN}
+_RESNETS = {
+    "resnet18": functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
+    "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock),
+    "resnet50": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck),
+}
+_NETWORKS: Mapping[str, Callable[..., nn.Module]] = {"speedrun_net": SpeedrunNet, **_CNNS, **_RESNETS}
+_SMALLEST_IMAGE = {"tiny_cnn": 8, "simple_cnn": 4, "cifar_cnn": 16, "speedrun_net": 9}
+
+
+def create_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> nn.Module:
+    """The network that `config` names, float32, with fresh weights from PyTorch's global generator.
+
+    Args:
+        config: architecture and its options; where `width` or `dropout` is None, the architecture's default holds.
+        num_classes: width of the last layer.
+        image_size: height and width of the images in pixels, which fix the first dense layer of the plain CNNs.
+
+    Raises:
+        ConfigError: an option is set that the architecture does not have, or the images are too small for it.
+    """
+    check(num_classes >= 1, "num_classes", num_classes, "it must be at least 1")
+    _check_options(config)
+    smallest = _SMALLEST_IMAGE.get(config.name, 1)
+    check(image_size >= smallest, "image_size", image_size, f"{config.name} needs {smallest} or more")
+    options = {name: getattr(config, name) for name in ("norm", "width", "dropout", "convs_per_group")}
+    options = {name: value for name, value in options.items() if value is not None}
+    if config.name in _RESNETS:
+        options |= {"stem": config.stem, "zero_init_residual": config.zero_init_residual}
+    elif config.name in _CNNS:
+        options["size"] = image_size
+    else:
+        options.pop("dropout", None)
+    return _NETWORKS[config.name](num_classes, **options)
+
+
+def make_layers(norm: NormName, momentum: float = 0.1, epsilon: float = 1e-5) -> tuple[Conv, Norm]:
+    """The constructors of a network's convolutions, with a bias if `norm` is "none", and of its norms."""
+    conv = functools.partial(nn.Conv2d, bias=norm == "none")
+    if norm == "batch":
+        return conv, functools.partial(nn.BatchNorm2d, momentum=momentum, eps=epsilon)
+    if norm == "group":
+        return conv, lambda channels: nn.GroupNorm(group_count(channels), channels)
+    return conv, nn.Identity
+
+
+def group_count(channels: int) -> int:
+    """Groups of GroupNorm: the largest divisor of `channels` that is at most 32 and leaves two channels a group."""
+    return next(groups for groups in range(max(1, min(32, channels // 2)), 0, -1) if channels % groups == 0)
+
+
+def _downsample(inputs: int, outputs: int, stride: int, conv: Conv, norm: Norm) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(conv(inputs, outputs, 1, stride), norm(outputs))
+
+
+def _init_resnet(module: nn.Module, zero_init_residual: bool) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
+        last_norm = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+        nn.init.zeros_(cast(Tensor, last_norm.weight))
+
+
+def _init_group(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        # The first filters pass their channel through; the others keep PyTorch's default.
+        nn.init.dirac_(module.weight.data[: module.in_channels])
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+        module.weight.requires_grad_(False)
+
+
+def _check_options(config: ModelConfig) -> None:
+    # The same checks as jax_cifar.models: importing them would import jax.
+    name = config.name
+    if name not in _RESNETS:
+        check(config.stem == "cifar", "model.stem", config.stem, f"{name} has one stem only; ResNets have a choice")
+        zero_init = config.zero_init_residual
+        check(not zero_init, "model.zero_init_residual", zero_init, f"{name} has no residual branches; ResNets do")
+    elif config.zero_init_residual:
+        check(config.norm != "none", "model.zero_init_residual", True, "it needs model.norm batch or group")
+    if name != "speedrun_net":
+        check(config.convs_per_group is None, "model.convs_per_group", config.convs_per_group, f"{name} has no groups")
+    else:
+        check(not config.dropout, "model.dropout", config.dropout, f"{name} has no dropout; leave the field out")
