@@ -148,6 +148,19 @@ class ModelConfig:
             check(self.convs_per_group in (1, 2), "model.convs_per_group", self.convs_per_group, "it must be 1 or 2")
         if self.dropout is not None:
             _below_one(self, "model", "dropout")
+        self._check_architecture_has_options()
+
+    def _check_architecture_has_options(self) -> None:
+        name, zero_init, convs = self.name, self.zero_init_residual, self.convs_per_group
+        if not name.startswith("resnet"):
+            check(self.stem == "cifar", "model.stem", self.stem, f"{name} has one stem only; ResNets have a choice")
+            check(not zero_init, "model.zero_init_residual", zero_init, f"{name} has no residual branches; ResNets do")
+        if zero_init:
+            check(self.norm != "none", "model.zero_init_residual", True, "it needs model.norm batch or group")
+        if name == "speedrun_net":
+            check(not self.dropout, "model.dropout", self.dropout, f"{name} has no dropout; leave the field out")
+        else:
+            check(convs is None, "model.convs_per_group", convs, f"{name} has no groups of convolutions; leave it out")
 
 
 @dataclass(frozen=True)

@@ -211,21 +211,6 @@ def test_width_and_dropout_default_to_the_architectures_own(name):
     assert create_model(ModelConfig(name, width=6), 10).width == 6
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (ModelConfig("simple_cnn", stem="imagenet"), r"model\.stem = 'imagenet'.*simple_cnn"),
-        (ModelConfig("speedrun_net", stem="imagenet"), r"model\.stem = 'imagenet'.*speedrun_net"),
-        (ModelConfig("cifar_cnn", zero_init_residual=True), r"model\.zero_init_residual = True.*cifar_cnn"),
-        (ModelConfig("resnet18", norm="none", zero_init_residual=True), r"model\.zero_init_residual.*norm"),
-        (ModelConfig("speedrun_net", dropout=0.1), r"model\.dropout = 0\.1.*speedrun_net"),
-    ],
-)
-def test_an_option_that_the_architecture_lacks_is_refused(config, message):
-    with pytest.raises(ConfigError, match=message):
-        create_model(config, 10)
-
-
 def test_no_classes_and_unknown_group_sizes_are_refused():
     with pytest.raises(ConfigError, match="num_classes = 0"):
         create_model(ModelConfig(), 0)

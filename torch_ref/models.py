@@ -228,10 +228,9 @@ def create_model(config: ModelConfig, num_classes: int, image_size: int = 32) ->
         image_size: height and width of the images in pixels, which fix the first dense layer of the plain CNNs.
 
     Raises:
-        ConfigError: an option is set that the architecture does not have, or the images are too small for it.
+        ConfigError: there is no class, or the images are too small for the architecture.
     """
     check(num_classes >= 1, "num_classes", num_classes, "it must be at least 1")
-    _check_options(config)
     smallest = _SMALLEST_IMAGE.get(config.name, 1)
     check(image_size >= smallest, "image_size", image_size, f"{config.name} needs {smallest} or more")
     options = {name: getattr(config, name) for name in ("norm", "width", "dropout", "convs_per_group")}
@@ -282,18 +281,3 @@ def _init_group(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
         module.weight.requires_grad_(False)
-
-
-def _check_options(config: ModelConfig) -> None:
-    # The same checks as jax_cifar.models: importing them would import jax.
-    name = config.name
-    if name not in _RESNETS:
-        check(config.stem == "cifar", "model.stem", config.stem, f"{name} has one stem only; ResNets have a choice")
-        zero_init = config.zero_init_residual
-        check(not zero_init, "model.zero_init_residual", zero_init, f"{name} has no residual branches; ResNets do")
-    elif config.zero_init_residual:
-        check(config.norm != "none", "model.zero_init_residual", True, "it needs model.norm batch or group")
-    if name != "speedrun_net":
-        check(config.convs_per_group is None, "model.convs_per_group", config.convs_per_group, f"{name} has no groups")
-    else:
-        check(not config.dropout, "model.dropout", config.dropout, f"{name} has no dropout; leave the field out")

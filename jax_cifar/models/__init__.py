@@ -56,10 +56,9 @@ def create_model(
         param_dtype: type of the parameters.
 
     Raises:
-        ConfigError: an option is set that the architecture does not have.
+        ConfigError: there is no class.
     """
     check(num_classes >= 1, "num_classes", num_classes, "it must be at least 1")
-    _check_options(config)
     options: dict[str, Any] = {"norm": config.norm, "dtype": dtype, "param_dtype": param_dtype}
     if config.width is not None:
         options["width"] = config.width
@@ -111,17 +110,3 @@ def parameter_table(params: dict[str, Any]) -> list[tuple[str, tuple[int, ...], 
 def _init(model: nn.Module, key: Array, images: Array) -> Any:
     # Compiled, because only the shapes of the forward pass are needed: none of it is computed.
     return model.init(key, images, train=False)
-
-
-def _check_options(config: ModelConfig) -> None:
-    name = config.name
-    if name not in _RESNETS:
-        check(config.stem == "cifar", "model.stem", config.stem, f"{name} has one stem only; ResNets have a choice")
-        zero_init = config.zero_init_residual
-        check(not zero_init, "model.zero_init_residual", zero_init, f"{name} has no residual branches; ResNets do")
-    elif config.zero_init_residual:
-        check(config.norm != "none", "model.zero_init_residual", True, "it needs model.norm batch or group")
-    if name != "speedrun_net":
-        check(config.convs_per_group is None, "model.convs_per_group", config.convs_per_group, f"{name} has no groups")
-    if name == "speedrun_net":
-        check(not config.dropout, "model.dropout", config.dropout, f"{name} has no dropout; leave the field out")
