@@ -4,7 +4,8 @@ python scripts/train.py --config configs/cifar10_simple_cnn.py
     --model.norm batch        with batch-norm
     --schedule.name cosine    with a cosine schedule
 
-Published for this recipe: 71.87 % test accuracy. Here: not measured yet.
+Test accuracy 71.83 % (sd 0.65, n = 3 seeds), 203 s of training on 2 CPU cores, jax 0.10.2 (RESULTS.md).
+Published for this recipe: 71.87 %.
 """
 
 from jax_cifar.config import Config, DataConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig

@@ -2,7 +2,7 @@
 
 python scripts/train.py --config configs/cifar10_simple_cnn_augmented.py
 
-Test accuracy: not measured yet.
+Test accuracy 80.03 % (sd 0.28, n = 3 seeds), 506 s of training on 2 CPU cores, jax 0.10.2 (RESULTS.md).
 """
 
 import dataclasses

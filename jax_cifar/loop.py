@@ -24,7 +24,7 @@ from jax_cifar.metrics import Report, mean_metrics
 from jax_cifar.models import parameter_table
 from jax_cifar.optimizers import global_norm
 from jax_cifar.plan import make_plan
-from jax_cifar.run_folder import CHECKPOINTS, open_run
+from jax_cifar.run_folder import CHECKPOINTS, choose_folder, make_folder
 from jax_cifar.session import Session, build
 from jax_cifar.signals import StopRequest
 from jax_cifar.telemetry import Console, RunLog, draw_confusion_matrix, draw_plots, write_environment
@@ -73,19 +73,21 @@ def train(config: Config, workdir: str | Path | None = None, started: float | No
       Interrupted: SIGTERM or Ctrl-C came, and the state is saved.
     """
     clock = Clock(started)
-    folder = open_run(config, workdir)
+    folder = choose_folder(config, workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(compilation_cache(config))
         stop = stack.enter_context(StopRequest())
         console = stack.enter_context(Console())
         announce_machine(console, config)
-        write_environment(folder)
 
         mesh = make_mesh(config)
         with clock("data"):
             splits = load_data(config.data)
         announce_data(console, splits)
         plan = make_plan(config, len(splits.train.labels), jax.default_backend())
+        # Only now: a run that cannot start leaves nothing behind.
+        make_folder(folder, config)
+        write_environment(folder)
         session, state = build(config, plan, mesh, splits, clock)
         announce_network(console, session, state)
 

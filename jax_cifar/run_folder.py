@@ -19,30 +19,28 @@ def default_workdir(config: Config) -> Path:
     return base if not base.exists() else next(path for path in taken if not path.exists())
 
 
-def open_run(config: Config, workdir: str | Path | None) -> Path:
-    """Make or check the run folder and write config.json.
-
-    Raises `CheckpointError` where the folder holds checkpoints of another configuration, naming the fields that differ,
-    and `ConfigError` where it cannot be written.
-    """
+def choose_folder(config: Config, workdir: str | Path | None) -> Path:
+    """The run folder, not yet made; raises `CheckpointError` where it holds checkpoints of another configuration."""
     folder = (Path(workdir) if workdir is not None else default_workdir(config)).absolute()
-    values = to_dict(config)
     if has_checkpoints(folder):
-        differing = differing_fields(_read_json(folder / "config.json"), values)
+        differing = differing_fields(_read_json(folder / "config.json"), to_dict(config))
         if differing:
             shown = "\n  ".join(differing[:8])
             raise CheckpointError(
                 f"{folder} holds checkpoints of another configuration:\n  {shown}\n"
                 "Choose another --workdir, or give the same configuration to resume."
             )
+    return folder
+
+
+def make_folder(folder: Path, config: Config) -> None:
+    """Make the run folder and write config.json; raises `ConfigError` where that cannot be done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", values)
+        write_json(folder / "config.json", to_dict(config))
     except OSError as error:
-        raise ConfigError(
-            f"The run folder {folder} cannot be written: {error.strerror}. Choose another --workdir."
-        ) from None
-    return folder
+        message = f"The run folder {folder} cannot be written: {error.strerror}. Choose another --workdir."
+        raise ConfigError(message) from None
 
 
 def has_checkpoints(folder: Path) -> bool:

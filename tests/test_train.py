@@ -223,7 +223,8 @@ def test_evaluation_takes_the_averaged_weights(tmp_path):
 
 def test_a_batch_larger_than_the_training_images_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"train\.batch_size = 512 is larger than the 200 training images"):
-        train(small_config(train={"batch_size": 512}), tmp_path)
+        train(small_config(train={"batch_size": 512}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path):

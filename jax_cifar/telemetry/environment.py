@@ -1,6 +1,5 @@
 """What a run ran on: versions, devices, commit; and a word if a GPU lies idle."""
 
-import json
 import os
 import platform
 import re
@@ -11,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
+
+from jax_cifar.config_file import write_json
 
 PACKAGES = {
     "jax_cifar": "jax-cifar",
@@ -84,9 +85,7 @@ def write_environment(workdir: Path) -> Path:
     }
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "environment.json"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, environment)
     return path
 
 
