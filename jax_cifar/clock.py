@@ -24,11 +24,12 @@ class Clock:
             self.seconds[kind] += time.perf_counter() - start
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Count what an earlier process spent on the same run."""
+        """Count what earlier processes spent on the same run, as their `report` had it."""
         for kind in KINDS:
-            self.seconds[kind] += seconds.get(kind, 0.0)
+            self.seconds[kind] += seconds[kind]
+        self._started -= seconds["total"]
 
     def report(self) -> dict[str, float]:
-        """Seconds by kind over the whole run, and `total`: this process from its start until now."""
+        """Seconds by kind, and `total`: this process from its start until now, and those before it on the same run."""
         seconds = {**self.seconds, "total": time.time() - self._started}
         return {kind: round(value, 3) for kind, value in seconds.items()}

@@ -284,7 +284,7 @@ class CheckpointConfig:
 class LogConfig:
     """What is written while training."""
 
-    every: int = 50  # steps between log lines
+    every: int = 50  # steps between log lines, counted anew in each epoch
     tensorboard: bool = True  # write TensorBoard event files
     plots: bool = True  # draw loss, accuracy and learning rate as PNG files at the end
     parameter_table: bool = False  # print name, shape and count of every parameter

@@ -138,7 +138,7 @@ class Trainer:
         self.console.start(plan.total_steps, plan.steps_per_epoch, step, split)
         while step < plan.total_steps:
             state, step = self.advance(state, step)
-            if plan.is_due(step, plan.log_every):
+            if plan.is_log_due(step):
                 self.log_interval(step)
             if plan.is_due(step, plan.eval_every) or plan.is_due(step, plan.steps_per_epoch):
                 self.end_of_epoch(state, step)
@@ -263,7 +263,7 @@ class Trainer:
         """Hand the state to the checkpoints; writing goes on in the background."""
         clock = self.session.clock
         with clock("checkpoint"):
-            self.progress.seconds = dict(clock.seconds)
+            self.progress.seconds = clock.report()
             write = self.checkpoints.save_best if best else self.checkpoints.save
             write(step, state, dataclasses.asdict(self.progress))
 

@@ -19,9 +19,10 @@ class Plan:
 
     def next_stop(self, step: int) -> int:
         """The next step after `step` at which anything but training happens."""
-        intervals = (self.log_every, self.eval_every, self.checkpoint_every, self.steps_per_epoch)
-        stops = [(step // every + 1) * every for every in intervals if every]
-        return min(self.total_steps, *stops)
+        begin = step // self.steps_per_epoch * self.steps_per_epoch
+        log = begin + ((step - begin) // self.log_every + 1) * self.log_every
+        stops = [(step // every + 1) * every for every in (self.eval_every, self.checkpoint_every) if every]
+        return min(log, begin + self.steps_per_epoch, self.total_steps, *stops)
 
     def next_call(self, step: int) -> int:
         """Updates that the next compiled call makes: a function of the step, so a resumed run makes the same calls."""
@@ -35,6 +36,14 @@ class Plan:
             sizes.add(size)
             step += size
         return sorted(sizes)
+
+    def is_log_due(self, step: int) -> bool:
+        """Whether a log line is due: every `log_every` steps of an epoch, and at its end.
+
+        Counted from the epoch's start, so that the calls of all epochs have the same few sizes to be compiled.
+        """
+        in_epoch = step % self.steps_per_epoch
+        return in_epoch % self.log_every == 0 or step == self.total_steps
 
     def is_due(self, step: int, every: int) -> bool:
         """Whether something that happens every so many steps, and at the end, happens now."""

@@ -1,6 +1,6 @@
 """Turn published CIFAR files into a TFDS folder, without TensorFlow; TFDS and `data.dir` both read it.
 
-    python scripts/prepare_tfds.py --name cifar10 --source cifar-10-binary.tar.gz --out ~/tensorflow_datasets
+python scripts/prepare_tfds.py --name cifar10 --source cifar-10-binary.tar.gz --out ~/tensorflow_datasets
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, prepare, say where."""
     parser = Parser(__doc__)
     parser.add_argument("--name", choices=["cifar10", "cifar100"], required=True, help="data set")
-    parser.add_argument("--source", metavar="PATH", type=Path, required=True, help="published archive, or binary folder")
+    parser.add_argument("--source", metavar="PATH", type=Path, required=True, help="published archive or folder")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="TFDS data folder")
     options = parser.parse_args(arguments)
 

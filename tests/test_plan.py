@@ -16,7 +16,15 @@ def walk(plan: Plan, step: int = 0) -> list[int]:
 
 def test_calls_stop_at_every_log_line_epoch_evaluation_and_checkpoint():
     plan = Plan(total_steps=25, steps_per_epoch=10, log_every=4, eval_every=0, checkpoint_every=7, steps_per_call=100)
-    assert walk(plan) == [4, 7, 8, 10, 12, 14, 16, 20, 21, 24, 25]
+    assert walk(plan) == [4, 7, 8, 10, 14, 18, 20, 21, 24, 25]
+    assert [step for step in range(1, 26) if plan.is_log_due(step)] == [4, 8, 10, 14, 18, 20, 24, 25]
+
+
+def test_all_epochs_make_calls_of_the_same_few_sizes():
+    plan = Plan(
+        total_steps=3900, steps_per_epoch=390, log_every=50, eval_every=390, checkpoint_every=390, steps_per_call=50
+    )
+    assert plan.call_sizes() == [40, 50]
 
 
 def test_a_run_resumed_anywhere_makes_the_same_calls():
