@@ -3,7 +3,8 @@
 python scripts/train.py --config configs/cifar10_speedrun.py
 
 GPU and TPU: the airbench94_muon recipe (8 epochs, batch 2000, widths 64/256/256). Accuracy and time: not measured yet.
-CPU: widths 16/64/64, one convolution per group, 4 epochs. Accuracy and time: not measured yet.
+CPU: widths 16/64/64, one convolution per group, 4 epochs, batch 500. Test accuracy 81.05 % (sd 0.31, n = 3 seeds),
+82.9 % with mirror-translate TTA; 148 s of training on 2 CPU cores, jax 0.10.2 (RESULTS.md).
 """
 
 import dataclasses
