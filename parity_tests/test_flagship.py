@@ -1,0 +1,157 @@
+"""The proof of the whole step: networks trained for 20 steps in both frameworks, in float64, from the same weights.
+
+In float64 the two stay together to many digits, and every mistake in a layer, loss, schedule, optimizer, decay, clip
+or running statistic drives them apart by orders of magnitude; in float32 chaos would hide it. Losses alone cannot see a
+wrong running variance, so the statistics and the evaluation logits are compared too.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from jax_cifar import models
+from jax_cifar.config import Config, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+from jax_cifar.losses import cross_entropy
+from jax_cifar.optimizers import Hyper, make_optimizer
+from jax_cifar.schedules import make_schedule
+from jax_cifar.steps import make_train_step
+from jax_cifar.train_state import create_train_state
+from torch_ref import convert
+from torch_ref import models as torch_models
+
+STEPS, BATCH, CLASSES = 20, 8, 10
+SMOOTHING, CLIP, LR, MOMENTUM, DECAY = 0.1, 1.0, 0.1, 0.9, 5e-4
+# Orders of magnitude above what rounding leaves after 20 steps, and below what any fault does.
+LOSS, PARAMETERS, STATISTICS, LOGITS = 1e-8, 1e-8, 1e-7, 1e-7
+
+NETWORKS = {
+    "resnet34": ModelConfig(name="resnet34", width=4),
+    "cifar_cnn": ModelConfig(name="cifar_cnn", width=4, dropout=0.0),
+}
+SCHEDULES = {
+    "resnet34": ScheduleConfig(name="cosine", unit="steps", warmup=5, warmup_start=0.1),
+    "cifar_cnn": ScheduleConfig(name="onecycle", cycle_momentum=True),
+}
+
+
+def make_config(name: str) -> Config:
+    return Config(
+        name="flagship",
+        model=NETWORKS[name],
+        optim=OptimConfig(lr=LR, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY, clip_norm=CLIP),
+        schedule=SCHEDULES[name],
+        train=TrainConfig(batch_size=BATCH, steps=STEPS, label_smoothing=SMOOTHING),
+    )
+
+
+def batches() -> tuple[np.ndarray, np.ndarray]:
+    draws = np.random.default_rng(0)
+    return draws.normal(size=(STEPS, BATCH, 32, 32, 3)), draws.integers(0, CLASSES, (STEPS, BATCH))
+
+
+def torch_schedule(name: str, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """PyTorch's own classes for the schedules of `SCHEDULES`."""
+    schedulers = torch.optim.lr_scheduler
+    if name == "cifar_cnn":
+        return schedulers.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
+    warmup = schedulers.LinearLR(optimizer, start_factor=0.1, total_iters=5)
+    cosine = schedulers.CosineAnnealingLR(optimizer, STEPS - 5)
+    return schedulers.SequentialLR(optimizer, [warmup, cosine], [5])
+
+
+def train_torch(name: str, network: torch.nn.Module, images: np.ndarray, labels: np.ndarray) -> list[float]:
+    network.double().train()
+    optimizer = torch.optim.SGD(network.parameters(), LR, MOMENTUM, weight_decay=DECAY, nesterov=True)
+    scheduler, losses = torch_schedule(name, optimizer), []
+    for step in range(STEPS):
+        x = torch.from_numpy(images[step].transpose(0, 3, 1, 2).copy())
+        loss = F.cross_entropy(network(x), torch.from_numpy(labels[step]), label_smoothing=SMOOTHING)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+    return losses
+
+
+def train_jax(config: Config, model, variables, images: np.ndarray, labels: np.ndarray):
+    optimizer = make_optimizer(config.optim, variables["params"])
+    state = create_train_state(variables, optimizer, ema=False)
+    step = jax.jit(make_train_step(model, optimizer, config))
+
+    @jax.jit
+    def exact_loss(variables, images, labels):
+        logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return jnp.mean(cross_entropy(logits, labels, SMOOTHING))
+
+    tables = make_schedule(config.schedule, LR, STEPS, STEPS, MOMENTUM)
+    losses = []
+    for i in range(STEPS):
+        hyper = Hyper(jnp.asarray(tables.lr[i]), jnp.asarray(tables.momentum[i]), jnp.asarray(DECAY))
+        x, y = jnp.asarray(images[i]), jnp.asarray(labels[i])
+        losses.append(float(exact_loss(state.variables, x, y)))  # the step's own sums are float32
+        state, sums = step(state, x, y, hyper, jax.random.key(0))
+        assert float(sums["loss"]) / BATCH == pytest.approx(losses[-1], rel=1e-6)
+    return state, losses
+
+
+def compare(name: str, change=lambda network: None) -> dict[str, float]:
+    """The largest differences after training both; `change` plants a fault in PyTorch's network."""
+    config, (images, labels) = make_config(name), batches()
+    with jax.enable_x64(True):
+        model = models.create_model(config.model, CLASSES, jnp.float64, jnp.float64)
+        variables = models.init_variables(model, jax.random.key(1), jnp.asarray(images[0]))
+        network = torch_models.create_model(config.model, CLASSES).double()
+        network.load_state_dict(convert.to_torch(jax.device_get(variables), network), strict=True)
+        change(network)
+        state, losses = train_jax(config, model, variables, images, labels)
+        torch_losses = train_torch(name, network, images, labels)
+        logits = np.asarray(model.apply(state.variables, jnp.asarray(images[0]), train=False))
+        network.eval()
+        with torch.no_grad():
+            torch_logits = network(torch.from_numpy(images[0].transpose(0, 3, 1, 2).copy())).numpy()
+        theirs = convert.from_torch(network.state_dict(), jax.device_get(state.variables))
+        ours = jax.device_get(state.variables)
+    return {
+        "loss": float(np.abs(np.array(losses) - torch_losses).max()),
+        "parameters": largest(ours["params"], theirs["params"]),
+        "statistics": largest(ours["batch_stats"], theirs["batch_stats"]),
+        "logits": float(np.abs(logits - torch_logits).max()),
+        "moved": largest(ours["params"], jax.device_get(variables["params"])),
+    }
+
+
+def largest(ours, theirs) -> float:
+    differences = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), ours, theirs)
+    return max(jax.tree.leaves(differences))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_twenty_steps_agree(name):
+    differences = compare(name)
+    bounds = {"loss": LOSS, "parameters": PARAMETERS, "statistics": STATISTICS, "logits": LOGITS}
+    assert all(differences[key] <= bounds[key] for key in bounds), differences
+    assert differences["moved"] > 0.05
+
+
+def set_norms(network: torch.nn.Module, field: str, value: float) -> None:
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            setattr(layer, field, value)
+
+
+def test_another_momentum_of_the_running_statistics_shows_in_them_and_in_the_logits_alone():
+    differences = compare("cifar_cnn", lambda network: set_norms(network, "momentum", 0.11))
+    assert differences["loss"] <= LOSS
+    assert differences["statistics"] > 1e3 * STATISTICS
+    assert differences["logits"] > 1e3 * LOGITS
+
+
+def test_another_epsilon_shows_everywhere():
+    differences = compare("cifar_cnn", lambda network: set_norms(network, "eps", 1.1e-5))
+    assert differences["loss"] > 10 * LOSS
+    assert differences["parameters"] > 10 * PARAMETERS
