@@ -32,6 +32,9 @@ def stop_and_resume(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatc
         patch.setattr(loop, "StopRequest", lambda: StopAt(asked))
         with pytest.raises(Interrupted, match="the state is saved"):
             train(config, folder)
+    (saved,) = [int(path.name) for path in (folder / "checkpoints").glob("[0-9]*")]
+    assert 0 < saved < 12
+    assert saved % 6 != 0
     return train(config, folder)
 
 
@@ -57,8 +60,10 @@ def test_a_run_leaves_what_is_promised(tmp_path):
 
 
 def test_every_line_of_metrics_follows_from_the_run(tmp_path):
-    train(small_config(), tmp_path)
+    summary = train(small_config(), tmp_path).summary
     lines = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
+    # Three intervals make the last epoch: each has its own images, none those of an earlier one.
+    assert summary["train_accuracy"] == pytest.approx(sum(line["accuracy"] for line in lines[3:]) / 3)
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     assert [line["epoch"] for line in lines] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
     assert lines[1]["lr"] == pytest.approx(0.05)  # the first step after a warm-up of three
@@ -90,7 +95,7 @@ def test_training_learns(tmp_path):
 def test_a_run_stopped_mid_epoch_and_resumed_is_the_same_bit_for_bit(tmp_path, monkeypatch, sections):
     config = dataclasses.replace(small_config(**sections), augment=TRANSFORMS)
     whole = train(config, tmp_path / "whole")
-    parts = stop_and_resume(config, tmp_path / "parts", monkeypatch, asked=5)
+    parts = stop_and_resume(config, tmp_path / "parts", monkeypatch, asked=4)
     assert same_bits(whole.state, parts.state)
     assert whole.report.to_dict() == parts.report.to_dict()
     seconds = dict(parts.summary["seconds"])
@@ -118,7 +123,7 @@ def test_a_resume_that_forgets_something_is_noticed(tmp_path, monkeypatch, forgo
         return restored._replace(state=dataclasses.replace(restored.state, **{forgotten: wrong}))
 
     monkeypatch.setattr(Checkpoints, "restore", forgetful)
-    parts = stop_and_resume(config, tmp_path / "parts", monkeypatch, asked=5)
+    parts = stop_and_resume(config, tmp_path / "parts", monkeypatch, asked=4)
     assert not same_bits(whole.state, parts.state)
 
 
@@ -211,7 +216,9 @@ def test_the_best_by_validation_is_kept_apart(tmp_path):
     config = small_config(data={"val_fraction": 0.2}, train={"epochs": 3})
     result = train(config, tmp_path)
     best = load_trained(tmp_path, "best")
-    assert best.evaluate("val").accuracy == result.summary["best_validation_accuracy"]
+    accuracies = [line["accuracy"] for line in read_metrics(tmp_path) if line["split"] == "validation"]
+    assert len(set(accuracies)) > 1
+    assert best.evaluate("val").accuracy == result.summary["best_validation_accuracy"] == max(accuracies)
     assert load_trained(tmp_path, "last").step == result.summary["steps"]
 
 
