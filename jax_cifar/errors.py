@@ -19,6 +19,10 @@ class CheckpointError(UserError):
     """A checkpoint is missing, damaged or belongs to another configuration."""
 
 
+class ExportError(UserError):
+    """An exported model does not compute what the trained network computes."""
+
+
 class Diverged(UserError):
     """The training loss stopped being finite; the last good checkpoint is kept and named."""
 

@@ -5,11 +5,12 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from flax.traverse_util import flatten_dict
+from networks import CLASSES, CONFIGS, QUICK_COMPILE, draw_variables, image_size, template
+from tolerances import assert_close, difference
 
 from jax_cifar import models
 from jax_cifar.config import ModelConfig
@@ -18,53 +19,16 @@ from torch_ref import convert
 from torch_ref.convert import from_torch, to_torch
 from torch_ref.models import create_model
 
-CLASSES = 5
-TOLERANCE = 2e-5  # float32 through a whole network, relative to the largest logit
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # compiling takes most of these tests' time
-# Image sizes are odd where strides meet them, and leave the plain CNNs more than one position to flatten.
-SIZES = {"tiny_cnn": 19, "simple_cnn": 18, "cifar_cnn": 32, "speedrun_net": 18}
-WIDTHS = {"speedrun_net": 2, "resnet34": 2, "resnet50": 2}
-NAMES = ("tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet50", "speedrun_net")
-CONFIGS = {
-    f"{name}-{norm}": ModelConfig(name=name, norm=norm, width=WIDTHS.get(name, 4))
-    for name in NAMES
-    for norm in ("batch", "group", "none")
-} | {
-    "resnet18-imagenet": ModelConfig(name="resnet18", width=4, stem="imagenet", zero_init_residual=True),
-    "speedrun_net-shallow": ModelConfig(name="speedrun_net", width=2, convs_per_group=1),
-}
 every_network = pytest.mark.parametrize("case", CONFIGS)
 plain_network = pytest.mark.parametrize("case", ["tiny_cnn-batch", "simple_cnn-batch", "cifar_cnn-batch"])
-
-
-def image_size(case):
-    return SIZES.get(CONFIGS[case].name, 19)
 
 
 def judge_of(case):
     return create_model(CONFIGS[case], CLASSES, image_size(case))
 
 
-@functools.cache
-def template_of(case):
-    """Shapes and types of the JAX network's variables."""
-    model, size = models.create_model(CONFIGS[case], CLASSES), image_size(case)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
-    return {"batch_stats": {}} | shapes
-
-
 def drawn(case):
-    """Variables as training might leave them: no two alike, and no batch statistic at its fresh 0 or 1."""
-    draws = np.random.default_rng(2)
-
-    def draw(path, leaf):
-        name = path[-1].key
-        if name == "kernel":
-            return (draws.normal(size=leaf.shape) / np.prod(leaf.shape[:-1]) ** 0.5).astype(leaf.dtype)
-        centre = 1 if name in ("scale", "var") else 0
-        return (draws.uniform(-0.4, 0.4, size=leaf.shape) + centre).astype(leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, template_of(case))
+    return draw_variables(template(case))
 
 
 @functools.cache
@@ -83,12 +47,6 @@ def torch_logits(case, images):
         return judge(torch.from_numpy(np.moveaxis(images, -1, 1).copy())).numpy()
 
 
-def distance(case):
-    """Largest difference of the logits, relative to the largest logit."""
-    images, expected = jax_logits(case)
-    return np.abs(torch_logits(case, images) - expected).max() / np.abs(expected).max()
-
-
 def flat(tree) -> dict[str, Any]:
     return dict(flatten_dict(tree, sep="/"))
 
@@ -103,26 +61,31 @@ def same_bits(actual, expected):
 
 @every_network
 def test_logits_agree(case):
-    assert distance(case) <= TOLERANCE
+    images, expected = jax_logits(case)
+    assert_close(torch_logits(case, images), expected, "float32 network", "logits")
 
 
 @plain_network
 def test_without_the_flatten_permutation_logits_disagree(case, monkeypatch):
     monkeypatch.setattr(convert, "_FLATTENED", ())
-    assert distance(case) > 1e-2
+    images, expected = jax_logits(case)
+    gap, scale = difference(torch_logits(case, images), expected)
+    assert gap > 1e-2 * scale
 
 
 @pytest.mark.parametrize("case", ["simple_cnn-batch", "speedrun_net-batch"])
 def test_with_kernels_transposed_wrongly_logits_disagree(case, monkeypatch):
     monkeypatch.setitem(convert._TO_TORCH, 4, (3, 2, 1, 0))
-    assert distance(case) > 1e-2
+    images, expected = jax_logits(case)
+    gap, scale = difference(torch_logits(case, images), expected)
+    assert gap > 1e-2 * scale
 
 
 @every_network
 def test_round_trip_from_jax(case):
     judge, variables = judge_of(case), drawn(case)
     judge.load_state_dict(to_torch(variables, judge), strict=True)
-    back = from_torch(judge.state_dict(), template_of(case))
+    back = from_torch(judge.state_dict(), template(case))
     assert back.keys() == {"params", "batch_stats"}
     same_bits(back, variables)
 
@@ -136,7 +99,7 @@ def test_round_trip_from_torch(case):
         for name, value in judge.state_dict().items()
     }
     judge.load_state_dict(state, strict=True)
-    back = to_torch(from_torch(state, template_of(case)), judge)
+    back = to_torch(from_torch(state, template(case)), judge)
     assert list(back) == list(judge.state_dict())
     same_bits(back, state)
 
@@ -148,8 +111,8 @@ def test_float64_and_bfloat16_take_the_type_of_where_they_go():
     back = from_torch(judge.state_dict(), variables)
     same_bits(back, variables)
     half = judge_of(case).bfloat16().state_dict()
-    exact = from_torch({name: value.float() for name, value in half.items()}, template_of(case))
-    same_bits(from_torch(half, template_of(case)), exact)
+    exact = from_torch({name: value.float() for name, value in half.items()}, template(case))
+    same_bits(from_torch(half, template(case)), exact)
     for value in judge.state_dict().values():
         value.zero_()
     same_bits(back, variables)  # they are copies, not windows on the live model
@@ -199,7 +162,7 @@ def test_spoilt_state_dict_is_refused(how, message):
     state = judge_of("simple_cnn-batch").state_dict()
     spoil(state, "fc1.weight", how, torch.zeros(16, 7))
     with pytest.raises(CheckpointError, match=f"^The state dict does not fit the model:\n{message}Convert with "):
-        from_torch(state, template_of("simple_cnn-batch"))
+        from_torch(state, template("simple_cnn-batch"))
 
 
 @pytest.mark.parametrize(("how", "message"), SPOILT)
@@ -227,4 +190,4 @@ def test_the_message_stays_short():
     assert len(lines) <= 6 and all(len(line) <= 200 for line in lines)
     assert re.search(r"  unexpected: .* and \d+ more$", str(raised.value), re.MULTILINE)
     with pytest.raises(CheckpointError, match="unexpected: epoch, state_dict\n"):
-        from_torch({"epoch": 3, "state_dict": {}}, template_of("simple_cnn-batch"))  # pyright: ignore[reportArgumentType]
+        from_torch({"epoch": 3, "state_dict": {}}, template("simple_cnn-batch"))  # pyright: ignore[reportArgumentType]

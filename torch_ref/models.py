@@ -156,14 +156,14 @@ class ResNet(nn.Module):
                 stages[stage].append(block(inputs, width * 2**stage, stride, conv, make_norm))
                 inputs = width * 2**stage * block.expansion
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.avgpool, self.dropout = nn.AdaptiveAvgPool2d(1), nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(inputs, num_classes)
         self.apply(functools.partial(_init_resnet, zero_init_residual=zero_init_residual))
 
     def forward(self, x: Images) -> Logits:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.dropout(self.avgpool(x).flatten(1)))
+        return self.fc(self.dropout(x.mean((2, 3))))
 
 
 class SpeedrunNet(nn.Module):
