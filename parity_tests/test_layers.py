@@ -189,3 +189,15 @@ def test_relu_and_max_pool_commute_with_their_gradients(padding):
     out, vjp = jax.vjp(lambda x: nn.relu(max_pool(x, window, 2, padding)), images)
     np.testing.assert_array_equal(out, nhwc(output.detach()))
     np.testing.assert_allclose(vjp(2 * out)[0], nhwc(leaf.grad), atol=SINGLE)
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1)])
+def test_max_pool_gives_the_gradient_of_a_tie_to_its_first(window, stride, padding):
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 2, (2, 6, 6, 3)).astype(np.float32))
+    leaf = nchw(images).requires_grad_()
+    torch.nn.functional.max_pool2d(leaf, window, stride, padding).sum().backward()
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x, window, stride, padding)))(images)
+    np.testing.assert_array_equal(gradient, nhwc(leaf.grad))
+    assert not np.array_equal(
+        gradient, jax.grad(lambda x: jnp.sum(max_pool(x[:, ::-1], window, stride, padding)))(images)
+    )

@@ -15,8 +15,12 @@ import torch
 from flax.traverse_util import flatten_dict
 from torch import nn
 
+from jax_cifar import models
+from jax_cifar.config import ModelConfig
 from jax_cifar.models import CifarCNN, ResNet, SimpleCNN, SpeedrunNet, frozen_parameters, layers, parameter_table
 from jax_cifar.models.resnet import BasicBlock, Bottleneck
+from torch_ref import convert
+from torch_ref.models import create_model
 
 CLASSES, SIZE, BATCH = 5, 18, 4
 TOLERANCE = 1e-10  # float64 through a whole network, relative to the largest value
@@ -285,3 +289,28 @@ def test_a_dense_kernel_in_the_wrong_flatten_order_does_not_agree():
     expected, _ = torch_side(judge, to_torch(variables["params"], 0), images, weights)
     logits = evaluate(model, variables, images)
     assert np.abs(logits - expected.numpy()).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet50"])
+def test_relu_passes_no_gradient_at_zero(name):
+    """With kernels and biases of zero every ReLU but the dense ones stands exactly at zero."""
+    config = ModelConfig(name=name, norm="none", width=2, dropout=0.0)
+    model = models.create_model(config, CLASSES, jnp.float64, jnp.float64)
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(BATCH, SIZE, SIZE, 3)))
+    variables = drawn(model)
+    params = {
+        layer: values if layer.startswith("fc") else jax.tree.map(jnp.zeros_like, values)
+        for layer, values in variables["params"].items()
+    }
+
+    @functools.partial(jax.jit, compiler_options=QUICK_COMPILE)
+    def gradients(params):
+        return jax.grad(lambda params: jnp.sum(model.apply({"params": params}, images, train=True)))(params)
+
+    judge = create_model(config, CLASSES, SIZE).double()
+    judge.load_state_dict(convert.to_torch({"params": jax.device_get(params)}, judge))
+    judge(torch.from_numpy(np.moveaxis(np.array(images), -1, 1).copy())).sum().backward()
+    theirs = {path: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for path, p in judge.named_parameters()}
+    ours = convert.to_torch({"params": jax.device_get(gradients(params))}, judge)
+    for path, expected in theirs.items():
+        assert_close(ours[path].numpy(), expected, path)

@@ -1,0 +1,411 @@
+"""Faults that a port makes, planted one at a time: each must fail the test named beside it.
+
+A mutant is one replacement in a private copy of the sources, and the test runs there in a process of its own.
+`pytest parity_tests -m mutants` runs them all and prints the table.
+"""
+
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("jax_cifar", "torch_ref", "configs", "scripts", "tests", "parity_tests", "pyproject.toml")
+OUTPUT = "output.txt"
+
+
+class Mutant(NamedTuple):
+    """`old`, which occurs once in `file`, becomes `new`; then `test` (below parity_tests/) must fail."""
+
+    fault: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+LAYERS, CNN, RESNET = "jax_cifar/models/layers.py", "jax_cifar/models/cnn.py", "jax_cifar/models/resnet.py"
+SPEEDRUN, OPTIMIZERS, SCHEDULES = "jax_cifar/models/speedrun.py", "jax_cifar/optimizers.py", "jax_cifar/schedules.py"
+GEOMETRIC, MIXING, CONVERT = "jax_cifar/augment/geometric.py", "jax_cifar/augment/mixing.py", "torch_ref/convert.py"
+
+MUTANTS = (
+    # Layers.
+    Mutant(
+        "convolution: padding 'SAME'",
+        LAYERS,
+        "sides = (self.padding, self.padding)",
+        "n, s = x.shape[1], self.stride; p = max(0, (-(-n // s) - 1) * s + self.kernel_size - n); "
+        "sides = (p // 2, p - p // 2)",
+        "test_layers.py::test_convolution",
+    ),
+    Mutant(
+        "convolution: input gradient with the kernel unturned",
+        "jax_cifar/ops/conv.py",
+        "kernel[::-1, ::-1].swapaxes(2, 3)",
+        "kernel.swapaxes(2, 3)",
+        "test_models.py::test_network[simple_cnn]",
+    ),
+    Mutant(
+        "batch norm: momentum 0.01 for 0.1 (flax's 0.99)",
+        LAYERS,
+        "momentum: float = 0.1",
+        "momentum: float = 0.01",
+        "test_layers.py::test_batch_norm_in_training_and_evaluation",
+    ),
+    Mutant(
+        "batch norm: biased running variance",
+        LAYERS,
+        "var * (count / (count - 1))",
+        "var * (count / count)",
+        "test_layers.py::test_batch_norm_in_training_and_evaluation",
+    ),
+    Mutant(
+        "batch norm: epsilon 1e-3",
+        LAYERS,
+        "epsilon: float = 1e-5",
+        "epsilon: float = 1e-3",
+        "test_layers.py::test_norm_gradients[batch]",
+    ),
+    Mutant(
+        "batch norm: variance as E[x^2] - E[x]^2",
+        LAYERS,
+        "var = jnp.mean(jnp.square(x - _per_channel(jax.lax.stop_gradient(mean))), axis=(0, 1, 2))",
+        "var = jnp.mean(jnp.square(x), axis=(0, 1, 2)) - jnp.square(mean)",
+        "test_layers.py::test_batch_norm_far_from_zero_needs_two_passes",
+    ),
+    Mutant(
+        "batch norm: the batch's statistics in evaluation",
+        LAYERS,
+        "use_running_average=not train",
+        "use_running_average=False",
+        "test_convert.py::test_logits_agree[simple_cnn-batch]",
+    ),
+    Mutant(
+        "group norm: unbiased variance",
+        LAYERS,
+        "var = jnp.mean(jnp.square(grouped - mean), axis=(1, 2, 4), keepdims=True)",
+        "var = jnp.var(grouped, axis=(1, 2, 4), keepdims=True, ddof=1)",
+        "test_layers.py::test_norm_gradients[group]",
+    ),
+    Mutant(
+        "max-pool: padding with zeros",
+        "jax_cifar/ops/pooling.py",
+        "lax.reduce_window(x, -jnp.inf, lax.max",
+        "lax.reduce_window(x, 0.0, lax.max",
+        "test_layers.py::test_max_pool_of_negative_values",
+    ),
+    Mutant(
+        "max-pool: gradient to every maximum",
+        "jax_cifar/ops/pooling.py",
+        "taken = taken | chosen",
+        "taken = taken",
+        "test_layers.py::test_max_pool_gives_the_gradient_of_a_tie_to_its_first",
+    ),
+    Mutant(
+        "GELU: tanh form",
+        SPEEDRUN,
+        "approximate=False",
+        "approximate=True",
+        "test_layers.py::test_activations",
+    ),
+    Mutant(
+        "ReLU: jnp.maximum, gradient 1/2 at zero",
+        CNN,
+        "return nn.relu(max_pool(x, 2))",
+        "return jnp.maximum(max_pool(x, 2), jnp.zeros((), x.dtype))",
+        "test_models.py::test_relu_passes_no_gradient_at_zero[cifar_cnn]",
+    ),
+    # Networks.
+    Mutant(
+        "ResNet-50: stride in the first 1x1 convolution",
+        RESNET,
+        'self.conv(self.features, 1, name="conv1")(x)))\n        y = self.conv(self.features, 3, self.stride,',
+        'self.conv(self.features, 1, self.stride, name="conv1")(x)))\n        y = self.conv(self.features, 3, 1,',
+        "test_models.py::test_network[bottleneck]",
+    ),
+    Mutant(
+        "ResNet: ReLU before the shortcut is added",
+        RESNET,
+        "return nn.relu(y + _shortcut(self, x, self.features))",
+        "return nn.relu(y) + _shortcut(self, x, self.features)",
+        "test_models.py::test_network[basic]",
+    ),
+    Mutant(
+        "SpeedrunNet: scale of the norms is trained",
+        LAYERS,
+        "scale = jax.lax.stop_gradient(scale)",
+        "scale = scale * 1",
+        "test_models.py::test_network[speedrun_net]",
+    ),
+    Mutant(
+        "whitening: no epsilon under the root",
+        SPEEDRUN,
+        "jnp.maximum(eigenvalues, 0) + epsilon",
+        "jnp.maximum(eigenvalues, 1e-12)",
+        "test_torch_models.py::test_whitening_kernel_is_the_same",
+    ),
+    Mutant(
+        "initialisation: lecun_normal for PyTorch's default",
+        LAYERS,
+        'nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")',
+        "nn.initializers.lecun_normal()",
+        "test_torch_models.py::test_initialisation_has_the_same_distribution",
+    ),
+    Mutant(
+        "initialisation: he_normal for torchvision's",
+        LAYERS,
+        'nn.initializers.variance_scaling(2.0, "fan_out", "normal")',
+        "nn.initializers.he_normal()",
+        "test_torch_models.py::test_initialisation_has_the_same_distribution",
+    ),
+    Mutant(
+        "initialisation: identity filters off centre",
+        LAYERS,
+        ".at[height // 2, width // 2].set(identity)",
+        ".at[0, 0].set(identity)",
+        "test_torch_models.py::test_initialisation_has_the_same_distribution",
+    ),
+    # Weights that cross over, and ONNX.
+    Mutant(
+        "conversion: kernel axes HWIO to OIWH",
+        CONVERT,
+        "_TO_TORCH = {4: (3, 2, 0, 1)",
+        "_TO_TORCH = {4: (3, 2, 1, 0)",
+        "test_convert.py::test_logits_agree[resnet18-batch]",
+    ),
+    Mutant(
+        "conversion: flattened in JAX's order",
+        CONVERT,
+        "for dense, conv in _FLATTENED if",
+        "for dense, conv in () if",
+        "test_convert.py::test_logits_agree[cifar_cnn-batch]",
+    ),
+    Mutant(
+        "ONNX: pixels divided by 256",
+        "torch_ref/export.py",
+        "images.to(torch.float32) / 255",
+        "images.to(torch.float32) / 256",
+        "test_export.py::test_every_network_agrees_at_every_batch_size[simple_cnn-batch]",
+    ),
+    Mutant(
+        "ONNX: one frozen batch size",
+        "torch_ref/export.py",
+        'dynamic_shapes=({0: torch.export.Dim("batch")},),',
+        "",
+        "test_export.py::test_every_network_agrees_at_every_batch_size[simple_cnn-none]",
+    ),
+    # Losses.
+    Mutant(
+        "smoothing: eps / (K - 1)",
+        "jax_cifar/losses.py",
+        "label_smoothing / classes",
+        "label_smoothing / (classes - 1)",
+        "test_losses.py::test_value_in_float32",
+    ),
+    Mutant(
+        "loss of bfloat16 logits in bfloat16",
+        "jax_cifar/losses.py",
+        "logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)",
+        "logits",
+        "test_losses.py::test_bfloat16_logits_are_raised_to_float32_first",
+    ),
+    # Optimizers.
+    Mutant(
+        "SGD: weight decay after the momentum",
+        OPTIMIZERS,
+        "optax.chain(add_decay, momentum(config.nesterov), by_rate)",
+        "optax.chain(momentum(config.nesterov), add_decay, by_rate)",
+        "test_optimizers.py::test_rule_is_torchs[sgd-None]",
+    ),
+    Mutant(
+        "SGD: Nesterov's form left out",
+        OPTIMIZERS,
+        "jax.tree.map(accumulate, updates, buffer) if nesterov else buffer",
+        "buffer",
+        "test_optimizers.py::test_rule_is_torchs[nesterov-None]",
+    ),
+    Mutant(
+        "clipping: no 1e-6 under the norm",
+        OPTIMIZERS,
+        "(global_norm(updates) + 1e-6)",
+        "global_norm(updates)",
+        "test_optimizers.py::test_clipping_is_torchs",
+    ),
+    Mutant(
+        "clipping: after the decay is added",
+        OPTIMIZERS,
+        "rule = optax.chain(clip_by_global_norm(config.clip_norm), rule)",
+        "rule = optax.chain(add_weight_decay(decay), clip_by_global_norm(config.clip_norm), rule)",
+        "test_optimizers.py::test_rule_is_torchs[sgd-2.0]",
+    ),
+    Mutant(
+        "Adam: epsilon inside the root",
+        OPTIMIZERS,
+        "(jnp.sqrt(v) / jnp.sqrt(correction2) + eps)",
+        "jnp.sqrt(v / correction2 + eps)",
+        "test_optimizers.py::test_rule_is_torchs[adam-None]",
+    ),
+    Mutant(
+        "Adam: no bias correction",
+        OPTIMIZERS,
+        "return m / correction1 /",
+        "return m /",
+        "test_optimizers.py::test_rule_is_torchs[adam-None]",
+    ),
+    Mutant(
+        "AdamW: decay coupled, as Adam's",
+        OPTIMIZERS,
+        "optax.chain(adam(config.b2, config.eps), add_decay, by_rate)",
+        "optax.chain(add_decay, adam(config.b2, config.eps), by_rate)",
+        "test_optimizers.py::test_rule_is_torchs[adamw-None]",
+    ),
+    Mutant(
+        "Adagrad: sum of squares starts at 0.1 (optax's default)",
+        OPTIMIZERS,
+        "return AdagradState(jax.tree.map(jnp.zeros_like, params))",
+        "return AdagradState(jax.tree.map(lambda p: jnp.full_like(p, 0.1), params))",
+        "test_optimizers.py::test_rule_is_torchs[adagrad-None]",
+    ),
+    Mutant(
+        "Muon: kernels not renormalised",
+        OPTIMIZERS,
+        "(muon.renormalising_factor(p) * shrink - 1) * p",
+        "(shrink - 1) * p",
+        "test_optimizers.py::test_muon_is_airbenchs",
+    ),
+    Mutant(
+        "Muon: five iterations (torch.optim.Muon's)",
+        "jax_cifar/muon.py",
+        "ITERATIONS = 3",
+        "ITERATIONS = 5",
+        "test_optimizers.py::test_muon_is_airbenchs",
+    ),
+    Mutant(
+        "averaged weights: old and new swapped",
+        OPTIMIZERS,
+        "e + jnp.asarray(1 - decay, e.dtype) * (x - e)",
+        "e + jnp.asarray(decay, e.dtype) * (x - e)",
+        "test_optimizers.py::test_ema_is_torchs_averaged_model_started_at_the_initial_weights",
+    ),
+    # Schedules.
+    Mutant(
+        "OneCycle: peak at int(pct * T), end at T (optax's)",
+        SCHEDULES,
+        "rise = pct_start * total_steps - 1",
+        "rise = int(pct_start * total_steps); total_steps = total_steps + 1",
+        "test_schedules.py::test_onecycle_and_its_momentum_are_torchs_to_the_last_bit",
+    ),
+    Mutant(
+        "OneCycle: momentum moves with the rate",
+        SCHEDULES,
+        "values = (max_momentum, base_momentum, max_momentum)",
+        "values = (base_momentum, max_momentum, base_momentum)",
+        "test_schedules.py::test_onecycle_and_its_momentum_are_torchs_to_the_last_bit",
+    ),
+    Mutant(
+        "cosine: over T - 1 steps",
+        SCHEDULES,
+        "fraction = (step - warmup_steps) / (total_steps - warmup_steps)",
+        "fraction = (step - warmup_steps) / max(1, total_steps - warmup_steps - 1)",
+        "test_schedules.py::test_warmup_and_cosine",
+    ),
+    Mutant(
+        "warm restarts: a step late",
+        SCHEDULES,
+        "while step >= length:",
+        "while step > length:",
+        "test_schedules.py::test_warm_restarts_are_torchs_to_the_last_bit",
+    ),
+    Mutant(
+        "steps: the rate falls after the milestone",
+        SCHEDULES,
+        "gamma ** bisect_right(milestones, step)",
+        "gamma ** bisect_right(milestones, step - 1)",
+        "test_schedules.py::test_step_decay_with_warmup",
+    ),
+    # Augmentation.
+    Mutant(
+        "crop: edge for reflection",
+        GEOMETRIC,
+        'padded = jnp.pad(images, widths, mode="reflect")',
+        'padded = jnp.pad(images, widths, mode="edge")',
+        "test_mixing.py::test_crop",
+    ),
+    Mutant(
+        "flip: upside down",
+        GEOMETRIC,
+        "images[:, :, ::-1]",
+        "images[:, ::-1]",
+        "test_mixing.py::test_flip",
+    ),
+    Mutant(
+        "Cutout: squares pushed inside the image",
+        "jax_cifar/augment/erasing.py",
+        "first = (centre - self.length // 2)[:, None]",
+        "first = jnp.clip(centre - self.length // 2, 0, size - self.length)[:, None]",
+        "test_mixing.py::test_cutout",
+    ),
+    Mutant(
+        "MixUp: partner from the other end (timm's)",
+        MIXING,
+        "jnp.roll(images, 1, axis=0)",
+        "images[::-1]",
+        "test_mixing.py::test_mixup",
+    ),
+    Mutant(
+        "CutMix: label not corrected for clipping",
+        MIXING,
+        "1 - pasted / (height * width))",
+        "lam)",
+        "test_mixing.py::test_cutmix",
+    ),
+)
+
+
+# Importing takes longer than most of the tests: it is done once, in a process that is copied for every mutant.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["jax", "flax.linen", "optax", "torch", "pytest"])
+
+
+def run_mutant(mutant: Mutant, folder: Path) -> str | None:
+    """The assertion that killed the mutant, in a line; None where it survived. `folder` is empty, and filled.
+
+    Raises:
+        RuntimeError: the text to replace is not there exactly once, or the test could not be run at all.
+    """
+    for name in COPIED:
+        source, target = ROOT / name, folder / name
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy2(source, target)
+    path = folder / mutant.file
+    source = path.read_text()
+    if source.count(mutant.old) != 1:
+        raise RuntimeError(f"{mutant.file} holds {source.count(mutant.old)} times, not once: {mutant.old}")
+    path.write_text(source.replace(mutant.old, mutant.new))
+    process = _PROCESSES.Process(target=_run_test, args=(folder, f"parity_tests/{mutant.test}"))
+    process.start()
+    process.join()
+    if process.exitcode == 0:
+        return None
+    output = (folder / OUTPUT).read_text()
+    failed = re.search(r"^FAILED \S+ - (.*)$", output, re.MULTILINE)
+    if process.exitcode != 1 or failed is None:
+        raise RuntimeError(f"{mutant.test} could not be run:\n{output[-3000:]}")
+    return failed[1]
+
+
+def _run_test(folder: Path, test: str) -> None:
+    """In the new process: run one test on the sources in `folder`, and leave with pytest's exit code."""
+    os.chdir(folder)
+    with (folder / OUTPUT).open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    os.environ["COLUMNS"] = "1000"  # or the line with the assertion is cut
+    options = ["-n0", "-x", "-q", "-rf", "-p", "no:randomly", "-p", "no:cacheprovider", "-m", ""]
+    sys.exit(pytest.main([*options, test]))

@@ -1,0 +1,33 @@
+"""The tests of this folder can fail: every planted fault of mutants.py is noticed."""
+
+import pytest
+from mutants import MUTANTS, run_mutant
+
+pytestmark = pytest.mark.mutants
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
+def test_mutant_is_killed(mutant, tmp_path, record_property):
+    killed_by = run_mutant(mutant, tmp_path)
+    record_property("mutant", (mutant.fault, mutant.test, killed_by))
+    assert killed_by is not None, f"{mutant.test} passes with this fault in {mutant.file}: {mutant.fault}"
+
+
+def test_every_fault_has_a_name_of_its_own():
+    faults = [mutant.fault for mutant in MUTANTS]
+    assert len(set(faults)) == len(faults)
+
+
+def test_a_change_that_changes_nothing_survives(tmp_path):
+    harmless = MUTANTS[0]._replace(new=MUTANTS[0].old + "  # nothing")
+    assert run_mutant(harmless, tmp_path) is None
+
+
+def test_a_mutant_whose_text_is_gone_is_no_kill(tmp_path):
+    with pytest.raises(RuntimeError, match="0 times, not once"):
+        run_mutant(MUTANTS[0]._replace(old="nowhere to be found"), tmp_path)
+
+
+def test_a_test_that_is_not_there_is_no_kill(tmp_path):
+    with pytest.raises(RuntimeError, match="could not be run"):
+        run_mutant(MUTANTS[0]._replace(test="test_layers.py::test_nothing"), tmp_path)
