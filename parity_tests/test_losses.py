@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tolerances import agree, assert_close
 
 from jax_cifar.losses import cross_entropy
 
@@ -41,13 +42,13 @@ def test_value_and_gradient_in_float64(soft, smoothing):
     logits, targets = problem(soft)
     ours = cross_entropy(jnp.asarray(logits), jnp.asarray(targets), smoothing)
     assert ours.dtype == jnp.float64
-    np.testing.assert_allclose(ours, of_torch(logits, targets, smoothing), rtol=0, atol=1e-12)
+    assert_close(ours, of_torch(logits, targets, smoothing), "float64 operation", "losses")
 
     leaf = torch.tensor(logits, requires_grad=True)
     F.cross_entropy(leaf, torch.tensor(targets), label_smoothing=smoothing).backward()
     gradient = jax.grad(lambda x: jnp.mean(cross_entropy(x, jnp.asarray(targets), smoothing)))(jnp.asarray(logits))
     assert leaf.grad is not None
-    np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=0, atol=1e-14)
+    assert_close(gradient, leaf.grad.numpy(), "float64 operation", "gradient")
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHING)
@@ -57,7 +58,7 @@ def test_value_in_float32(soft, scale, smoothing):
     logits = logits.astype(np.float32)
     targets = targets.astype(np.float32 if soft else np.int64)
     ours = cross_entropy(jnp.asarray(logits), jnp.asarray(targets.astype(np.float32 if soft else np.int32)), smoothing)
-    np.testing.assert_allclose(ours, of_torch(logits, targets, smoothing), rtol=1e-6, atol=1e-6)
+    assert_close(ours, of_torch(logits, targets, smoothing), "float32 operation", "losses")
 
 
 def test_bfloat16_logits_are_raised_to_float32_first():
@@ -67,8 +68,8 @@ def test_bfloat16_logits_are_raised_to_float32_first():
     judge = of_torch(np.asarray(half.astype(jnp.float32)), targets, 0.0)
     in_half = -jnp.take_along_axis(jax.nn.log_softmax(half), jnp.asarray(targets, jnp.int32)[:, None], axis=1)[:, 0]
     assert ours.dtype == jnp.float32
-    np.testing.assert_allclose(ours, judge, rtol=1e-6, atol=1e-6)
-    assert np.max(np.abs(np.asarray(in_half.astype(jnp.float32)) - judge)) > 1e-3
+    assert_close(ours, judge, "float32 operation", "losses")
+    assert not agree(in_half.astype(jnp.float32), judge, "float32 operation")
 
 
 def test_smoothing_over_the_other_classes_only_is_told_apart():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from tolerances import assert_close
 
 from jax_cifar.augment import Cutout, HorizontalFlip, Normalize, RandomCrop, cutmix, mixup
 
@@ -56,7 +57,7 @@ def test_crop_then_normalise():
     def normalise(images: torch.Tensor) -> torch.Tensor:
         return (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
-    np.testing.assert_allclose(result, nhwc(normalise(nchw(torch_crop(IMAGES, "constant")))), atol=1e-6)
+    assert_close(result, nhwc(normalise(nchw(torch_crop(IMAGES, "constant")))), "float32 operation")
     padded_last = torch_crop(nhwc(normalise(nchw(IMAGES))), "constant")
     assert np.abs(result - padded_last).max() > 1.5
 
@@ -91,7 +92,7 @@ def test_mixup(lam):
     for ours, given in ((images, IMAGES), (targets, TARGETS)):
         tensor = torch.from_numpy(given)
         theirs = tensor.roll(1, 0).mul_(1.0 - lam).add_(tensor.mul(lam))
-        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
+        assert_close(ours, theirs.numpy(), "float32 operation")
         other_partner = tensor.flip(0).mul_(1.0 - lam).add_(tensor.mul(lam))
         assert np.abs(np.asarray(ours) - other_partner.numpy()).max() > 0.05
 
@@ -125,7 +126,7 @@ def test_cutmix(size):
         box = torchvision_box(float(lam), centre, *size)
         expected, expected_labels = torch_cutmix(images, targets, float(lam), box)
         np.testing.assert_array_equal(mixed, expected)
-        np.testing.assert_allclose(labels, expected_labels, atol=1e-6)
+        assert_close(labels, expected_labels, "float32 operation", "labels")
         wrong = torch_cutmix(images, targets, float(lam), box, corrected=False)[1]
         uncorrected += np.abs(labels - wrong).max() > 0.01
     assert uncorrected > 500

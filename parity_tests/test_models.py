@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from flax.traverse_util import flatten_dict
+from networks import QUICK_COMPILE
+from tolerances import assert_close
 from torch import nn
 
 from jax_cifar import models
@@ -23,8 +25,6 @@ from torch_ref import convert
 from torch_ref.models import create_model
 
 CLASSES, SIZE, BATCH = 5, 18, 4
-TOLERANCE = 1e-10  # float64 through a whole network, relative to the largest value
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # compiling takes most of these tests' time
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
@@ -239,29 +239,22 @@ def setting(name):
     return model, judge, flatten_channels, variables, images, weights, state
 
 
-def assert_close(actual, expected, what):
-    scale = float(np.abs(expected).max())
-    assert actual.shape == expected.shape, what
-    np.testing.assert_allclose(
-        actual, expected, rtol=0, atol=TOLERANCE * max(scale, 1e-3), err_msg=f"{what}, scale {scale:.2g}"
-    )
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network(name):
     model, judge, flatten_channels, variables, images, weights, state = setting(name)
     logits, stats, grads, evaluated = jax_side(model, variables, images, weights)
     expected, expected_evaluated = torch_side(judge, state, images, weights)
     assert logits.dtype == jnp.float64
-    assert_close(logits, expected.numpy(), "logits in training")
-    assert_close(evaluated, expected_evaluated.numpy(), "logits in evaluation")
+    assert_close(logits, expected.numpy(), "float64 network", "logits in training")
+    assert_close(evaluated, expected_evaluated.numpy(), "float64 network", "logits in evaluation")
     buffers = dict(judge.named_buffers())
     for path, value in to_torch(stats, 0).items():
-        assert_close(value.numpy(), buffers[path].numpy(), path)
+        assert_close(value.numpy(), buffers[path].numpy(), "float64 network", path)
     ours = to_torch(grads, flatten_channels)
     for path, parameter in judge.named_parameters():
         zero = torch.zeros_like(parameter)
-        assert_close(ours[path].numpy(), (zero if parameter.grad is None else parameter.grad).numpy(), path)
+        expected = zero if parameter.grad is None else parameter.grad
+        assert_close(ours[path].numpy(), expected.numpy(), "float64 network", path)
     frozen = {
         torch_name(row[0])
         for row in parameter_table(grads)
@@ -313,4 +306,4 @@ def test_relu_passes_no_gradient_at_zero(name):
     theirs = {path: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for path, p in judge.named_parameters()}
     ours = convert.to_torch({"params": jax.device_get(gradients(params))}, judge)
     for path, expected in theirs.items():
-        assert_close(ours[path].numpy(), expected, path)
+        assert_close(ours[path].numpy(), expected, "float64 network", path)
