@@ -1,7 +1,7 @@
-"""Schedules against PyTorch's schedulers, at every step of a run."""
+"""Schedules against PyTorch's schedulers, as `torch_ref` builds them, at every step of a run."""
 
+import dataclasses
 from bisect import bisect_right
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +11,30 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch.optim import lr_scheduler
+from tolerances import agree, assert_close
 
 from jax_cifar import schedules
 from jax_cifar.config import ScheduleConfig
+from jax_cifar.errors import ConfigError
 from jax_cifar.schedules import make_schedule
+from torch_ref.schedules import make_scheduler
 
 settings.register_profile("schedules", max_examples=30, derandomize=True, deadline=None)
 FEW = settings.get_profile("schedules")
+PER_EPOCH = 10
 peaks = st.floats(1e-3, 10)
+starts = st.just(0.0) | st.floats(0.01, 1)
 
 
-def of_torch(build: Callable, total: int, lr: float, adam: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def in_steps(name, **fields) -> ScheduleConfig:
+    return ScheduleConfig(name=name, unit="steps", **fields)
+
+
+def of_torch(config: ScheduleConfig, total: int, lr: float, adam: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Rate and momentum that each of `total` updates uses."""
     weights = [torch.zeros(1)]
     optimizer = torch.optim.Adam(weights, lr) if adam else torch.optim.SGD(weights, lr, momentum=0.9)
-    scheduler = build(optimizer)
+    scheduler = make_scheduler(config, optimizer, total, PER_EPOCH)
     rates, momenta = [], []
     for _ in range(total):
         group = optimizer.param_groups[0]
@@ -37,8 +45,8 @@ def of_torch(build: Callable, total: int, lr: float, adam: bool = False) -> tupl
     return np.array(rates), np.array(momenta)
 
 
-def tables(total: int, peak: float, **fields) -> schedules.Tables:
-    return make_schedule(ScheduleConfig(unit="steps", **fields), peak, total, steps_per_epoch=10.0, momentum=0.9)
+def tables(config: ScheduleConfig, total: int, peak: float) -> schedules.Tables:
+    return make_schedule(config, peak, total, PER_EPOCH, momentum=0.9)
 
 
 @FEW
@@ -55,20 +63,23 @@ def tables(total: int, peak: float, **fields) -> schedules.Tables:
 def test_onecycle_and_its_momentum_are_torchs_to_the_last_bit(total, peak, pct, div, final, anneal, three, adam):
     pct = pct / 2 if three else pct
     assume(pct * total != 1)  # PyTorch divides by zero there
-    shape = {"pct_start": pct, "div_factor": div, "final_div_factor": final, "three_phase": three}
-    ours = tables(total, peak, name="onecycle", anneal=anneal, **shape)
+    shape = {"pct_start": pct, "div_factor": div, "final_div_factor": final, "anneal": anneal, "three_phase": three}
+    config = in_steps("onecycle", **shape)
+    ours, (rates, momenta) = tables(config, total, peak), of_torch(config, total, peak, adam)
+    assert_close(ours.lr, rates, "exact")
+    assert_close(ours.momentum, momenta, "exact")
 
-    def build(optimizer):
-        return lr_scheduler.OneCycleLR(optimizer, peak, total_steps=total, anneal_strategy=anneal, **shape)
 
-    rates, momenta = of_torch(build, total, peak, adam)
-    np.testing.assert_array_equal(ours.lr, rates)
-    np.testing.assert_array_equal(ours.momentum, momenta)
+def test_onecycle_where_torch_divides_by_zero():
+    config = in_steps("onecycle", pct_start=0.5)
+    assert np.isfinite(tables(config, 2, 1.0).lr).all()
+    with pytest.raises(ConfigError, match=r"schedule\.pct_start = 0\.5 is not allowed: OneCycleLR fails"):
+        of_torch(config, 2, 1.0)
 
 
 @pytest.mark.parametrize("total", [37, 100, 1000])
 def test_optax_onecycle_is_told_apart(total):
-    rates, _ = of_torch(lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=total), total, 1.0)
+    rates, _ = of_torch(in_steps("onecycle"), total, 1.0)
     cosine = optax.cosine_onecycle_schedule(total, 1.0, 0.3, 25, 1e4)
     linear = optax.linear_onecycle_schedule(total, 1.0, 0.3, 0.85, 25, 1e4)
     for wrong in (cosine, linear):
@@ -78,27 +89,21 @@ def test_optax_onecycle_is_told_apart(total):
 
 
 @FEW
-@given(total=st.integers(2, 150), peak=peaks, data=st.data(), start=st.floats(0.01, 1), lowest=st.floats(0, 1))
+@given(total=st.integers(2, 150), peak=peaks, data=st.data(), start=starts, lowest=st.floats(0, 1))
 def test_warmup_and_cosine(total, peak, data, start, lowest):
     warmup = data.draw(st.integers(1, total - 1))
     eta_min = lowest * peak
-    ours = tables(total, peak, name="cosine", warmup=warmup, warmup_start=start, eta_min=eta_min).lr
-
-    def build(optimizer):
-        rise = lr_scheduler.LinearLR(optimizer, start, total_iters=warmup)
-        fall = lr_scheduler.CosineAnnealingLR(optimizer, total - warmup, eta_min)
-        return lr_scheduler.SequentialLR(optimizer, [rise, fall], [warmup])
-
-    rates, _ = of_torch(build, total, peak)
+    config = in_steps("cosine", warmup=warmup, warmup_start=start, eta_min=eta_min)
+    ours = tables(config, total, peak).lr
     # PyTorch's own recursion loses digits on the way down; its closed form is the last line's.
-    np.testing.assert_allclose(ours, rates, rtol=0, atol=1e-10 * peak)
+    assert_close(ours, of_torch(config, total, peak)[0], "schedule")
     later = np.arange(total - warmup)
     closed = eta_min + (peak - eta_min) * (1 + np.cos(np.pi * later / (total - warmup))) / 2
-    np.testing.assert_allclose(ours[warmup:], closed, rtol=0, atol=1e-15 * peak)
+    assert_close(ours[warmup:] / peak, closed / peak, "float64 operation")
 
 
 def test_cosine_over_one_step_more_or_less_is_told_apart():
-    rates, _ = of_torch(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 50), 50, 1.0)
+    rates, _ = of_torch(in_steps("cosine"), 50, 1.0)
     for length in (49, 51):
         wrong = np.array([schedules.cosine(step, length, 1.0) for step in range(50)])
         assert np.max(np.abs(wrong - rates)) > 1e-2
@@ -107,24 +112,17 @@ def test_cosine_over_one_step_more_or_less_is_told_apart():
 @FEW
 @given(total=st.integers(1, 300), peak=peaks, t_0=st.integers(1, 20), t_mult=st.integers(1, 4), lowest=st.floats(0, 1))
 def test_warm_restarts_are_torchs_to_the_last_bit(total, peak, t_0, t_mult, lowest):
-    eta_min = lowest * peak
-    ours = tables(total, peak, name="warm_restarts", t_0=t_0, t_mult=t_mult, eta_min=eta_min).lr
-
-    def build(optimizer):
-        return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, t_0, t_mult, eta_min)
-
-    np.testing.assert_array_equal(ours, of_torch(build, total, peak)[0])
+    config = in_steps("warm_restarts", t_0=t_0, t_mult=t_mult, eta_min=lowest * peak)
+    assert_close(tables(config, total, peak).lr, of_torch(config, total, peak)[0], "exact")
 
 
 @pytest.mark.parametrize(("t_0", "boundary"), [(1, 121), (5, 605), (10, 1210)])
 def test_a_restart_that_torchs_logarithm_misses(t_0, boundary):
-    def build(optimizer):
-        return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, t_0, 3)
-
+    config = in_steps("warm_restarts", t_0=t_0, t_mult=3)
     assert schedules.warm_restarts(boundary, 1.0, t_0, 3) == 1.0
-    assert of_torch(build, boundary + 1, 1.0)[0][-1] == 1.0
+    assert of_torch(config, boundary + 1, 1.0)[0][-1] == 1.0
     optimizer = torch.optim.SGD([torch.zeros(1)], 1.0)
-    scheduler = build(optimizer)
+    scheduler = make_scheduler(config, optimizer, boundary + 1, PER_EPOCH)
     optimizer.step()
     scheduler.step(boundary)
     assert optimizer.param_groups[0]["lr"] != 1.0
@@ -139,41 +137,62 @@ def test_a_restart_that_torchs_logarithm_misses(t_0, boundary):
     start=st.floats(0.01, 1),
 )
 def test_step_decay_with_warmup(total, peak, data, gamma, start):
-    milestones = tuple(sorted(data.draw(st.sets(st.integers(1, total - 1), max_size=4))))
+    milestones = tuple(map(float, sorted(data.draw(st.sets(st.integers(1, total - 1), max_size=4)))))
     warmup = data.draw(st.integers(0, total - 1))
-    fields = {"milestones": milestones, "gamma": gamma, "warmup": warmup, "warmup_start": start}
-    ours = tables(total, peak, name="step", **fields).lr
-
-    def build(optimizer):
-        decay = lr_scheduler.MultiStepLR(optimizer, list(milestones), gamma)
-        if warmup == 0:
-            return decay
-        return lr_scheduler.ChainedScheduler([lr_scheduler.LinearLR(optimizer, start, total_iters=warmup), decay])
-
-    rates, _ = of_torch(build, total, peak)
-    np.testing.assert_allclose(ours, rates, rtol=1e-12, atol=0)
+    config = in_steps("step", milestones=milestones, gamma=gamma, warmup=warmup, warmup_start=start)
+    ours, (rates, _) = tables(config, total, peak).lr, of_torch(config, total, peak)
+    # As a ratio, so that the low rates of the end count as much as the high ones.
+    assert_close(ours / rates, np.ones(total), "float64 operation")
     late = [peak * gamma ** bisect_right(milestones, step - 1) for step in range(total)]
     if warmup == 0 and milestones and gamma < 0.9:
         assert not np.allclose(late, rates, rtol=1e-3, atol=0)
 
 
 @FEW
-@given(total=st.integers(2, 150), peak=peaks, data=st.data(), start=st.floats(0.01, 1))
+@given(total=st.integers(2, 150), peak=peaks, data=st.data(), start=starts)
 def test_constant_with_warmup(total, peak, data, start):
-    warmup = data.draw(st.integers(1, total - 1))
-    ours = tables(total, peak, name="constant", warmup=warmup, warmup_start=start).lr
-    rates, _ = of_torch(lambda opt: lr_scheduler.LinearLR(opt, start, total_iters=warmup), total, peak)
-    np.testing.assert_allclose(ours, rates, rtol=1e-12, atol=0)
+    config = in_steps("constant", warmup=data.draw(st.integers(0, total - 1)), warmup_start=start)
+    assert_close(tables(config, total, peak).lr / peak, of_torch(config, total, peak)[0] / peak, "float64 operation")
 
 
 @FEW
 @given(total=st.integers(2, 150), peak=peaks, pct=st.floats(0, 1), start=st.floats(0, 1), end=st.floats(0, 1))
 def test_triangular_is_airbenchs_interpolation(total, peak, pct, start, end):
-    ours = tables(total, peak, name="triangular", pct_start=pct, start_factor=start, end_factor=end).lr
-    top = int(pct * total)
-    corners = ([top, total], [1, end]) if top == 0 else ([0, top, total], [start, 1, end])
+    config = in_steps("triangular", pct_start=pct, start_factor=start, end_factor=end)
+    assert_close(tables(config, total, peak).lr / peak, of_torch(config, total, peak)[0] / peak, "float64 operation")
 
-    def build(optimizer):
-        return lr_scheduler.LambdaLR(optimizer, lambda step: float(np.interp(step, *corners)))
 
-    np.testing.assert_allclose(ours, of_torch(build, total, peak)[0], rtol=0, atol=1e-14 * peak)
+@pytest.mark.parametrize(
+    "config",
+    [
+        ScheduleConfig(name="step", warmup=0.37, warmup_start=0.1, milestones=(1.14, 1.26, 2.15)),
+        ScheduleConfig(name="cosine", warmup=0.75),
+        ScheduleConfig(name="warm_restarts", t_0=0.66),
+    ],
+    ids=lambda config: config.name,
+)
+def test_lengths_in_epochs_are_rounded_alike(config):
+    ours = tables(config, 30, 1.0).lr
+    assert_close(ours, of_torch(config, 30, 1.0)[0], "schedule")
+    lengths = {name: getattr(config, name) * PER_EPOCH // 1 for name in ("warmup", "t_0")}
+    lengths["milestones"] = tuple(milestone * PER_EPOCH // 1 for milestone in config.milestones)
+    down = dataclasses.replace(config, unit="steps", **lengths)
+    assert not agree(of_torch(down, 30, 1.0)[0], ours, "schedule")
+
+
+REFUSED = [
+    {"name": "cosine", "warmup": 20},
+    {"name": "triangular", "warmup": 1},
+    {"name": "step", "milestones": (5.0, 20.0)},
+    {"name": "warm_restarts", "t_0": 0.4},
+    {"name": "onecycle", "pct_start": 0.6, "three_phase": True},
+]
+
+
+@pytest.mark.parametrize("fields", REFUSED, ids=lambda fields: fields["name"])
+def test_both_refuse_what_does_not_fit(fields):
+    name = list(fields)[1]
+    for make in (tables, of_torch):
+        make(in_steps(fields["name"]), 20, 1.0)
+        with pytest.raises(ConfigError, match=rf"schedule\.{name} = .* is not allowed"):
+            make(in_steps(**fields), 20, 1.0)

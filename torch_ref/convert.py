@@ -91,6 +91,12 @@ def from_torch(state_dict: Mapping[str, Tensor], template: Mapping[str, Any]) ->
     return variables
 
 
+def jax_path(name: str, ndim: int) -> str:
+    """The JAX path, such as "layer1_0/conv1/kernel", of PyTorch's parameter "layer1.0.conv1.weight" of rank `ndim`."""
+    path = re.sub(r"\.(\d+)(?=\.)", r"_\1", name).replace(".", "/")
+    return re.sub(r"\bweight$", "kernel" if ndim > 1 else "scale", path)
+
+
 def _leaves(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays by path, such as "params/layer1_0/conv1/kernel"."""
 

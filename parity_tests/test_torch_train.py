@@ -1,0 +1,206 @@
+"""Whole runs of the reference trainer, and its command."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from small_runs import small_config
+from tolerances import agree, assert_close
+
+from jax_cifar import augment as jax_augment
+from jax_cifar import models
+from jax_cifar.cli import run
+from jax_cifar.config import Config, ModelConfig, TrainConfig
+from jax_cifar.config_file import load_config
+from jax_cifar.data import load_data
+from jax_cifar.errors import ConfigError, Diverged
+from jax_cifar.plan import make_plan
+from jax_cifar.schedules import make_schedule
+from torch_ref import models as torch_models
+from torch_ref import steps, train
+from torch_ref.schedules import make_scheduler
+
+ROOT = Path(__file__).parents[1]
+
+
+def rates(config: Config, steps_per_epoch: int, total: int) -> np.ndarray:
+    optimizer = torch.optim.SGD([torch.zeros(1)], config.optim.lr)
+    scheduler = make_scheduler(config.schedule, optimizer, total, steps_per_epoch)
+    values = []
+    for _ in range(total):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return np.array(values)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_has_the_same_schedule(path):
+    config = load_config(path)
+    images = 7 * config.train.batch_size + 3
+    plan = make_plan(config, images, "cpu")
+    assert train.plan(config, images) == (plan.total_steps, plan.steps_per_epoch) == (round(7 * config.train.epochs), 7)
+    ours = make_schedule(config.schedule, config.optim.lr, plan.total_steps, plan.steps_per_epoch, 0.9).lr
+    assert_close(rates(config, 7, plan.total_steps), ours, "schedule")
+    if config.schedule.name != "constant":
+        longer = config.schedule.name == "warm_restarts"
+        other = rates(config, 7 + longer, plan.total_steps + 1)[: plan.total_steps]
+        assert not agree(other, ours, "schedule")
+
+
+def test_a_run_and_the_same_again():
+    config = small_config(train={"epochs": 1.5}, optim={"ema_decay": 0.5})
+    result = train.train(config, verbose=False)
+    assert len(result.losses) == 9
+    assert set(result.seconds) == {"data", "compile", "train", "eval", "total"}
+    assert sum(result.seconds.values()) <= 2 * result.seconds["total"]  # the total is one of them
+    assert result.images_per_second == pytest.approx(9 * 32 / result.seconds["train"])
+    assert train.train(config, verbose=False).losses == result.losses
+    other = train.train(small_config(train={"epochs": 1.5, "seed": 1}), verbose=False)
+    assert other.losses[0] != result.losses[0]
+    splits = load_data(config.data)
+    images = (jnp.asarray(splits.test.images, jnp.float32) / 255).transpose(0, 3, 1, 2)
+    mean, std = (values.reshape(3, 1, 1) for values in steps.channel_statistics(splits.train.images))
+    with torch.no_grad():
+        logits = result.model.eval()(torch.tensor((np.asarray(images) - mean) / std, dtype=torch.float32)).double()
+    labels = torch.tensor(splits.test.labels, dtype=torch.int64)
+    assert result.test_loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert result.test_accuracy == (logits.argmax(1) == labels).double().mean().item()
+
+
+def test_evaluation_counts_every_image_once():
+    splits = load_data(small_config().data)
+    cpu = torch.device("cpu")
+    data, normalize = steps.to_device(splits.test, cpu), steps.make_normalize(splits.train, cpu)
+    torch.manual_seed(0)
+    model = torch_models.create_model(ModelConfig(name="tiny_cnn", width=4), 10)
+    whole = steps.evaluate(model, data, normalize, 500, torch.float32)
+    assert steps.evaluate(model, data, normalize, 333, torch.float32) == pytest.approx(whole, rel=1e-6)
+    short = steps.evaluate(model, steps.DeviceData(*(part[:333] for part in data)), normalize, 333, torch.float32)
+    assert short != pytest.approx(whole, rel=1e-6)
+
+
+def test_an_epoch_shows_every_image_at_most_once():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (steps.epoch_order(generator, 21, 5) for _ in range(2))
+    assert first.shape == (4, 5)
+    assert len(set(first.flatten().tolist())) == 20
+    assert not torch.equal(first, second)
+
+
+def test_layout_precision_and_compilation(monkeypatch):
+    config = small_config(train={"steps": 4})
+    plain = train.train(config, verbose=False)
+    last = train.train(config, channels_last=True, verbose=False)
+    assert_close(np.array(last.losses), np.array(plain.losses), "float32 network")
+    weight: Any = last.model.get_submodule("conv2").weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    half = train.train(dataclasses.replace(config, train=TrainConfig(steps=4, batch_size=32, dtype="bfloat16")))
+    assert_close(np.array(half.losses[:1]), np.array(plain.losses[:1]), "bfloat16 loss")
+    assert not agree(np.array(half.losses[:1]), np.array(plain.losses[:1]), "float32 network")
+    compiled = []
+
+    def no_compiler(model):
+        compiled.append(model)
+        return lambda images: (_ for _ in ()).throw(RuntimeError("No C++ compiler\nmore"))
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.raises(ConfigError, match=r"torch.compile does not work here \(No C\+\+ compiler\)"):
+        train.train(config, compiled=True, verbose=False)
+    assert len(compiled) == 1
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    assert train.train(config, compiled=True, verbose=False).losses == plain.losses
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_batches_lie_in_memory_as_asked(memory_format):
+    config = dataclasses.replace(small_config(mix={"mixup_alpha": 1.0}), augment=(jax_augment.RandomCrop(2),))
+    part = load_data(config.data).train
+    cpu = torch.device("cpu")
+    normalize = steps.make_normalize(part, cpu)
+    prepare = steps.make_prepare(config, steps.to_device(part, cpu), normalize, 10, memory_format)
+    images, targets = prepare(torch.arange(32), 0)
+    assert images.shape == (32, 3, 32, 32)
+    assert images.is_contiguous(memory_format=memory_format)
+    assert targets.shape == (32, 10)
+    torch.testing.assert_close(targets.sum(1), torch.ones(32))
+
+
+def test_speedrun_net_is_whitened_by_the_training_images_and_keeps_that():
+    config = small_config(model={"name": "speedrun_net"}, optim={"name": "muon"}, train={"steps": 4})
+    splits = load_data(config.data)
+    model: Any = train.train(config, verbose=False).model
+    mean, std = (tuple(map(float, values)) for values in steps.channel_statistics(splits.train.images))
+    images = jnp.asarray(splits.train.images, jnp.float32) / 255
+    expected = models.whitening_kernel(jax_augment.Normalize(mean, std)(jax.random.key(0), images))
+    actual = model.whiten.weight.detach().numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_allclose(actual, expected, atol=1e-3 * np.abs(np.asarray(expected)).max())
+
+
+def test_runs_that_cannot_be():
+    with pytest.raises(ConfigError, match=r"train\.batch_size = 201 is not allowed: there are 200 training images"):
+        train.train(small_config(train={"batch_size": 201}), verbose=False)
+    with pytest.raises(Diverged, match="training loss of epoch 1 is nan"):
+        train.train(small_config(optim={"lr": 1e30}), verbose=False)
+
+
+def test_the_command_ends_with_its_figures(tmp_path):
+    file = tmp_path / "figures.json"
+    options = "--data.name synthetic --data.subset 200 --data.val_fraction 0 --train.batch_size 32 --train.epochs 2"
+    command = [sys.executable, "-m", "torch_ref.train", "--config", "configs/quickstart.py", *options.split()]
+    done = subprocess.run([*command, "--json", str(file)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = json.loads(file.read_text())
+    assert (figures["config_name"], len(figures["losses"])) == ("quickstart", 12)
+    *_, first, second, last = done.stdout.splitlines()
+    assert (first.split()[:2], second.split()[:2]) == (["1", "6"], ["2", "12"])
+    assert last.startswith(f"test accuracy {figures['test_accuracy']:.2%}, loss {figures['test_loss']:.4f}; ")
+    assert second.split()[3] == f"{figures['train_accuracy']:.2%}"
+
+
+CONFIG = """from jax_cifar.augment import Normalize
+from jax_cifar.config import Config, DataConfig
+def get_config():
+    return Config("bad", data=DataConfig("synthetic"), augment=(Normalize((0.5,) * 3, (0.5,) * 3),))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "bad.py"], "augment[0] = Normalize is not supported by torch_ref: use RandomCrop, Horizontal"),
+        (["--config", "bad.py", "--optim.rate", "1"], "--optim.rate is not a field of the configuration"),
+        (["--config", "bad.py", "--json", "nowhere/x.json"], "--json = 'nowhere/x.json' is not allowed"),
+        ([], "--config FILE is missing"),
+    ],
+)
+def test_mistakes_end_in_one_message(arguments, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "bad.py").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run(train.main)
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_help_needs_neither_framework():
+    code = (
+        "import sys; from torch_ref.train import main; main(['--help']); assert not {'torch', 'jax'} & {*sys.modules}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--channels-last" in done.stdout
+    assert "--optim.lr" in done.stdout

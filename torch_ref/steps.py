@@ -1,0 +1,213 @@
+"""What the reference trainer does with a batch: preparing it, one update from it, and evaluation of a whole set."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Num, UInt8
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from jax_cifar.config import Config, check
+from jax_cifar.data import Dataset, channel_statistics
+from torch_ref.augment import make_augment, make_mixer
+from torch_ref.models import SpeedrunNet, create_model
+from torch_ref.optimizers import Lookahead, make_optimizers
+from torch_ref.schedules import make_scheduler
+
+Images = Float[Tensor, "batch channel height width"]
+Normalize = Callable[[Images], Images]
+
+
+class DeviceData(NamedTuple):
+    """Images and labels as they lie on the device."""
+
+    images: UInt8[Tensor, "n height width channel"]
+    labels: Int[Tensor, " n"]
+
+
+def to_device(part: Dataset, device: torch.device) -> DeviceData:
+    """A part of the data, copied to the device once."""
+    # Copied, since a decoded cache may be read-only, which PyTorch's tensors cannot be.
+    images, labels = torch.tensor(part.images), torch.tensor(part.labels, dtype=torch.int64)
+    return DeviceData(images.to(device), labels.to(device))
+
+
+def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
+    """What autocast computes in: as in JAX, what `train.dtype` says, or bfloat16 on a GPU and float32 on a CPU."""
+    name = config.train.dtype
+    return torch.bfloat16 if name == "bfloat16" or (name == "auto" and device.type != "cpu") else torch.float32
+
+
+def pixels(images: UInt8[Tensor, "batch height width channel"]) -> Images:
+    """Pixels between 0 and 1 in float32; NCHW in shape, and as the images lie in memory (channels last)."""
+    return images.permute(0, 3, 1, 2).float() / 255
+
+
+def make_normalize(part: Dataset, device: torch.device) -> Normalize:
+    """Every channel to mean 0 and standard deviation 1, measured on a whole part of the data."""
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+        for values in channel_statistics(part.images)
+    )
+    return lambda images: (images - mean) / std
+
+
+def make_network(
+    config: Config, num_classes: int, data: DeviceData, normalize: Normalize, memory_format: torch.memory_format
+) -> nn.Module:
+    """The configured network with fresh weights, on the device; a SpeedrunNet's whitening is from the first images."""
+    model = create_model(config.model, num_classes, data.images.shape[1]).to(data.images.device)
+    if isinstance(model, SpeedrunNet):
+        model.whiten_from(normalize(pixels(data.images[:5000])))
+    return model.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+
+
+def epoch_order(generator: torch.Generator, n: int, batch_size: int) -> Int[Tensor, "steps batch"]:
+    """A permutation of the images cut into whole batches; the rest waits for another epoch."""
+    steps = n // batch_size
+    return torch.randperm(n, generator=generator)[: steps * batch_size].view(steps, batch_size)
+
+
+def make_prepare(
+    config: Config, data: DeviceData, normalize: Normalize, num_classes: int, memory_format: torch.memory_format
+) -> Callable[[Int[Tensor, " batch"], int], tuple[Images, Num[Tensor, "batch *classes"]]]:
+    """`prepare(index, epoch)`: gather, augment, mix and normalise one batch, all on the device."""
+    augment, mixer = make_augment(config.augment), make_mixer(config.mix)
+
+    def prepare(index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        images, targets = augment(pixels(data.images[index]), index, epoch), data.labels[index]
+        if mixer is not None:
+            images, targets = mixer(images, F.one_hot(targets, num_classes).float())
+        return normalize(images).contiguous(memory_format=memory_format), targets
+
+    return prepare
+
+
+class Trainer:
+    """A network with all that changes while it is trained; `update` makes one update.
+
+    Raises:
+        ConfigError: the schedule or a multiplier does not fit.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        total_steps: int,
+        steps_per_epoch: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+    ) -> None:
+        self.config, self.model, self.dtype = config, model, dtype
+        # Calls the same modules and parameters, so that all else sees the plain network.
+        self.forward = torch.compile(model) if compiled else model
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizers = make_optimizers(config.optim, dict(model.named_parameters()))
+        _check_eta_min(config, self.optimizers)
+        # OneCycle moves Muon's momentum; that of the SGD beside it stays.
+        fixed = dataclasses.replace(config.schedule, cycle_momentum=False)
+        self.schedulers = [
+            make_scheduler(fixed if i else config.schedule, optimizer, total_steps, steps_per_epoch)
+            for i, optimizer in enumerate(self.optimizers)
+        ]
+        every, alpha, decay = config.optim.lookahead_every, config.optim.lookahead_alpha, config.optim.ema_decay
+        self.lookahead = Lookahead(self.parameters, every, alpha) if every else None
+        self.average = None
+        if decay:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+            self.average.update_parameters(model)  # the first call copies: the average starts at the initial weights
+
+    @property
+    def eval_model(self) -> nn.Module:
+        """What is evaluated: the averaged network where averaging is on, else the trained one."""
+        return self.model if self.average is None else self.average.module
+
+    def update(self, images: Images, targets: Num[Tensor, "batch *classes"]) -> tuple[Tensor, Tensor]:
+        """One update from normalised images and labels [batch] or soft targets [batch, classes].
+
+        Returns the mean loss and the number of correct images, scalars on the device. With soft targets an image counts
+        by the share that its target gives to the predicted class.
+        """
+        loss, correct = self._gradients(images, targets)
+        if self.config.optim.clip_norm is not None:
+            clip_grad_norm_(self.parameters, self.config.optim.clip_norm)
+        for optimizer, scheduler in zip(self.optimizers, self.schedulers, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+        if self.lookahead is not None:
+            self.lookahead.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return loss, correct
+
+    def warm_up(self, images: Images, targets: Num[Tensor, "batch *classes"]) -> None:
+        """Compile, and let kernels be chosen, in one forward and backward pass; the network stays as it is."""
+        before = copy.deepcopy(self.model.state_dict())
+        loss, _ = self._gradients(images, targets)
+        loss.item()  # waits for the device
+        self.model.load_state_dict(before)
+        self.model.zero_grad()
+
+    def _gradients(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of the mean loss, in `optim.accumulate` parts: each takes every parts-th image, as in JAX."""
+        self.model.train()
+        parts, smoothing = self.config.optim.accumulate, self.config.train.label_smoothing
+        losses, correct = [], []
+        for part in range(parts):
+            x, y = images[part::parts], targets[part::parts]
+            logits = _logits(self.forward, x, self.dtype)
+            loss = F.cross_entropy(logits, y, label_smoothing=smoothing)
+            (loss / parts).backward()
+            losses.append(loss.detach())
+            correct.append(_correct(logits, y))
+        return torch.stack(losses).mean(), torch.stack(correct).sum()
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, data: DeviceData, normalize: Normalize, batch_size: int, dtype: torch.dtype
+) -> tuple[float, float]:
+    """Mean loss and accuracy over every image, without test-time augmentation; sums are float64 and integers."""
+    model.eval()
+    loss, correct = 0.0, 0
+    for images, labels in _batches(data, batch_size):
+        logits = _logits(model, normalize(pixels(images)), dtype)
+        loss = loss + F.cross_entropy(logits, labels, reduction="none").sum(dtype=torch.float64)
+        correct = correct + _correct(logits, labels)
+    return float(loss) / len(data.labels), int(correct) / len(data.labels)
+
+
+def _batches(data: DeviceData, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
+
+
+def _logits(forward: Callable[[Tensor], Tensor], images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logits in float32 at least, computed in `dtype` where autocast has it."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        logits = forward(images)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _correct(logits: Tensor, targets: Tensor) -> Tensor:
+    predictions = logits.argmax(1)
+    if targets.ndim == 1:
+        return (predictions == targets).sum()
+    return targets.gather(1, predictions[:, None]).sum()
+
+
+def _check_eta_min(config: Config, optimizers: list[torch.optim.Optimizer]) -> None:
+    eta_min, lr = config.schedule.eta_min, config.optim.lr
+    if config.schedule.name not in ("cosine", "warm_restarts") or eta_min == 0:
+        return
+    check(eta_min <= lr, "schedule.eta_min", eta_min, f"it must be at most optim.lr = {lr}")
+    one_rate = all(group["lr"] == lr for optimizer in optimizers for group in optimizer.param_groups)
+    expected = "PyTorch's schedulers would give every learning rate this lowest value; set it to 0 or use one rate"
+    check(one_rate, "schedule.eta_min", eta_min, expected)

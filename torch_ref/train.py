@@ -1,0 +1,199 @@
+"""The same experiments in plain PyTorch: train what a config file describes, for comparison with scripts/train.py.
+
+    python -m torch_ref.train --config configs/quickstart.py
+    python -m torch_ref.train --config configs/cifar10_simple_cnn.py --optim.lr 0.01 --compile
+
+Runs on one device, CUDA if there is one. The training images are trained on and the test images evaluated once, at the
+end, without test-time augmentation; nothing is saved, and the sections checkpoint, log and distributed have no effect.
+Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jax_cifar.cli import Parser, run
+from jax_cifar.config import Config, check
+from jax_cifar.config_file import help_text, load_config, write_json
+from jax_cifar.data import load_data
+from jax_cifar.errors import ConfigError, Diverged
+
+# PyTorch is loaded when training begins, so that --help and error messages come at once.
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from torch_ref.steps import Trainer
+
+ROW = "{:>7} {:>8} {:>9} {:>10} {:>10} {:>9}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives. Losses are in nats, accuracies shares of 1.
+
+    `seconds`: `data` is loading and copying to the device; `compile` building the network and one pass forward and
+    backward, in which torch.compile compiles and libraries choose their kernels; `train` all updates with the drawing,
+    augmenting and normalising of their batches, and nothing else; `eval` the evaluation of the test images;
+    `total` the whole call of `train`. `images_per_second` is over `train`.
+    """
+
+    model: "nn.Module"  # as evaluated: averaged if optim.ema_decay is on
+    losses: list[float]  # mean training loss of every update
+    train_accuracy: float  # of the last epoch, as the network saw its images
+    test_accuracy: float
+    test_loss: float
+    images_per_second: float
+    seconds: dict[str, float]
+
+
+def train(
+    config: Config,
+    *,
+    channels_last: bool = False,
+    compiled: bool = False,
+    device: "str | torch.device | None" = None,
+    verbose: bool = True,
+) -> Result:
+    """Train what `config` says and evaluate the test images; the same seed and device give the same result.
+
+    Args:
+        config: as for `jax_cifar.train`.
+        channels_last: keep weights and images in memory in the order NHWC.
+        compiled: train through `torch.compile`; the evaluation is always eager.
+        device: where to train; default: CUDA if there is one, else the CPU.
+        verbose: print a row per epoch and a last line.
+
+    Raises:
+        ConfigError: the configuration cannot be met, or PyTorch cannot compile here.
+        DataError: the data are missing or damaged.
+        Diverged: the loss stopped being finite.
+    """
+    import torch
+
+    from torch_ref import steps
+
+    started = time.perf_counter()
+    seconds: dict[str, float] = dict.fromkeys(("data", "compile", "train", "eval"), 0.0)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype, batch_size = steps.compute_dtype(config, place), config.train.batch_size
+    torch.manual_seed(config.train.seed)
+    with _charge(seconds, "data"):
+        splits = load_data(config.data)
+        data, test = steps.to_device(splits.train, place), steps.to_device(splits.test, place)
+    total_steps, steps_per_epoch = plan(config, len(data.labels))
+    with _charge(seconds, "compile"):
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        normalize = steps.make_normalize(splits.train, place)
+        prepare = steps.make_prepare(config, data, normalize, splits.num_classes, memory_format)
+        network = steps.make_network(config, splits.num_classes, data, normalize, memory_format)
+        trainer = steps.Trainer(config, network, total_steps, steps_per_epoch, dtype=dtype, compiled=compiled)
+        _warm_up(trainer, *prepare(torch.arange(batch_size, device=place), 0), compiled)
+    if verbose:
+        mode = f"{'compiled' if compiled else 'eager'}{', channels last' if channels_last else ''}"
+        print(f"{config.name}: PyTorch {torch.__version__} on {place}, {str(dtype).removeprefix('torch.')}, {mode}")
+        print(ROW.format("epoch", "step", "loss", "train acc", "images/s", "seconds"))
+
+    # Its own generator, so that the order of the images does not depend on what else is drawn.
+    generator, losses, accuracy = torch.Generator().manual_seed(config.train.seed), [], 0.0
+    for epoch in range(-(-total_steps // steps_per_epoch)):
+        before = seconds["train"]
+        with _charge(seconds, "train"):
+            order = steps.epoch_order(generator, len(data.labels), batch_size)[: total_steps - len(losses)].to(place)
+            updates = [trainer.update(*prepare(index, epoch)) for index in order]
+            # Fetched once per epoch, which waits for the device.
+            epoch_losses, correct = (torch.stack(column).tolist() for column in zip(*updates, strict=True))
+        losses += epoch_losses
+        accuracy = sum(correct) / order.numel()
+        loss, took = sum(epoch_losses) / len(order), seconds["train"] - before
+        check_finite(loss, f"training loss of epoch {epoch + 1}")
+        if verbose:
+            row = epoch + 1, len(losses), f"{loss:.4f}", f"{accuracy:.2%}", f"{order.numel() / took:,.0f}"
+            print(ROW.format(*row, f"{seconds['train']:.1f}"), flush=True)
+
+    with _charge(seconds, "eval"):
+        test_loss, test_accuracy = steps.evaluate(trainer.eval_model, test, normalize, config.eval.batch_size, dtype)
+    check_finite(test_loss, "test loss")
+    speed = total_steps * batch_size / seconds["train"]
+    seconds["total"] = time.perf_counter() - started
+    result = Result(trainer.eval_model, losses, accuracy, test_accuracy, test_loss, speed, seconds)
+    if verbose:
+        print(summary_line(result))
+    return result
+
+
+def plan(config: Config, images: int) -> tuple[int, int]:
+    """Updates of the whole run and of an epoch; images that do not fill an epoch's last batch are left out."""
+    batch_size = config.train.batch_size
+    check(batch_size <= images, "train.batch_size", batch_size, f"there are {images} training images")
+    steps_per_epoch = images // batch_size
+    return config.train.steps or max(1, round(config.train.epochs * steps_per_epoch)), steps_per_epoch
+
+
+def check_finite(loss: float, what: str) -> None:
+    """Raise `Diverged` unless a loss is finite."""
+    if not math.isfinite(loss):
+        raise Diverged(f"The {what} is {loss}. Try a smaller optim.lr.")
+
+
+def summary_line(result: Result) -> str:
+    """Accuracy, speed and where the time went, in one line."""
+    spent = ", ".join(f"{kind} {value:.1f}" for kind, value in result.seconds.items())
+    accuracy = f"test accuracy {result.test_accuracy:.2%}, loss {result.test_loss:.4f}"
+    return f"{accuracy}; {result.images_per_second:,.0f} images/s; seconds: {spent}"
+
+
+def _warm_up(trainer: "Trainer", images: "torch.Tensor", targets: "torch.Tensor", compiled: bool) -> None:
+    try:
+        trainer.warm_up(images, targets)
+    except RuntimeError as error:
+        if not compiled:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"torch.compile does not work here ({reason}). Leave --compile out.") from error
+
+
+@contextmanager
+def _charge(seconds: dict[str, float], kind: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[kind] += time.perf_counter() - start
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, load, train, write."""
+    parser = Parser(__doc__, prog="python -m torch_ref.train", add_help=False)
+    parser.add_argument("--config", metavar="FILE", help="config file, such as configs/quickstart.py")
+    parser.add_argument("--channels-last", action="store_true", help="weights and images in memory as NHWC")
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures and the losses to this file")
+    parser.add_argument("-h", "--help", action="store_true", help="show this and every field of the configuration")
+    options, overrides = parser.parse_known_args(arguments)
+    if options.help:
+        config = load_config(options.config) if options.config else Config(name="default")
+        print(parser.format_help(), help_text(config, "fields of the configuration"), sep="\n")
+        return
+    if options.config is None:
+        parser.error("--config FILE is missing")
+    if options.json is not None:
+        writable = options.json.parent.is_dir() and os.access(options.json.parent, os.W_OK)
+        expected = "it must be a file in a folder that can be written to"
+        check(writable and not options.json.is_dir(), "--json", str(options.json), expected)
+    # Config files import jax, which would take most of a GPU's memory as soon as one asks it for its backend.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    config = load_config(options.config, overrides)
+    result = train(config, channels_last=options.channels_last, compiled=options.compile)
+    if options.json is not None:
+        figures = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+        del figures["model"]
+        write_json(options.json, {"config_name": config.name} | figures)
+
+
+if __name__ == "__main__":
+    run(main)
