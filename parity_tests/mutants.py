@@ -48,7 +48,7 @@ MUTANTS = (
         "jax_cifar/ops/conv.py",
         "kernel[::-1, ::-1].swapaxes(2, 3)",
         "kernel.swapaxes(2, 3)",
-        "test_models.py::test_network[simple_cnn]",
+        "test_submodules.py::test_every_layer_agrees[simple_cnn-none]",
     ),
     Mutant(
         "batch norm: momentum 0.01 for 0.1 (flax's 0.99)",
@@ -126,21 +126,21 @@ MUTANTS = (
         RESNET,
         'self.conv(self.features, 1, name="conv1")(x)))\n        y = self.conv(self.features, 3, self.stride,',
         'self.conv(self.features, 1, self.stride, name="conv1")(x)))\n        y = self.conv(self.features, 3, 1,',
-        "test_models.py::test_network[bottleneck]",
+        "test_submodules.py::test_every_layer_agrees[resnet50-none]",
     ),
     Mutant(
         "ResNet: ReLU before the shortcut is added",
         RESNET,
         "return nn.relu(y + _shortcut(self, x, self.features))",
         "return nn.relu(y) + _shortcut(self, x, self.features)",
-        "test_models.py::test_network[basic]",
+        "test_submodules.py::test_every_layer_agrees[resnet18-none]",
     ),
     Mutant(
         "SpeedrunNet: scale of the norms is trained",
         LAYERS,
         "scale = jax.lax.stop_gradient(scale)",
         "scale = scale * 1",
-        "test_models.py::test_network[speedrun_net]",
+        "test_submodules.py::test_every_layer_agrees[speedrun_net-shallow]",
     ),
     Mutant(
         "whitening: no epsilon under the root",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import QUICK_COMPILE
 from tolerances import agree, assert_close
 
 from jax_cifar import models
@@ -23,7 +24,6 @@ from torch_ref.models import create_model
 STEPS, BATCH, SIZE, CLASSES = 4, 16, 16, 5
 LR, MOMENTUM, DECAY, SMOOTHING = 0.1, 0.9, 5e-4, 0.1
 CLIP = 0.5  # under every gradient's norm here
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # compiling takes most of these tests' time
 MODEL = ModelConfig("tiny_cnn", width=3, dropout=0.0)
 
 

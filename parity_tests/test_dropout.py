@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from networks import QUICK_COMPILE
 from tolerances import agree, assert_close
 
 from jax_cifar import models
@@ -23,7 +24,6 @@ from torch_ref.models import create_model
 SHAPE = (64, 12, 12, 16)  # batch, height, width, channel
 CLASSES, SIZE = 5, 18
 RATES = (0.1, 0.25, 0.5, 0.8)
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # compiling takes most of these tests' time
 NETWORKS = {
     name: ModelConfig(name, width=2, dropout=None if name == "speedrun_net" else 0.4)
     for name in ("tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet50", "speedrun_net")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from networks import NAMES, QUICK_COMPILE, draw_variables
 from tolerances import agree, assert_close
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -22,8 +23,6 @@ from torch_ref.models import create_model
 
 CLASSES, SIZE = 5, 18
 SIZES = {"tiny_cnn": 16, "cifar_cnn": 16}  # pooled to one pixel, so that few parameters are dense
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # compiling takes most of these tests' time
-NAMES = ("tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet50", "speedrun_net")
 CONFIGS = {name: ModelConfig(name=name, width=2) for name in NAMES} | {
     "resnet18-imagenet": ModelConfig(name="resnet18", width=2, stem="imagenet"),
     "speedrun_net-shallow": ModelConfig(name="speedrun_net", width=2, convs_per_group=1),
@@ -47,18 +46,9 @@ def images_of(case):
 
 
 def trained(case) -> Any:
-    """Variables as training might leave them: fresh statistics, 0 and 1, would hide most mistakes."""
     init = functools.partial(network(case).init, train=False)
     shapes = {"batch_stats": {}} | jax.eval_shape(init, jax.random.key(0), images_of(case))
-    draws = np.random.default_rng(2)
-
-    def draw(path, leaf):
-        name = path[-1].key
-        if name == "kernel":
-            return draws.normal(size=leaf.shape) / np.prod(leaf.shape[:-1]) ** 0.5
-        return draws.uniform(-0.4, 0.4, size=leaf.shape) + (name in ("scale", "var"))
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return draw_variables(shapes, np.float64)
 
 
 def changed(variables, leaf, change):

@@ -1,7 +1,6 @@
 """bfloat16: the networks against PyTorch's autocast, and an audit of every type in the compiled training step."""
 
 import functools
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from jaxprs import equations
+from networks import QUICK_COMPILE
 from tolerances import agree, assert_close
 
 from jax_cifar import models, steps
@@ -22,7 +23,6 @@ from torch_ref.convert import to_torch
 from torch_ref.models import create_model
 
 CLASSES, BATCH, SIZE = 10, 32, 20
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # compiling takes most of these tests' time
 BFLOAT16, FLOAT32 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
 # Few layers: each adds its roundings, and either framework's own float32 is soon farther away than the tolerance.
 CONFIGS = {
@@ -140,17 +140,6 @@ class Audit(NamedTuple):
     wide: list[list[int]]  # what those return that read anything but bfloat16: the lengths of its axes, sorted
     sums: set[Any]  # types that products inside loops return: the chunks of the CPU's kernel gradient
     types: dict[str, set[Any]]  # of the floating-point numbers that the step returns or hands on
-
-
-def equations(jaxpr, loops=0) -> Iterator[tuple[Any, int]]:
-    """Every equation of a jaxpr and of the jaxprs inside it, with the number of loops around it."""
-    for equation in jaxpr.eqns:
-        yield equation, loops
-        inside = loops + (equation.primitive.name in ("scan", "while"))
-        for value in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner, inside)
 
 
 def float_types(tree) -> set[Any]:

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 from flax.traverse_util import flatten_dict
+from networks import QUICK_COMPILE, draw_variables
 from tolerances import agree
 from torch import nn
 
 from jax_cifar import models
 from jax_cifar.config import ModelConfig
-from torch_ref.convert import _torch_name, to_torch
+from torch_ref.convert import to_torch, torch_name
 from torch_ref.models import create_model
 
 CLASSES, BATCH = 5, 3
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # compiling takes most of these tests' time
 # Strides meet odd and even sizes, and the plain CNNs flatten more than one pixel.
 SIZES = {"tiny_cnn": 19, "simple_cnn": 10, "cifar_cnn": 32}
 SIZE = 18
@@ -84,18 +84,9 @@ def network(case) -> Any:
 
 @functools.cache
 def drawn(case) -> Any:
-    """Variables as training might leave them: fresh ones are ones and zeros in places, which would hide mistakes."""
     init = functools.partial(network(case).init, train=False)
-    draws = np.random.default_rng(2)
-
-    def draw(path, leaf):
-        name = path[-1].key
-        if name == "kernel":
-            return draws.normal(size=leaf.shape) / np.prod(leaf.shape[:-1]) ** 0.5
-        return draws.uniform(-0.3, 0.3, size=leaf.shape) + (name in ("scale", "var"))
-
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.asarray(inputs(case)[0]))
-    return jax.tree_util.tree_map_with_path(draw, {"batch_stats": {}} | shapes)
+    return draw_variables({"batch_stats": {}} | shapes, np.float64)
 
 
 def judge_of(case) -> nn.Module:
@@ -115,7 +106,7 @@ def outputs_by_name(intermediates: Any) -> Arrays:
     captured: dict[Any, Any] = dict(flatten_dict(intermediates))
     for (*path, _), (value,) in captured.items():
         if not any(part.startswith("Dropout") for part in path):
-            name = _torch_name("/".join(("params", *path, "kernel"))).removesuffix(".weight") if path else "logits"
+            name = torch_name("/".join(("params", *path, "kernel"))).removesuffix(".weight") if path else "logits"
             outputs[name] = np.moveaxis(np.array(value), -1, 1)
     return outputs
 

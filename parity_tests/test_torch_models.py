@@ -12,7 +12,9 @@ import pytest
 import torch
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from networks import NAMES, QUICK_COMPILE
 from scipy.stats import ks_2samp
+from tolerances import assert_close
 
 from jax_cifar import models
 from jax_cifar.config import ModelConfig
@@ -22,8 +24,6 @@ from torch_ref.convert import from_torch
 from torch_ref.models import SpeedrunNet, create_model, group_count
 
 CLASSES = 5
-NAMES = ("tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet50", "speedrun_net")
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # compiling takes most of these tests' time
 
 
 def flat(tree) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def test_whitening_kernel_is_the_same():
     judge = SpeedrunNet(CLASSES, "batch").double()
     judge.whiten_from(torch.from_numpy(np.moveaxis(images, -1, 1).copy()))
     actual = judge.whiten.weight.detach().numpy().transpose(2, 3, 1, 0)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
+    assert_close(actual, expected, "float64 eigenvectors", "the kernel")
 
 
 def test_group_counts_are_the_same():

@@ -91,6 +91,13 @@ def from_torch(state_dict: Mapping[str, Tensor], template: Mapping[str, Any]) ->
     return variables
 
 
+def torch_name(path: str) -> str:
+    """PyTorch's name, such as "layer1.0.conv1.weight", of the JAX variable "params/layer1_0/conv1/kernel"."""
+    name = re.sub(r"_(\d+)(?=/)", r".\1", path.partition("/")[2]).replace("/", ".")
+    name = re.sub(r"\b(kernel|scale)$", "weight", name)
+    return re.sub(r"\b(mean|var)$", r"running_\1", name) if path.startswith("batch_stats/") else name
+
+
 def jax_path(name: str, ndim: int) -> str:
     """The JAX path, such as "layer1_0/conv1/kernel", of PyTorch's parameter "layer1.0.conv1.weight" of rank `ndim`."""
     path = re.sub(r"\.(\d+)(?=\.)", r"_\1", name).replace(".", "/")
@@ -116,13 +123,7 @@ def _leaves(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _names(leaves: Mapping[str, Any]) -> dict[str, str]:
     """JAX path by PyTorch name."""
-    return {_torch_name(path): path for path in leaves}
-
-
-def _torch_name(path: str) -> str:
-    name = re.sub(r"_(\d+)(?=/)", r".\1", path.partition("/")[2]).replace("/", ".")
-    name = re.sub(r"\b(kernel|scale)$", "weight", name)
-    return re.sub(r"\b(mean|var)$", r"running_\1", name) if path.startswith("batch_stats/") else name
+    return {torch_name(path): path for path in leaves}
 
 
 def _torch_shape(leaf: Any) -> tuple[int, ...]:
