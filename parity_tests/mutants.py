@@ -364,6 +364,127 @@ MUTANTS = (
         "lam)",
         "test_mixing.py::test_cutmix",
     ),
+    # The step as a whole.
+    Mutant(
+        "accumulation: parts of neighbouring images",
+        "jax_cifar/steps.py",
+        "jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)",
+        "x.reshape(parts, -1, *x.shape[1:])",
+        "test_accumulation.py::test_accumulated_updates_agree[2-None]",
+    ),
+    Mutant(
+        "accumulation: the sum for the mean",
+        "jax_cifar/steps.py",
+        "lambda g: g / parts, total",
+        "lambda g: g, total",
+        "test_accumulation.py::test_accumulated_updates_agree[2-0.5]",
+    ),
+    Mutant(
+        "accumulation: every part from the first statistics",
+        "jax_cifar/steps.py",
+        "grad_fn(state.params, batch_stats, images, targets, part_key)",
+        "grad_fn(state.params, state.batch_stats, images, targets, part_key)",
+        "test_accumulation.py::test_accumulated_updates_agree[2-None]",
+    ),
+    Mutant(
+        "averaged weights: batch statistics left out",
+        "jax_cifar/steps.py",
+        'update_ema(ema, {"params": params, "batch_stats": batch_stats}',
+        'update_ema(ema, {"params": params, "batch_stats": ema["batch_stats"]}',
+        "test_torch_steps.py::test_updates_are_those_of_the_jax_stack[ema]",
+    ),
+    Mutant(
+        "lookahead: the fast weights go on",
+        OPTIMIZERS,
+        "jnp.where(now, s - p, u)",
+        "u",
+        "test_optimizers.py::test_lookahead[5-0.5]",
+    ),
+    Mutant(
+        "dropout: before the ReLU",
+        CNN,
+        "nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))",
+        "nn.relu(nn.Dropout(self.dropout, deterministic=not train)(x))",
+        "test_dropout.py::test_the_networks_drop_in_the_same_places[simple_cnn]",
+    ),
+    Mutant(
+        "bfloat16: kernel gradients summed in bfloat16",
+        "jax_cifar/ops/conv.py",
+        "accumulate = x.dtype if x.dtype.itemsize >= 4 else jnp.float32",
+        "accumulate = x.dtype",
+        "test_precision.py::test_a_bfloat16_step_computes_in_bfloat16_and_keeps_float32[tiny_cnn-batch-1-16-3]",
+    ),
+    Mutant(
+        "bfloat16: a dense layer in float32",
+        CNN,
+        "nn.relu(Dense(features, dtype=self.dtype,",
+        "nn.relu(Dense(features, dtype=jnp.float32,",
+        "test_precision.py::test_a_bfloat16_step_computes_in_bfloat16_and_keeps_float32[cifar_cnn-batch-1-8-8]",
+    ),
+    Mutant(
+        "bfloat16: loss rounded",
+        "jax_cifar/losses.py",
+        "jax.nn.log_softmax(logits), axis=-1)",
+        "jax.nn.log_softmax(logits), axis=-1).astype(jnp.bfloat16)",
+        "test_precision.py::test_bfloat16_agrees_with_autocast[tiny_cnn]",
+    ),
+    Mutant(
+        "folding: running mean with the wrong sign",
+        "jax_cifar/compress/fold.py",
+        "bias - mean * factor",
+        "bias + mean * factor",
+        "test_fold.py::test_every_convolution_is_pytorchs_folded_one[tiny_cnn]",
+    ),
+    Mutant(
+        "folding: another network's epsilon",
+        "jax_cifar/compress/fold.py",
+        "model.norm_epsilon if isinstance(model, SpeedrunNet) else BatchNorm.epsilon",
+        "BatchNorm.epsilon",
+        "test_fold.py::test_the_folded_network_gives_the_same_logits[speedrun_net]",
+    ),
+    # The judge: it may be wrong too.
+    Mutant(
+        "torch_ref: statistics left out of the averaged weights",
+        "torch_ref/steps.py",
+        "use_buffers=True",
+        "use_buffers=False",
+        "test_torch_steps.py::test_updates_are_those_of_the_jax_stack[ema]",
+    ),
+    Mutant(
+        "torch_ref: Muon's decay without the rate",
+        "torch_ref/optimizers.py",
+        '(1 - lr * group["weight_decay"])',
+        '(1 - group["weight_decay"])',
+        "test_torch_steps.py::test_updates_are_those_of_the_jax_stack[muon]",
+    ),
+    Mutant(
+        "torch_ref: OneCycle moves the momentum of Muon's neighbour",
+        "torch_ref/steps.py",
+        "make_scheduler(fixed if i else config.schedule,",
+        "make_scheduler(config.schedule,",
+        "test_torch_steps.py::test_updates_are_those_of_the_jax_stack[muon with onecycle]",
+    ),
+    Mutant(
+        "torch_ref: cosine over the warm-up too",
+        "torch_ref/schedules.py",
+        "total - warmup, config.eta_min",
+        "total, config.eta_min",
+        "test_schedules.py::test_warmup_and_cosine",
+    ),
+    Mutant(
+        "torch_ref: another hash in the alternating flip",
+        "torch_ref/augment.py",
+        "0xC2B2AE35",
+        "0xC2B2AE3D",
+        "test_torch_augment.py::test_flips",
+    ),
+    Mutant(
+        "torch_ref: dropout before the global average",
+        "torch_ref/models.py",
+        "self.fc(self.dropout(x.mean((2, 3))))",
+        "self.fc(self.dropout(x).mean((2, 3)))",
+        "test_dropout.py::test_the_networks_drop_in_the_same_places[resnet18]",
+    ),
 )
 
 
@@ -392,7 +513,7 @@ def run_mutant(mutant: Mutant, folder: Path) -> str | None:
     if process.exitcode == 0:
         return None
     output = (folder / OUTPUT).read_text()
-    failed = re.search(r"^FAILED \S+ - (.*)$", output, re.MULTILINE)
+    failed = re.search(r"^FAILED .+? - (.*)$", output, re.MULTILINE)
     if process.exitcode != 1 or failed is None:
         raise RuntimeError(f"{mutant.test} could not be run:\n{output[-3000:]}")
     return failed[1]
@@ -406,6 +527,6 @@ def _run_test(folder: Path, test: str) -> None:
         os.dup2(output.fileno(), 2)
     sys.path.insert(0, str(folder))
     sys.dont_write_bytecode = True
-    os.environ["COLUMNS"] = "1000"  # or the line with the assertion is cut
+    os.environ["COLUMNS"] = "400"  # or the line with the assertion is cut
     options = ["-n0", "-x", "-q", "-rf", "-p", "no:randomly", "-p", "no:cacheprovider", "-m", ""]
     sys.exit(pytest.main([*options, test]))
