@@ -10,13 +10,14 @@ torch.set_num_threads(1)
 def pytest_terminal_summary(terminalreporter, config) -> None:
     """What became of the mutants: the table where they were asked for, else one line."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
-    rows = [dict(report.user_properties)["mutant"] for report in reports if dict(report.user_properties).get("mutant")]
-    if not rows:
+    mutants = [properties for report in reports if "mutant" in (properties := dict(report.user_properties))]
+    if not mutants:
         return
-    killed = sum(message is not None for *_, message in rows)
     if config.option.markexpr == "mutants":
-        width = max(len(fault) for fault, *_ in rows)
+        width = max(len(mutant["mutant"]) for mutant in mutants)
         terminalreporter.section("mutants")
-        for fault, test, message in sorted(rows):
-            terminalreporter.write_line(f"{fault:{width}}  {'killed by' if message else 'SURVIVES '}  {test}")
-    terminalreporter.write_line(f"mutants: {killed} of {len(rows)} killed")
+        for mutant in sorted(mutants, key=lambda mutant: mutant["mutant"]):
+            outcome = "killed by" if mutant["killed"] else "SURVIVES "
+            terminalreporter.write_line(f"{mutant['mutant']:{width}}  {outcome}  {mutant['test']}")
+    killed = sum(mutant["killed"] for mutant in mutants)
+    terminalreporter.write_line(f"mutants: {killed} of {len(mutants)} killed")

@@ -9,7 +9,9 @@ pytestmark = pytest.mark.mutants
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
 def test_mutant_is_killed(mutant, tmp_path, record_property):
     killed_by = run_mutant(mutant, tmp_path)
-    record_property("mutant", (mutant.fault, mutant.test, killed_by))
+    record_property("mutant", mutant.fault)
+    record_property("test", mutant.test)
+    record_property("killed", killed_by is not None)
     assert killed_by is not None, f"{mutant.test} passes with this fault in {mutant.file}: {mutant.fault}"
 
 

@@ -1,0 +1,173 @@
+"""Write docs/parity.md: what is proved, how closely, and that the proofs can fail. Everything in it is measured anew.
+
+    python parity_tests/report.py --out docs/parity.md
+    python parity_tests/report.py --out docs/parity.md --jax runs/simple-? --torch runs/torch-?.json --export runs/quick
+
+--jax are run folders of scripts/train.py, --torch files of `python -m torch_ref.train --json`, of one recipe and with
+several seeds each; --export are run folders that scripts/export.py is run on.
+"""
+
+import ast
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import test_flagship as flagship
+import torch
+from equivalence import compare_means
+from mutants import MUTANTS, ROOT
+from tolerances import TOLERANCES
+
+from jax_cifar.cli import Parser, run
+from jax_cifar.telemetry import describe_versions
+
+MARGIN = 2.5  # points of accuracy
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["-"] * len(head), *rows]
+    return "\n".join("|" + "|".join(f" {cell} " for cell in line) + "|" for line in lines).replace("| - |", "|-|")
+
+
+def flagship_section() -> str:
+    """The figures of test_flagship.py."""
+    rows = []
+    for name in flagship.NETWORKS:
+        found, schedule = flagship.compare(name), flagship.SCHEDULES[name].name
+        cells = [f"{found[quantity]:.1e}" for quantity in flagship.QUANTITIES]
+        rows.append([f"{name}, {schedule}", *cells])
+    rows.append(["allowed", *(f"{flagship.bound(quantity):.0e}" for quantity in flagship.QUANTITIES)])
+    for field, value, words in (("momentum", 0.11, "running statistics' momentum 0.11"), ("eps", 1.1e-5, "eps 1.1e-5")):
+        found = flagship.compare("cifar_cnn", lambda net, f=field, v=value: flagship.set_norms(net, f, v))
+        cells = [f"{found[quantity]:.1e}" for quantity in flagship.QUANTITIES]
+        rows.append([f"cifar_cnn, fault planted: {words}", *cells])
+    return f"""## {flagship.STEPS} steps in float64
+
+A network of ResNet-34's depth and the CifarCNN, trained in both frameworks from the same weights on the same images:
+Nesterov SGD with weight decay, clipping, label smoothing, warm-up + cosine or OneCycle with its momentum. The largest
+differences over all steps (loss) and at the end, the last two rows with a fault in the PyTorch network:
+
+{table(["", *flagship.QUANTITIES], rows)}
+"""
+
+
+def suite_section() -> str:
+    """One line for every file of tests: its own first."""
+    rows = []
+    for path in sorted((ROOT / "parity_tests").glob("test_*.py")):
+        first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        rows.append([f"`{path.name}`", first])
+    return f"## What is compared\n\n{table(['file', ''], rows)}\n"
+
+
+def tolerance_section() -> str:
+    """The table of tolerances.py."""
+    rows = [(name, f"{t.limit:g}", f"{t.floor:g}", t.reason) for name, t in TOLERANCES.items()]
+    return f"""## How closely
+
+Largest difference allowed, as a share of the largest expected value, or of the floor where the values are smaller:
+
+{table(["", "share", "floor", "why"], rows)}
+"""
+
+
+def mutant_section() -> str:
+    """Every mutant, run by pytest."""
+    with tempfile.TemporaryDirectory() as scratch:
+        record = Path(scratch) / "record.xml"
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "parity_tests/test_mutants.py",
+            "-m",
+            "mutants",
+            f"--junitxml={record}",
+        ]
+        subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False)  # what survives stands in the table
+        properties = [case.findall("properties/property") for case in ElementTree.parse(record).iter("testcase")]
+    results = [{p.attrib["name"]: p.attrib["value"] for p in case} for case in properties]
+    killed_by_fault = {result["mutant"]: result["killed"] == "True" for result in results if "mutant" in result}
+    rows = [
+        [m.fault, f"`{m.file}`", "killed" if killed_by_fault[m.fault] else "**survives**", f"`{m.test}`"]
+        for m in MUTANTS
+    ]
+    killed = sum(killed_by_fault.values())
+    return f"""## The tests can fail
+
+Faults that a port makes, planted in a copy of the sources one at a time: {killed} of {len(rows)} are noticed.
+`pytest parity_tests -m mutants` runs them again.
+
+{table(["fault", "planted in", "", "noticed by"], rows)}
+"""
+
+
+def accuracy_section(jax_runs: Sequence[Path], torch_runs: Sequence[Path]) -> str:
+    """Equivalence of the final test accuracies of finished runs."""
+    ours = [100 * json.loads((folder / "summary.json").read_text())["test_accuracy"] for folder in jax_runs]
+    theirs = [100 * json.loads(path.read_text())["test_accuracy"] for path in torch_runs]
+    names = {json.loads((folder / "summary.json").read_text())["config_name"] for folder in jax_runs}
+    names |= {json.loads(path.read_text())["config_name"] for path in torch_runs}
+    found = compare_means(ours, theirs)
+    rows = []
+    for framework, values in (("JAX", ours), ("PyTorch", theirs)):
+        each = ", ".join(f"{value:.2f}" for value in values)
+        mean, deviation = statistics.mean(values), statistics.stdev(values)
+        rows.append([framework, len(values), f"{mean:.2f} %", f"{deviation:.2f}", each])
+    verdict = "are equivalent" if found.within(MARGIN) else "are **not** shown to be equivalent"
+    return f"""## The same accuracy
+
+{", ".join(sorted(names))}, whole: test accuracy of the final weights, with seeds of its own in each framework.
+
+{table(["", "runs", "mean", "sd", "each"], rows)}
+
+The difference of the means is {found.difference:+.2f} points, with 90 % confidence between {found.lower:+.2f} and
+{found.upper:+.2f}: within a margin of {MARGIN} points they {verdict} (two one-sided t-tests at 5 %; the margin is
+{MARGIN / found.standard_error:.1f} standard errors). Every run of the tests compares a short recipe in the same way.
+"""
+
+
+def export_section(folders: Sequence[Path]) -> str:
+    """What scripts/export.py prints for finished runs."""
+    outputs = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for folder in folders:
+            command = [sys.executable, str(ROOT / "scripts" / "export.py"), "--workdir", str(folder), "--out"]
+            done = subprocess.run([*command, f"{scratch}/model.onnx"], capture_output=True, text=True, check=True)
+            outputs.append(done.stdout.replace(f"{scratch}/", "").strip())
+    return (
+        "## ONNX\n\n`scripts/export.py` on finished runs:\n\n" + "\n\n".join(f"```\n{o}\n```" for o in outputs) + "\n"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, measure, write."""
+    parser = Parser(__doc__)
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="Markdown file to write")
+    parser.add_argument("--jax", metavar="DIR", type=Path, nargs="+", default=[], help="run folders")
+    parser.add_argument(
+        "--torch", metavar="FILE", type=Path, nargs="+", default=[], help="JSON files of torch_ref.train"
+    )
+    parser.add_argument("--export", metavar="DIR", type=Path, nargs="+", default=[], help="run folders to export")
+    options = parser.parse_args(arguments)
+    sections = [flagship_section(), suite_section(), tolerance_section()]
+    if options.jax and options.torch:
+        sections.append(accuracy_section(options.jax, options.torch))
+    if options.export:
+        sections.append(export_section(options.export))
+    sections.append(mutant_section())
+    head = f"""# Parity with PyTorch
+
+Written by `python parity_tests/report.py`; do not edit. CPU, {describe_versions()}, torch {torch.__version__}.
+"""
+    options.out.write_text("\n".join([head, *sections]))
+
+
+if __name__ == "__main__":
+    run(main)
