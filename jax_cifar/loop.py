@@ -138,9 +138,10 @@ class Trainer:
         self.console.start(plan.total_steps, plan.steps_per_epoch, step, split)
         while step < plan.total_steps:
             state, step = self.advance(state, step)
+            row_is_due = plan.is_due(step, plan.eval_every) or plan.is_due(step, plan.steps_per_epoch)
             if plan.is_log_due(step):
-                self.log_interval(step)
-            if plan.is_due(step, plan.eval_every) or plan.is_due(step, plan.steps_per_epoch):
+                self.log_interval(step, row_is_due)
+            if row_is_due:
                 self.end_of_epoch(state, step)
             signal = self.stop.signal  # read once: what comes after this line is answered at the next stop
             if signal or plan.is_due(step, plan.checkpoint_every):
@@ -190,7 +191,7 @@ class Trainer:
             " Try a lower --optim.lr or --optim.clip_norm 1; --debug-nans finds the operation."
         )
 
-    def log_interval(self, step: int) -> None:
+    def log_interval(self, step: int, row_follows: bool) -> None:
         """One line of training figures, and the progress shown."""
         session, sums = self.session, self.progress.interval
         means = mean_metrics(sums)
@@ -210,7 +211,7 @@ class Trainer:
                 "seconds": session.clock.seconds["train"],
             }
         )
-        self.console.update(step, **means, lr=lr, images_per_second=rate)
+        self.console.update(step, **means, lr=lr, images_per_second=rate, row_follows=row_follows)
         self.progress.interval.clear()
 
     def end_of_epoch(self, state: TrainState, step: int) -> None:

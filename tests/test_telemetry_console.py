@@ -71,6 +71,16 @@ def test_plain_table_shows_a_slow_epoch_alive(clock):
     assert lines[2].split()[4:6] == ["-", "-"]
 
 
+def test_a_line_that_a_row_would_double_is_left_out(clock):
+    stream = io.StringIO()
+    console = Console(stream, now=clock)
+    console.start(1000, 100)
+    clock.seconds = 40
+    console.update(100, **FIGURES, row_follows=True)
+    console.row(100, **FIGURES)
+    assert [line.split()[1] for line in plain_lines(stream)[2:]] == ["100"]
+
+
 def test_time_left_ignores_compilation_and_earlier_processes(clock):
     stream = io.StringIO()
     console = Console(stream, now=clock)

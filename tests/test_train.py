@@ -19,7 +19,7 @@ from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
 from jax_cifar.checkpoint import Checkpoints
 from jax_cifar.config import Config
 from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
-from jax_cifar.telemetry import read_metrics
+from jax_cifar.telemetry import console, read_metrics
 from jax_cifar.trained import load_trained
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +68,22 @@ def test_every_line_of_metrics_follows_from_the_run(tmp_path):
     assert [line["epoch"] for line in lines] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
     assert lines[1]["lr"] == pytest.approx(0.05)  # the first step after a warm-up of three
     assert all(line["gradient_norm"] > 0 and line["parameter_norm"] > 0 for line in lines)
+
+
+def test_a_slow_run_prints_every_step_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(console, "QUIET_SECONDS", 0.0)
+    train(small_config(eval={"every": 0.5}), tmp_path)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[1] for row in rows if row and row[0].replace(".", "").isdigit()] == [
+        "2",
+        "3",
+        "4",
+        "6",
+        "8",
+        "9",
+        "10",
+        "12",
+    ]
 
 
 def test_training_learns(tmp_path):

@@ -180,14 +180,19 @@ class Console:
             self._task = self._bar.add_task("", total=total_steps, completed=initial_step, figures="compiling", left="")
             self._bar.start()
 
-    def update(self, step: int, *, loss: float, accuracy: float, lr: float, images_per_second: float) -> None:
-        """Show the figures of the last log interval: in the bar, or as a line of the table if the last is long ago."""
+    def update(
+        self, step: int, *, loss: float, accuracy: float, lr: float, images_per_second: float, row_follows: bool = False
+    ) -> None:
+        """Show the figures of the last log interval: in the bar, or as a line of the table if the last is long ago.
+
+        `row_follows` says that `row` comes next with the same step, so that a line of its own would double it.
+        """
         values = self._timed(step, loss=loss, accuracy=accuracy, lr=lr, images_per_second=images_per_second)
         if self._bar is not None:
             figures = f"loss {loss:.3f}  acc {accuracy:.1%}  {images_per_second:,.0f} images/s"
             left = "" if values["left"] is None else f"{clock_time(values['left'])} left"
             self._bar.update(self._task, completed=step, figures=figures, left=left)
-        elif self._now() - self._printed >= QUIET_SECONDS:
+        elif not row_follows and self._now() - self._printed >= QUIET_SECONDS:
             self._print_row(values)
 
     def row(
