@@ -10,11 +10,11 @@ import os
 import re
 import runpy
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from jax_cifar.config import Config, type_name
+from jax_cifar.config import Config, check, type_name
 from jax_cifar.errors import ConfigError
 
 TRANSFORMS = "jax_cifar.augment"
@@ -27,17 +27,20 @@ FREE_TO_CHANGE = re.compile(
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The `Config` of a config file, with command-line overrides such as `["--optim.lr", "0.1"]` applied.
 
-    Raises `ConfigError` for a file that is missing, fails or returns something else, and for an override that names an
-    unknown field, has the wrong type or is out of range.
+    A file may describe several experiments, `get_config(variant: Literal["a", "b"] = "a")`: `file.py:b` is the second.
+
+    Raises `ConfigError` for a file that is missing, fails or returns something else, for a variant that it does not
+    have, and for an override that names an unknown field, has the wrong type or is out of range.
     """
-    path = Path(path)
+    name, _, variant = str(path).rpartition(":")
+    path = Path(name if name.endswith(".py") else path)
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.5)
         hint = f" Did you mean {path.parent / near[0]}?" if near else ""
         raise ConfigError(f"There is no config file {path}.{hint}")
     try:
         get_config = runpy.run_path(str(path))["get_config"]
-        config = get_config()
+        config = get_config(*_variant(get_config, variant if name.endswith(".py") else None))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except KeyError:
@@ -47,6 +50,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(config, Config):
         raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, not a jax_cifar Config.")
     return apply_overrides(config, overrides)
+
+
+def _variant(get_config: Callable[..., Any], variant: str | None) -> list[str]:
+    """The arguments for `get_config`; raises `ConfigError` for a variant that it does not name."""
+    if variant is None:
+        return []
+    choices = typing.get_args(typing.get_type_hints(get_config).get("variant"))
+    known = f"choose one of {', '.join(choices)}" if choices else "the file describes one experiment only"
+    check(variant in choices, "variant", variant, known)
+    return [variant]
 
 
 def field_types(kind: Any = Config, prefix: str = "") -> dict[str, Any]:

@@ -129,6 +129,24 @@ def test_a_broken_config_file_is_named(tmp_path, text, message):
     assert "broken.py" in str(caught.value)
 
 
+def test_a_file_may_describe_several_experiments(tmp_path):
+    path = tmp_path / "two.py"
+    path.write_text(
+        "from typing import Literal\n"
+        "from jax_cifar.config import Config\n"
+        "def get_config(variant: Literal['one', 'other'] = 'one'):\n"
+        "    return Config(name=f'two_{variant}')\n"
+    )
+    names = [load_config(given).name for given in (path, f"{path}:one", f"{path}:other")]
+    assert names == ["two_one", "two_one", "two_other"]
+    with pytest.raises(ConfigError, match=r"two\.py: variant = 'third' is not allowed: choose one of one, other\."):
+        load_config(f"{path}:third")
+    with pytest.raises(ConfigError, match=r"variant = 'one' is not allowed: the file describes one experiment only"):
+        load_config("configs/quickstart.py:one")
+    with pytest.raises(ConfigError, match=r"There is no config file .*three\.py\."):
+        load_config(f"{tmp_path / 'three.py'}:one")
+
+
 def test_a_missing_config_file_names_the_nearest():
     with pytest.raises(ConfigError, match=r"There is no config file .*quickstar\.py.* Did you mean .*quickstart\.py"):
         load_config(ROOT / "configs/quickstar.py")
