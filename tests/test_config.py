@@ -4,8 +4,10 @@ import dataclasses
 import json
 import math
 import re
+import runpy
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,12 @@ def test_a_broken_config_file_is_named(tmp_path, text, message):
     assert "broken.py" in str(caught.value)
 
 
+def experiments(path):
+    """What `load_config` takes for every experiment that a config file describes."""
+    annotation = typing.get_type_hints(runpy.run_path(str(path))["get_config"]).get("variant")
+    return [f"{path}:{variant}" for variant in typing.get_args(annotation)] or [path]
+
+
 def test_a_file_may_describe_several_experiments(tmp_path):
     path = tmp_path / "two.py"
     path.write_text(
@@ -152,14 +160,20 @@ def test_a_missing_config_file_names_the_nearest():
         load_config(ROOT / "configs/quickstar.py")
 
 
+def test_a_file_has_every_variant_that_it_names():
+    names = {f"cifar100_ablation_{name}" for name in ("adam", "sgd", "sgd_decay", "adamw", "adamw_slow")}
+    assert {load_config(given).name for given in experiments(ROOT / "configs/cifar100_ablation.py")} == names
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_loads_says_what_it_claims_and_survives_json(path):
-    config = load_config(path)
-    assert config.name == path.stem
     docstring = path.read_text().split('"""')[1]
     assert f"configs/{path.name}" in docstring
-    assert "%" in docstring or "not measured yet" in docstring
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert "%" in docstring or "not measured yet" in docstring.lower()
+    for experiment in experiments(path):
+        config = load_config(experiment)
+        assert config.name.startswith(path.stem)
+        assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_the_recipes_are_those_that_were_published():
