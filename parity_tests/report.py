@@ -31,8 +31,8 @@ MARGIN = 2.5  # points of accuracy
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
-    lines = [head, ["-"] * len(head), *rows]
-    return "\n".join("|" + "|".join(f" {cell} " for cell in line) + "|" for line in lines).replace("| - |", "|-|")
+    first, *others = (f"| {' | '.join(map(str, line))} |" for line in (head, *rows))
+    return "\n".join([first, "|" + "-|" * len(head), *others])
 
 
 def flagship_section() -> str:
@@ -49,7 +49,7 @@ def flagship_section() -> str:
         rows.append([f"cifar_cnn, fault planted: {words}", *cells])
     return f"""## {flagship.STEPS} steps in float64
 
-A network of ResNet-34's depth and the CifarCNN, trained in both frameworks from the same weights on the same images:
+A network of ResNet-34's depth and the CifarCNN, trained in both frameworks from the same weights, crops and flips:
 Nesterov SGD with weight decay, clipping, label smoothing, warm-up + cosine or OneCycle with its momentum. The largest
 differences over all steps (loss) and at the end, the last two rows with a fault in the PyTorch network:
 

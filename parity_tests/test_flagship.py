@@ -1,9 +1,12 @@
 """The proof of the whole step: networks trained for 20 steps in both frameworks, in float64, from the same weights.
 
+Crops, flips and batches are the same too: each framework augments with its own code from the same draws.
 In float64 the two stay together to many digits, and every mistake in a layer, loss, schedule, optimizer, decay, clip
 or running statistic drives them apart by orders of magnitude; in float32 chaos would hide it. Losses alone cannot see a
 wrong running variance, so the statistics and the evaluation logits are compared too.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +17,20 @@ import torch.nn.functional as F
 from tolerances import TOLERANCES
 
 from jax_cifar import models
+from jax_cifar.augment import HorizontalFlip, Normalize, RandomCrop, SampleInfo
 from jax_cifar.config import Config, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 from jax_cifar.losses import cross_entropy
 from jax_cifar.optimizers import Hyper, make_optimizer
 from jax_cifar.schedules import make_schedule
 from jax_cifar.steps import make_train_step
 from jax_cifar.train_state import create_train_state
+from torch_ref import augment as torch_augment
 from torch_ref import convert
 from torch_ref import models as torch_models
 
 STEPS, BATCH, CLASSES = 20, 8, 10
 SMOOTHING, CLIP, LR, MOMENTUM, DECAY = 0.1, 1.0, 0.1, 0.9, 5e-4
+PADDING, MEAN, STD = 4, (0.5, 0.48, 0.45), (0.29, 0.28, 0.3)
 QUANTITIES = ("loss", "parameters", "statistics", "logits")
 
 NETWORKS = {
@@ -47,9 +53,45 @@ def make_config(name: str) -> Config:
     )
 
 
-def batches() -> tuple[np.ndarray, np.ndarray]:
+class Batch(NamedTuple):
+    """Pixels in [0, 1], and what augmentation draws for them."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    offsets: np.ndarray  # of the crop, [2, batch]
+    index: np.ndarray  # in the data set, from which the alternating flip follows
+    epoch: int
+
+
+def batches() -> list[Batch]:
     draws = np.random.default_rng(0)
-    return draws.normal(size=(STEPS, BATCH, 32, 32, 3)), draws.integers(0, CLASSES, (STEPS, BATCH))
+    return [
+        Batch(
+            draws.uniform(size=(BATCH, 32, 32, 3)),
+            draws.integers(0, CLASSES, BATCH),
+            draws.integers(0, 2 * PADDING + 1, (2, BATCH), np.int32),
+            draws.integers(0, 50000, BATCH, np.int32),
+            epoch=step // 7,
+        )
+        for step in range(STEPS)
+    ]
+
+
+def jax_images(batch: Batch) -> jax.Array:
+    """The batch augmented and normalised by `jax_cifar.augment`."""
+    key, info = jax.random.key(0), SampleInfo(jnp.asarray(batch.index), jnp.asarray(batch.epoch, jnp.int32))
+    images = RandomCrop(PADDING).crop(jnp.asarray(batch.images), jnp.asarray(batch.offsets))
+    images = HorizontalFlip(mode="alternate")(key, images, info)
+    return Normalize(MEAN, STD)(key, images)
+
+
+def torch_images(batch: Batch) -> torch.Tensor:
+    """The batch augmented by `torch_ref.augment` and normalised."""
+    images = torch.from_numpy(batch.images.transpose(0, 3, 1, 2).copy())
+    images = torch_augment.crop(images, torch.from_numpy(batch.offsets), PADDING)
+    images = torch_augment.flip(images, torch_augment.alternating(torch.from_numpy(batch.index), batch.epoch))
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (MEAN, STD))
+    return (images - mean) / std
 
 
 def torch_schedule(name: str, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
@@ -62,13 +104,13 @@ def torch_schedule(name: str, optimizer: torch.optim.Optimizer) -> torch.optim.l
     return schedulers.SequentialLR(optimizer, [warmup, cosine], [5])
 
 
-def train_torch(name: str, network: torch.nn.Module, images: np.ndarray, labels: np.ndarray) -> list[float]:
+def train_torch(name: str, network: torch.nn.Module) -> list[float]:
     network.double().train()
     optimizer = torch.optim.SGD(network.parameters(), LR, MOMENTUM, weight_decay=DECAY, nesterov=True)
     scheduler, losses = torch_schedule(name, optimizer), []
-    for step in range(STEPS):
-        x = torch.from_numpy(images[step].transpose(0, 3, 1, 2).copy())
-        loss = F.cross_entropy(network(x), torch.from_numpy(labels[step]), label_smoothing=SMOOTHING)
+    for batch in batches():
+        logits = network(torch_images(batch))
+        loss = F.cross_entropy(logits, torch.from_numpy(batch.labels), label_smoothing=SMOOTHING)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -78,7 +120,7 @@ def train_torch(name: str, network: torch.nn.Module, images: np.ndarray, labels:
     return losses
 
 
-def train_jax(config: Config, model, variables, images: np.ndarray, labels: np.ndarray):
+def train_jax(config: Config, model, variables):
     optimizer = make_optimizer(config.optim, variables["params"])
     state = create_train_state(variables, optimizer, ema=False)
     step = jax.jit(make_train_step(model, optimizer, config))
@@ -90,9 +132,9 @@ def train_jax(config: Config, model, variables, images: np.ndarray, labels: np.n
 
     tables = make_schedule(config.schedule, LR, STEPS, STEPS, MOMENTUM)
     losses = []
-    for i in range(STEPS):
+    for i, batch in enumerate(batches()):
         hyper = Hyper(jnp.asarray(tables.lr[i]), jnp.asarray(tables.momentum[i]), jnp.asarray(DECAY))
-        x, y = jnp.asarray(images[i]), jnp.asarray(labels[i])
+        x, y = jax_images(batch), jnp.asarray(batch.labels)
         losses.append(float(exact_loss(state.variables, x, y)))  # the step's own sums are float32
         state, sums = step(state, x, y, hyper, jax.random.key(0))
         assert float(sums["loss"]) / BATCH == pytest.approx(losses[-1], rel=1e-6)
@@ -101,19 +143,19 @@ def train_jax(config: Config, model, variables, images: np.ndarray, labels: np.n
 
 def compare(name: str, change=lambda network: None) -> dict[str, float]:
     """The largest differences after training both; `change` plants a fault in PyTorch's network."""
-    config, (images, labels) = make_config(name), batches()
+    config, first = make_config(name), batches()[0]
     with jax.enable_x64(True):
         model = models.create_model(config.model, CLASSES, jnp.float64, jnp.float64)
-        variables = models.init_variables(model, jax.random.key(1), jnp.asarray(images[0]))
+        variables = models.init_variables(model, jax.random.key(1), jax_images(first))
         network = torch_models.create_model(config.model, CLASSES).double()
         network.load_state_dict(convert.to_torch(jax.device_get(variables), network), strict=True)
         change(network)
-        state, losses = train_jax(config, model, variables, images, labels)
-        torch_losses = train_torch(name, network, images, labels)
-        logits = np.asarray(model.apply(state.variables, jnp.asarray(images[0]), train=False))
+        state, losses = train_jax(config, model, variables)
+        torch_losses = train_torch(name, network)
+        logits = np.asarray(model.apply(state.variables, jax_images(first), train=False))
         network.eval()
         with torch.no_grad():
-            torch_logits = network(torch.from_numpy(images[0].transpose(0, 3, 1, 2).copy())).numpy()
+            torch_logits = network(torch_images(first)).numpy()
         theirs = convert.from_torch(network.state_dict(), jax.device_get(state.variables))
         ours = jax.device_get(state.variables)
     return {
