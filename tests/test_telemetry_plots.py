@@ -31,7 +31,7 @@ def drawn(monkeypatch):
         figures[path.name] = figure
         return path
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save", keep)
     return figures
 
 

@@ -35,7 +35,7 @@ def draw_plots(workdir: Path) -> list[Path]:
         curves = {split: curve for split, curve in curves.items() if np.isfinite(curve[1]).any()}
         if curves:
             stem = "learning_rate" if field == "lr" else field
-            drawn.append(_save(draw(name, curves), workdir / "plots" / f"{stem}.png"))
+            drawn.append(save(draw(name, curves), workdir / "plots" / f"{stem}.png"))
     return drawn
 
 
@@ -70,7 +70,7 @@ def draw_confusion_matrix(
     heading = f"{title}: {accuracy:.2%} of {matrix.sum():,} images right"
     grid.set_title(heading, loc="left", color=INK, fontsize=15, weight="bold", pad=14)
     _list_confusions(side, shares, label_names)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _config_name(workdir: Path) -> str:
@@ -226,7 +226,8 @@ def _list_confusions(axes: Any, shares: np.ndarray, label_names: Sequence[str]) 
         write(line, f"{shares[row, column]:.1%}", right=True)
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG in one piece, and make its folder; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15)

@@ -1,0 +1,125 @@
+"""What augmentation does to images and what convolutions see in them, as arrays to be drawn."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jax_cifar.augment import SampleInfo, compose, make_mixer
+from jax_cifar.config import Config
+from jax_cifar.errors import CheckpointError
+from jax_cifar.keys import Purpose, purpose_key, run_key
+from jax_cifar.ops import conv2d
+from jax_cifar.train_state import PyTree
+from jax_cifar.trained import Trained
+
+# Kernel size, stride and padding of the convolutions that are shown beside each other.
+SETTINGS = tuple((size, stride, padding) for size in (3, 5, 9) for stride in (1, 2) for padding in (0, size // 2))
+
+
+class Row(NamedTuple):
+    """Pictures that belong together: one original, and what was made of it."""
+
+    label: str
+    original: Float[np.ndarray, "height width channel"]
+    results: Float[np.ndarray, "columns height width channel"]
+
+
+class Panel(NamedTuple):
+    """One picture with its title: RGB [height, width, 3], or a map [height, width] of any range."""
+
+    title: str
+    image: np.ndarray
+
+
+def augmentation_rows(config: Config, images: UInt8[np.ndarray, "n height width channel"], columns: int) -> list[Row]:
+    """A row for each transform of the configuration, one for its mixing, and one for all of it together.
+
+    Row i shows image i (modulo n) of those given and `columns` independent draws of what becomes of it.
+    """
+    key, transforms, mixer = run_key(config.train.seed), config.augment, make_mixer(config.mix)
+    pixels = jnp.asarray(images, jnp.float32) / 255
+    info = SampleInfo(jnp.arange(columns), jnp.zeros((), jnp.int32))
+
+    def draws(row: int, chosen: Sequence[Any]) -> jax.Array:
+        same = jnp.repeat(pixels[row % len(pixels)][None], columns, axis=0)
+        return compose(chosen)(purpose_key(key, Purpose.AUGMENT, row), same, info)
+
+    def mixed(row: int, batch: jax.Array) -> np.ndarray:
+        """Image 0 after mixing with its neighbour, in as many batches as there are columns."""
+        results = []
+        for column in range(columns):
+            partners = jnp.stack([batch[column], pixels[(row + column + 1) % len(pixels)]])
+            if mixer is not None:
+                mix_key = purpose_key(key, Purpose.MIX, row * columns + column)
+                partners, _ = mixer(mix_key, partners, jnp.eye(2, dtype=jnp.float32))
+            results.append(partners[0])
+        return np.asarray(jnp.stack(results))
+
+    rows = [(describe(transform), np.asarray(draws(i, (transform,)))) for i, transform in enumerate(transforms)]
+    if mixer is not None:
+        rows.append(("mixing", mixed(len(rows), draws(len(rows), ()))))
+    rows.append(("all together", mixed(len(rows), draws(len(rows), transforms))))
+    return [Row(label, np.asarray(pixels[i % len(pixels)]), results) for i, (label, results) in enumerate(rows)]
+
+
+def describe(transform: Any) -> str:
+    """Name of a transform; a group's with those of its members."""
+    members = getattr(transform, "transforms", ()) or filter(None, [getattr(transform, "transform", None)])
+    inside = ", ".join(map(describe, members))
+    return type(transform).__name__ + (f"({inside})" if inside else "")
+
+
+def edge_kernel(size: int) -> Float[np.ndarray, "size size"]:
+    """A filter for vertical edges: the derivative along the row of a Gaussian whose sigma is a fifth of `size`."""
+    positions = np.arange(size) - (size - 1) / 2
+    bell = np.exp(-(positions**2) / (2 * (size / 5) ** 2))
+    kernel = np.outer(bell, -positions * bell)
+    return kernel / np.abs(kernel).sum()
+
+
+def filter_panels(image: UInt8[np.ndarray, "height width 3"]) -> list[Panel]:
+    """The image, and what one filter for vertical edges makes of it at several sizes, strides and paddings."""
+    grey = jnp.asarray(image, jnp.float32).mean(-1)[None, :, :, None] / 255
+    panels = [Panel(f"image, {image.shape[0]} x {image.shape[1]}", image / 255)]
+    for size, stride, padding in SETTINGS:
+        kernel = jnp.asarray(edge_kernel(size), jnp.float32)[:, :, None, None]
+        result = np.asarray(conv2d(grey, kernel, (stride, stride), ((padding, padding), (padding, padding))))
+        height, width = result.shape[1:3]
+        panels.append(
+            Panel(f"{size}x{size}, stride {stride}, padding {padding}: {height} x {width}", result[0, ..., 0])
+        )
+    return panels
+
+
+def first_layer_panels(trained: Trained, image: UInt8[np.ndarray, "height width 3"]) -> tuple[list[Panel], list[Panel]]:
+    """The filters of a network's first convolution, each brought to the range 0 to 1, and what they make of an image.
+
+    Raises `CheckpointError` for a network without convolutions.
+    """
+    variables: PyTree = trained.state.eval_variables
+    name = next((name for name in ("conv1", "whiten", "block1") if name in variables["params"]), None)
+    if name is None:
+        raise CheckpointError(f"{trained.config.model.name} has no first convolution to show.")
+    path = (name,) if "kernel" in variables["params"][name] else (name, "conv1")
+    model, normalize = trained.network
+    pixels = normalize(run_key(0), jnp.asarray(image, jnp.float32)[None] / 255)
+    _, captured = model.apply(
+        variables,
+        pixels,
+        train=False,
+        mutable=["intermediates"],
+        capture_intermediates=lambda module, _: module.path == path,
+    )
+    layer, maps = variables["params"], captured["intermediates"]
+    for part in path:
+        layer, maps = layer[part], maps[part]
+    kernel, outputs = np.asarray(layer["kernel"]), np.asarray(maps["__call__"][0][0], np.float32)
+    filters = []
+    for i in range(kernel.shape[-1]):
+        low, high = kernel[..., i].min(), kernel[..., i].max()
+        filters.append(Panel(f"filter {i}", (kernel[..., i] - low) / max(high - low, 1e-12)))
+    return filters, [Panel(f"map {i}", outputs[..., i]) for i in range(outputs.shape[-1])]

@@ -1,0 +1,57 @@
+"""Look at what training sees: augmentation, convolution filters, a trained network's first layer.
+
+python scripts/visualize.py augment --config configs/cifar100_resnet34.py --out augment.png
+python scripts/visualize.py filters --out filters.png
+python scripts/visualize.py filters --workdir runs/first --image 7 --out filters.png
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jax_cifar.cli import Parser, run
+from jax_cifar.errors import ConfigError
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, compute, draw."""
+    parser = Parser(__doc__)
+    parser.add_argument("what", choices=["augment", "filters"], help="what to draw")
+    parser.add_argument(
+        "--config", metavar="FILE", default="configs/quickstart.py", help="config file: data, augmentation"
+    )
+    parser.add_argument("--workdir", metavar="DIR", help="filters: run whose first layer is shown too")
+    parser.add_argument("--image", metavar="N", type=int, default=0, help="first image of the data set to show")
+    parser.add_argument("--columns", metavar="N", type=int, default=8, help="augment: draws beside each image")
+    parser.add_argument("--out", metavar="FILE.png", type=Path, required=True, help="picture to write")
+    options, overrides = parser.parse_known_args(arguments)
+    if options.out.suffix != ".png" or not options.out.parent.is_dir():
+        raise ConfigError(f"--out {options.out} must be a .png file in a folder that exists.")
+
+    from jax_cifar import load_config
+    from jax_cifar.config import check
+    from jax_cifar.data import load_data
+    from jax_cifar.pictures import augmentation_rows, filter_panels, first_layer_panels
+    from jax_cifar.telemetry.images import draw_rows, draw_sections
+    from jax_cifar.trained import load_trained
+
+    trained = load_trained(options.workdir) if options.workdir else None
+    config = trained.config if trained else load_config(options.config, overrides)
+    splits = trained.splits if trained else load_data(config.data)
+    images = splits.train.images
+    check(0 <= options.image < len(images), "--image", options.image, f"there are {len(images):,} training images")
+    check(options.columns >= 1, "--columns", options.columns, "it must be at least 1")
+    if options.what == "augment":
+        rows = augmentation_rows(config, images[options.image : options.image + 32], options.columns)
+        draw_rows(rows, options.out, f"{config.name}, {splits.name}")
+    else:
+        image = images[options.image]
+        sections = [("One filter for vertical edges: kernel size, stride and padding", filter_panels(image))]
+        if trained:
+            filters, maps = first_layer_panels(trained, image)
+            sections += [(f"First layer of {config.name}: filters", filters), ("and their feature maps", maps)]
+        draw_sections(sections, options.out)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,161 @@
+"""What scripts/visualize.py draws: draws of augmentation, one filter in many settings, a first layer."""
+
+import functools
+import importlib.util
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import small_config
+
+from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
+from jax_cifar.config import Config, MixConfig, ModelName
+from jax_cifar.data import load_data
+from jax_cifar.errors import ConfigError
+from jax_cifar.ops import conv2d
+from jax_cifar.pictures import augmentation_rows, describe, edge_kernel, filter_panels, first_layer_panels
+from jax_cifar.session import make_network
+from jax_cifar.telemetry.images import draw_rows, draw_sections
+from jax_cifar.trained import Trained
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "visualize.py"
+QUICK_COMPILE = {"xla_backend_optimization_level": 0}
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+
+
+def rows_of(augment: Any = (), columns=6, **mix):
+    return augmentation_rows(Config(name="rows", augment=augment, mix=MixConfig(**mix)), IMAGES, columns)
+
+
+def test_a_row_for_every_transform_and_for_all():
+    rows = rows_of((RandomCrop(padding=4), HorizontalFlip(), Cutout()), mixup_alpha=1.0)
+    assert [row.label for row in rows] == ["RandomCrop", "HorizontalFlip", "Cutout", "mixing", "all together"]
+    for i, row in enumerate(rows):
+        np.testing.assert_allclose(row.original, IMAGES[i % 5] / 255, atol=1e-6)
+        assert row.results.shape == (6, 32, 32, 3)
+    crops, flips = rows[0].results, rows[1].results
+    assert len({crop.tobytes() for crop in crops}) > 3  # independent draws of one image
+    flipped = [np.allclose(result, rows[1].original[:, ::-1]) for result in flips]
+    assert {True, False} == set(flipped)
+    assert all(result or np.allclose(flips[i], rows[1].original) for i, result in enumerate(flipped))
+
+
+def test_mixing_shows_the_image_and_different_partners():
+    (mixing, whole) = rows_of(mixup_alpha=1.0)
+    own = IMAGES[0] / 255
+    for column, result in enumerate(mixing.results):
+        apart = IMAGES[(column + 1) % 5] / 255 - own
+        share = np.sum((result - own) * apart) / max(np.sum(apart**2), 1e-9)  # column 4 is mixed with itself
+        np.testing.assert_allclose(result, own + share * apart, atol=1e-5)
+    assert whole.label == "all together"
+
+
+def test_without_augmentation_images_are_shown_as_they_are():
+    (row,) = rows_of()
+    np.testing.assert_array_equal(row.results, np.repeat(row.original[None], 6, 0))
+
+
+def test_groups_are_described_with_their_members():
+    class Group:
+        transforms = (Cutout(), HorizontalFlip())
+
+    assert describe(Group()) == "Group(Cutout, HorizontalFlip)"
+
+
+def test_the_filter_answers_to_vertical_edges_only():
+    step = np.zeros((20, 20, 3), np.uint8)
+    step[:, 10:] = 255
+    kernel = edge_kernel(5)
+    np.testing.assert_allclose(kernel, -kernel[:, ::-1], atol=1e-15)
+    assert np.abs(kernel).sum() == pytest.approx(1)
+    for image, answers in ((step, True), (step.transpose(1, 0, 2).copy(), False)):
+        unpadded = next(panel for panel in filter_panels(image) if panel.title.startswith("5x5, stride 1, padding 0"))
+        assert (np.abs(unpadded.image).max() > 0.4) == answers
+
+
+def test_every_setting_has_the_size_it_says():
+    first, *others = filter_panels(IMAGES[0])
+    assert first.title == "image, 32 x 32"
+    assert len(others) == 12
+    for panel in others:
+        kernel, _, stride, padding, *_ = map(int, re.findall(r"\d+", panel.title))
+        size = (32 + 2 * padding - kernel) // stride + 1
+        assert panel.image.shape == (size, size)
+        assert panel.title.endswith(f"{size} x {size}")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("tiny_cnn", ("conv1",)), ("speedrun_net", ("whiten",)), ("cifar_cnn", ("block1", "conv1"))]
+)
+def test_the_first_layer_and_its_maps(tmp_path, name, path):
+    dropout = None if name == "speedrun_net" else 0.0
+    config = small_config(model={"name": cast(ModelName, name), "width": 2, "dropout": dropout})
+    splits = load_data(config.data)
+    network = make_network(config, splits)
+    init = jax.jit(functools.partial(network.model.init, train=False), compiler_options=QUICK_COMPILE)
+    variables = init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    state: Any = SimpleNamespace(eval_variables=variables)
+    trained = Trained(config, splits, network, state, step=0)
+    filters, maps = first_layer_panels(trained, IMAGES[0])
+    layer: Any = variables["params"]
+    for part in path:
+        layer = layer[part]
+    kernel = jnp.asarray(layer["kernel"])
+    assert len(filters) == len(maps) == kernel.shape[-1]
+    assert all(
+        panel.image.shape == kernel.shape[:3] and 0 <= panel.image.min() <= panel.image.max() <= 1 for panel in filters
+    )
+    pixels = trained.network.normalize(jax.random.key(0), jnp.asarray(IMAGES[:1], jnp.float32) / 255)
+    padding = (kernel.shape[0] - 1) // 2
+    expected = conv2d(pixels, kernel, (1, 1), ((padding, padding), (padding, padding)))[0]
+    expected = np.asarray(expected) + np.asarray(layer.get("bias", 0.0))
+    for i, panel in enumerate(maps):
+        np.testing.assert_allclose(panel.image, expected[..., i], atol=1e-5)
+    draw_sections([("filters", filters), ("maps", maps)], tmp_path / "maps.png")
+    assert (tmp_path / "maps.png").stat().st_size > 5000
+
+
+def test_rows_are_drawn(tmp_path):
+    path = draw_rows(rows_of((RandomCrop(),)), tmp_path / "rows.png", "title")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def main():
+    """The script's `main`, called in this process."""
+    spec = importlib.util.spec_from_file_location("visualize_script", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["augment", "--out", "picture.jpg"], r"must be a \.png file"),
+        (["augment", "--out", "missing/picture.png"], "in a folder that exists"),
+        (["augment", "--out", "x.png", "--image", "-1"], "--image = -1 is not allowed"),
+        (["augment", "--out", "x.png", "--columns", "0"], "--columns = 0 is not allowed"),
+        (["augment", "--out", "x.png", "--optim.lrr", "1"], "--optim.lrr is not a field"),
+    ],
+)
+def test_bad_arguments_are_refused(main, monkeypatch, tmp_path, arguments, message):
+    config = str(SCRIPT.parents[1] / "configs" / "quickstart.py")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        main([*arguments, "--config", config])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_script_writes_the_picture(main, tmp_path, capsys):
+    config = str(SCRIPT.parents[1] / "configs" / "quickstart.py")
+    main(["augment", "--config", config, "--out", str(tmp_path / "a.png"), "--columns", "2"])
+    main(["filters", "--config", config, "--out", str(tmp_path / "f.png")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "f.png"]
+    assert capsys.readouterr().out.split() == [str(tmp_path / "a.png"), str(tmp_path / "f.png")]
