@@ -47,11 +47,13 @@ def test_a_row_for_every_transform_and_for_all():
 
 def test_mixing_shows_the_image_and_different_partners():
     (mixing, whole) = rows_of(mixup_alpha=1.0)
-    own = IMAGES[0] / 255
+    own, shares = IMAGES[0] / 255, set()
     for column, result in enumerate(mixing.results):
         apart = IMAGES[(column + 1) % 5] / 255 - own
         share = np.sum((result - own) * apart) / max(np.sum(apart**2), 1e-9)  # column 4 is mixed with itself
         np.testing.assert_allclose(result, own + share * apart, atol=1e-5)
+        shares.add(round(float(share), 3))
+    assert len(shares) == 6  # every column draws its own
     assert whole.label == "all together"
 
 
