@@ -1,6 +1,7 @@
 """What every transform is, how several become one, and the checks that their parameters share."""
 
 import abc
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jax_cifar.augment.sampling import Move, resample
 from jax_cifar.config import check
 from jax_cifar.errors import ConfigError
 
@@ -34,8 +36,22 @@ class Transform(abc.ABC):
         """Transform `images`, raw pixels between 0 and 1."""
 
 
+class Resampling(Transform):
+    """A transform that only moves pixels, to places between pixels too; `compose` makes one of several in a row."""
+
+    @abc.abstractmethod
+    def move(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Move:
+        """Draw where the pixels of images of `shape` (batch, height, width, channel) come from."""
+
+    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
+        return resample(images, [self.move(key, images.shape)])
+
+
 def compose(transforms: Sequence[Callable[..., Images]]) -> Callable[..., Images]:
     """Apply `transforms` in their order; the i-th gets `fold_in(key, i)`, so that no two share their draws.
+
+    Neighbours that only move pixels (`Resampling`) become one: their places are chained and the images are sampled
+    once, which takes less time and blurs less than sampling after each of them.
 
     Returns a function of `(key, images, info=None)`, as a transform is. Without transforms it returns the images.
 
@@ -52,8 +68,14 @@ def compose(transforms: Sequence[Callable[..., Images]]) -> Callable[..., Images
 
     def apply(key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
         check_floating("images", images, "divide pixels by 255")
-        for i, transform in enumerate(transforms):
-            images = transform(jax.random.fold_in(key, i), images, info)
+        keys = [jax.random.fold_in(key, i) for i in range(len(transforms))]
+        pairs = zip(keys, transforms, strict=True)
+        for moving, group in itertools.groupby(pairs, lambda pair: isinstance(pair[1], Resampling)):
+            if moving:
+                images = resample(images, [transform.move(own, images.shape) for own, transform in group])
+            else:
+                for own, transform in group:
+                    images = transform(own, images, info)
         return images
 
     return apply
