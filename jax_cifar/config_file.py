@@ -12,7 +12,7 @@ import runpy
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from jax_cifar.config import Config, check, type_name
 from jax_cifar.errors import ConfigError
@@ -150,17 +150,32 @@ def help_text(config: Config, program: str) -> str:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as JSON values; a transform becomes `{"transform": "RandomCrop", ...}`."""
+    """The configuration as JSON values; a transform becomes `{"transform": "RandomCrop", ...}`, also inside a group."""
     values = dataclasses.asdict(dataclasses.replace(config, augment=()))
-    values["augment"] = [
-        {"transform": type(transform).__name__, **dataclasses.asdict(cast(Any, transform))}
-        for transform in config.augment
-    ]
-    return json.loads(json.dumps(values))
+    return json.loads(json.dumps({**values, "augment": _plain(config.augment)}))
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(map(_plain, value))
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return {"transform": type(value).__name__, **fields}
+
+
+def _revived(value: Any) -> Any:
+    """What `_plain` was given, for what it gave."""
+    if isinstance(value, list):
+        return tuple(map(_revived, value))
+    if not isinstance(value, Mapping):
+        return value
+    library = importlib.import_module(TRANSFORMS)
+    fields = {name: _revived(field) for name, field in value.items()}
+    name = fields.pop("transform")
+    if name not in library.__all__:
+        raise ConfigError(f"The transform {name} is not part of {TRANSFORMS}.")
+    return getattr(library, name)(**fields)
 
 
 def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
@@ -172,7 +187,7 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
         **{
             name: _build(hints[name], value, f"{where}{name}.")
             if dataclasses.is_dataclass(hints[name])
-            else _tuples(value)
+            else _revived(value)
             for name, value in values.items()
         }
     )
@@ -180,15 +195,7 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
 
 def from_dict(values: Mapping[str, Any]) -> Config:
     """The `Config` that `to_dict` wrote; raises `ConfigError` for a field or transform this version does not have."""
-    library = importlib.import_module(TRANSFORMS)
-    transforms = []
-    for entry in values.get("augment", ()):
-        entry = dict(entry)
-        name = entry.pop("transform")
-        if name not in library.__all__:
-            raise ConfigError(f"The transform {name} is not part of {TRANSFORMS}.")
-        transforms.append(getattr(library, name)(**{key: _tuples(value) for key, value in entry.items()}))
-    return _build(Config, {**values, "augment": tuple(transforms)}, "")
+    return _build(Config, {"augment": [], **values}, "")
 
 
 def write_json(path: Path, values: Any) -> None:
