@@ -9,15 +9,22 @@ if mix is not None:
 
 from jax_cifar.augment.affine import RandomAffine, RandomResizedCrop, RandomRotation
 from jax_cifar.augment.base import SampleInfo, Transform, compose
+from jax_cifar.augment.clahe import CLAHE
+from jax_cifar.augment.colour import ColorJitter, ToGray
+from jax_cifar.augment.dropout import CoarseDropout, RandomErasing
 from jax_cifar.augment.erasing import Cutout
 from jax_cifar.augment.geometric import HorizontalFlip, RandomCrop
+from jax_cifar.augment.grouping import OneOf, Sometimes
 from jax_cifar.augment.mixing import CutMix, MixUp, cutmix, make_mixer, mixup
 from jax_cifar.augment.normalize import Normalize
 from jax_cifar.augment.policies import AutoAugment, TrivialAugmentWide
 from jax_cifar.augment.warp import ElasticTransform, GridDistortion
 
 __all__ = [
+    "CLAHE",
     "AutoAugment",
+    "CoarseDropout",
+    "ColorJitter",
     "CutMix",
     "Cutout",
     "ElasticTransform",
@@ -25,11 +32,15 @@ __all__ = [
     "HorizontalFlip",
     "MixUp",
     "Normalize",
+    "OneOf",
     "RandomAffine",
     "RandomCrop",
+    "RandomErasing",
     "RandomResizedCrop",
     "RandomRotation",
     "SampleInfo",
+    "Sometimes",
+    "ToGray",
     "Transform",
     "TrivialAugmentWide",
     "compose",

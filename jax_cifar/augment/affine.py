@@ -46,13 +46,13 @@ class RandomAffine(Resampling):
     fill: float = 0.0  # value of what comes from outside
 
     def __post_init__(self) -> None:
-        check_range(self, "degrees")
+        check_ends(self, "degrees")
         check_number(self, "fill", 0.0, 1.0)
         if self.translate is not None:
             shares = are_numbers(self.translate, 2) and min(self.translate) >= 0 and max(self.translate) <= 1
             check(shares, "RandomAffine.translate", self.translate, "it must be two numbers between 0 and 1")
         if self.scale is not None:
-            check_range(self, "scale", above=0)
+            check_ends(self, "scale", above=0)
         if self.shear is not None:
             ranges = is_number(self.shear) or are_numbers(self.shear, 2) or are_numbers(self.shear, 4)
             check(ranges, "RandomAffine.shear", self.shear, "it must be one, two or four numbers")
@@ -107,7 +107,7 @@ class RandomRotation(Resampling):
     fill: float = 0.0  # value of what comes from outside
 
     def __post_init__(self) -> None:
-        check_range(self, "degrees")
+        check_ends(self, "degrees")
         check_number(self, "fill", 0.0, 1.0)
 
     def move(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Move:
@@ -139,9 +139,9 @@ class RandomResizedCrop(Resampling):
     ratio: Range = (3 / 4, 4 / 3)  # range of width / height; its logarithm is uniform
 
     def __post_init__(self) -> None:
-        check_range(self, "scale", above=0)
+        check_ends(self, "scale", above=0)
         check(self.scale[1] <= 1, "RandomResizedCrop.scale", self.scale, "the box cannot be larger than the image")
-        check_range(self, "ratio", above=0)
+        check_ends(self, "ratio", above=0)
 
     def move(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Move:
         batch, height, width, _ = shape
@@ -233,7 +233,7 @@ def are_numbers(value: object, count: int) -> bool:
     return isinstance(value, tuple) and len(value) == count and all(is_number(number) for number in value)
 
 
-def check_range(owner: object, name: str, above: float = -math.inf) -> None:
+def check_ends(owner: object, name: str, above: float = -math.inf) -> None:
     """Raise `ConfigError` unless a field is a range (least, largest) `above` a bound, or a number d for (-d, d)."""
     value = getattr(owner, name)
     field = f"{type(owner).__name__}.{name}"

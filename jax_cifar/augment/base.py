@@ -60,11 +60,7 @@ def compose(transforms: Sequence[Callable[..., Images]]) -> Callable[..., Images
     """
     transforms = tuple(transforms)
     for i, transform in enumerate(transforms):
-        if not isinstance(transform, Transform):
-            raise ConfigError(
-                f"augment[{i}] = {transform!r} is not a transform: give an instance, such as RandomCrop(padding=4). "
-                f"MixUp and CutMix are set in the section mix."
-            )
+        check_transform(f"augment[{i}]", transform)
 
     def apply(key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
         check_floating("images", images, "divide pixels by 255")
@@ -79,6 +75,15 @@ def compose(transforms: Sequence[Callable[..., Images]]) -> Callable[..., Images
         return images
 
     return apply
+
+
+def check_transform(name: str, value: object) -> None:
+    """Raise `ConfigError` unless `value`, found at `name`, is a transform."""
+    if not isinstance(value, Transform):
+        raise ConfigError(
+            f"{name} = {value!r} is not a transform: give an instance, such as RandomCrop(padding=4). "
+            f"MixUp and CutMix are set in the section mix."
+        )
 
 
 def check_floating(name: str, values: Array, way_out: str) -> None:
@@ -99,6 +104,15 @@ def check_number(owner: object, name: str, low: float = -math.inf, high: float =
     value = getattr(owner, name)
     expected = "it must be a finite number" if low == -math.inf else f"it must be a number between {low} and {high}"
     check(is_number(value) and low <= value <= high, f"{type(owner).__name__}.{name}", value, expected)
+
+
+def check_range(owner: object, name: str, low: float, high: float) -> None:
+    """Raise `ConfigError` unless the field `name` of `owner` is a pair (least, most) from `low` to `high`."""
+    value = getattr(owner, name)
+    pair = isinstance(value, tuple) and len(value) == 2 and all(is_number(end) for end in value)
+    good = pair and low <= value[0] <= value[1] <= high
+    expected = f"it must be a pair (least, most) with both between {low} and {high}"
+    check(good, f"{type(owner).__name__}.{name}", value, expected)
 
 
 def check_choice(owner: object, name: str, allowed: tuple[str, ...]) -> None:

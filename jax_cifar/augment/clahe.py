@@ -1,0 +1,191 @@
+"""Contrast-limited adaptive histogram equalisation, without a histogram.
+
+OpenCV counts the pixels of every tile into 256 bins, clips the bins, and makes a table of the cumulative sum. A table
+is only ever read at the levels of pixels nearby; so here the cumulative sum is counted at those alone, by comparing
+each pixel with the pixels of its own and the surrounding tiles. For CIFAR's tiles of 16 pixels that is less work than
+filling the bins, and it needs no scatter and no gather.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jax_cifar.augment.base import Images, SampleInfo, Transform, check_number, check_range, is_number
+from jax_cifar.augment.colour import Planes, split
+from jax_cifar.config import check
+
+Levels = Int[Array, "batch height width"]
+Tiles = Int[Array, "batch down across pixel"]  # levels of a tile's pixels, row by row
+
+BINS = 256
+ABSENT = 256  # a level above all others: a pixel that is clipped away
+CHUNK = 16  # pixels compared at a time
+# Linear sRGB to CIE XYZ, each row divided by the white point D65 (IEC 61966-2-1; the white point as OpenCV has it).
+TO_XYZ = np.array(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+) / np.array([[0.950456], [1.0], [1.088754]])
+FROM_XYZ = np.linalg.inv(TO_XYZ)
+EDGE = 6 / 29  # where CIE 1976's cube root gives way to a straight line
+
+
+@dataclass(frozen=True)
+class CLAHE(Transform):
+    """Equalise the lightness of every neighbourhood with probability `p` (Albumentations' `CLAHE`, OpenCV's algorithm).
+
+    Parameters are Albumentations': each image draws its clip limit uniformly between 1 and `clip_limit`, or from the
+    pair given. A bin of a tile's histogram holds at most `int(clip_limit * pixels / 256)` pixels and at least 1; with
+    8 x 8 tiles on 32 x 32 images, every limit below 32 is therefore 1.
+
+    Colour images change in L of CIE 1976 L*a*b* (sRGB, white point D65), as Albumentations does it with OpenCV. L is
+    rounded to the 256 levels that the histogram has; a* and b* are kept as they are. OpenCV's 8-bit conversion
+    approximates all three: where it takes the next level, results differ, with tiles of 16 pixels by up to 16 levels.
+    Adding the same amount to the three cube roots of X, Y and Z is a change of L alone, so a* and b* need not be
+    computed. Colours outside sRGB are clipped. Images of one channel change directly.
+
+    Raises:
+        ConfigError: a parameter is out of range, or the images have neither 1 nor 3 channels.
+    """
+
+    clip_limit: float | tuple[float, float] = 4.0  # most pixels of a bin, as a multiple of an even histogram
+    tile_grid_size: tuple[int, int] = (8, 8)  # tiles across and down, in OpenCV's order
+    p: float = 0.5  # probability that an image is equalised
+
+    def __post_init__(self) -> None:
+        if isinstance(self.clip_limit, tuple):
+            check_range(self, "clip_limit", 1.0, float("inf"))
+        else:
+            check_number(self, "clip_limit", 1.0, float("inf"))
+        grid = self.tile_grid_size
+        pair = isinstance(grid, tuple) and len(grid) == 2 and all(is_number(n) and n == int(n) and n > 0 for n in grid)
+        check(pair, "CLAHE.tile_grid_size", grid, "it must be a pair of positive integers, tiles across and down")
+        check_number(self, "p", 0.0, 1.0)
+
+    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
+        batch = images.shape[:1]
+        low, high = self.clip_limit if isinstance(self.clip_limit, tuple) else (1.0, self.clip_limit)
+        limits = jax.random.uniform(jax.random.fold_in(key, 0), batch, jnp.float32, low, high)
+        applied = jax.random.uniform(jax.random.fold_in(key, 1), batch, jnp.float32) < self.p
+        return jnp.where(applied[:, None, None, None], self.equalize(images, limits), images)
+
+    def equalize(self, images: Images, limits: Float[Array, " batch"]) -> Images:
+        """Equalise all images, each with its own clip limit."""
+        planes = split(images, "CLAHE")
+        if planes.shape[0] == 1:
+            levels = jnp.round(255.0 * planes[0]).astype(jnp.int32)
+            return (self.equalize_levels(levels, limits).astype(planes.dtype) / 255.0).astype(images.dtype)[..., None]
+        roots = to_roots(planes)
+        lightness = 1.16 * roots[1] - 0.16
+        levels = jnp.round(255.0 * lightness).astype(jnp.int32)
+        change = (self.equalize_levels(levels, limits).astype(planes.dtype) / 255.0 - lightness) / 1.16
+        return jnp.moveaxis(from_roots(roots + change[None]), 0, -1).astype(images.dtype)
+
+    def equalize_levels(self, levels: Levels, limits: Float[Array, " batch"]) -> Float[Array, "batch height width"]:
+        """OpenCV's algorithm on levels from 0 to 255: the new levels, whole numbers."""
+        across, down = self.tile_grid_size
+        size = levels.shape[1:]
+        if size[0] % down or size[1] % across:  # OpenCV then adds to both sides, a whole grid where nothing is missing
+            widths = ((0, 0), (0, down - size[0] % down), (0, across - size[1] % across))
+            levels = jnp.pad(levels, widths, mode="reflect")
+        height, width = levels.shape[1] // down, levels.shape[2] // across
+        tiles = levels.astype(jnp.int16).reshape(-1, down, height, across, width).transpose(0, 1, 3, 2, 4)
+        tiles = tiles.reshape(-1, down, across, height * width)
+        held = jnp.clip(jnp.floor(limits * (height * width / BINS)), 1, height * width).astype(jnp.int16)
+        kept = jnp.where(rank(tiles) < held[:, None, None, None], tiles, ABSENT)
+        result = jnp.round(interpolate(kept, tiles, height, width))
+        result = result.reshape(-1, down, across, height, width).transpose(0, 1, 3, 2, 4)
+        return result.reshape(levels.shape)[:, : size[0], : size[1]]
+
+
+def interpolate(kept: Tiles, tiles: Tiles, height: int, width: int) -> Float[Array, "batch down across pixel"]:
+    """Read every pixel of `tiles` in the tables of the tiles around it, and blend by the distance to their centres.
+
+    All nine are read and five of them count for nothing at any one pixel: cheaper than picking the four that do. They
+    are read in a loop, which keeps XLA from working out levels and ranks anew for each of them.
+    """
+    around = jnp.pad(kept, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    weights = tent(height)[:, None, :, None] * tent(width)[None, :, None, :]
+    rows, columns = np.divmod(np.arange(9, dtype=np.int32), np.int32(3))
+
+    def add(total: Array, neighbour: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        row, column, weight = neighbour
+        zero = jnp.zeros_like(row)
+        there = jax.lax.dynamic_slice(around, (zero, row, column, zero), tiles.shape)
+        return total + weight[None, None, None] * read_table(there, tiles), None
+
+    neighbours = (jnp.asarray(rows), jnp.asarray(columns), jnp.asarray(weights.reshape(9, -1)))
+    return jax.lax.scan(add, jnp.zeros(tiles.shape, jnp.float32), neighbours)[0]
+
+
+def rank(tiles: Tiles) -> Tiles:
+    """How many earlier pixels of its tile have a pixel's level: those beyond the clip limit are clipped away."""
+    place = jnp.arange(tiles.shape[-1], dtype=jnp.int16)[None, None, None]
+    return count(tiles, tiles, lambda other, own, at: (other == own) & (at < place[..., None]))
+
+
+def count(others: Tiles, tiles: Tiles, counted: Callable[[Array, Array, Array], Array]) -> Tiles:
+    """For every pixel of `tiles`, how many pixels of `others` are `counted(other, own, place of the other)`.
+
+    Sixteen of them at a time: XLA unrolls so short a sum, and with 16-bit numbers it then fills the vector registers.
+    """
+    missing = -others.shape[-1] % CHUNK
+    others = jnp.pad(others, ((0, 0), (0, 0), (0, 0), (0, missing)), constant_values=ABSENT)
+    chunks = jnp.moveaxis(others.reshape(*others.shape[:3], -1, CHUNK), 3, 0)
+    places = jnp.arange(chunks.shape[0] * CHUNK, dtype=jnp.int16).reshape(-1, CHUNK)
+
+    def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
+        other, place = chunk
+        found = counted(other[..., None, :], tiles[..., None], place[None, None, None, None])
+        return total + jnp.sum(found.astype(jnp.int16), axis=-1, dtype=jnp.int16), None
+
+    return jax.lax.scan(add, jnp.zeros_like(tiles), (chunks, places))[0]
+
+
+def read_table(kept: Tiles, levels: Tiles) -> Float[Array, "batch down across pixel"]:
+    """The tables of the tiles `kept`, read at `levels`: the cumulative sum of the clipped bins, scaled to 0 to 255.
+
+    What was clipped is handed out again: to all bins alike, the rest one by one to every `step`-th bin.
+    """
+    below = count(kept, levels, lambda other, own, place: other <= own)
+    clipped = jnp.sum(kept == ABSENT, axis=-1, keepdims=True, dtype=jnp.int32)
+    share, rest = clipped // BINS, clipped % BINS
+    step = jnp.maximum(BINS // jnp.maximum(rest, 1), 1).astype(jnp.float32)
+    level = levels.astype(jnp.float32)
+    steps = jnp.floor((level + 0.5) / step) + 1.0  # level // step + 1; the half keeps it off the edge of a whole number
+    handed_out = share.astype(jnp.float32) * (level + 1.0) + jnp.minimum(rest.astype(jnp.float32), steps)
+    total = below.astype(jnp.float32) + handed_out
+    return jnp.round(jnp.minimum(total * np.float32((BINS - 1) / levels.shape[-1]), 255.0))
+
+
+def tent(size: int) -> Float[np.ndarray, "3 size"]:
+    """Weight of the tile before, of the own tile and of the one after, at every row (or column) of a tile."""
+    place = np.arange(size, dtype=np.float32) / size - 0.5
+    return np.stack([np.maximum(-place, 0), 1 - np.abs(place), np.maximum(place, 0)]).astype(np.float32)
+
+
+def to_roots(planes: Planes) -> Planes:
+    """CIE 1976's cube roots of X, Y and Z, each relative to white, of sRGB planes."""
+    linear = jnp.where(planes <= 0.04045, planes / 12.92, power((planes + 0.055) / 1.055, 2.4))
+    xyz = multiply(TO_XYZ, linear)
+    return jnp.where(xyz > EDGE**3, power(jnp.maximum(xyz, EDGE**3), 1 / 3), xyz / (3 * EDGE**2) + 4 / 29)
+
+
+def from_roots(roots: Planes) -> Planes:
+    """The way back, clipped to the colours that sRGB has."""
+    xyz = jnp.where(roots > EDGE, roots * roots * roots, 3 * EDGE**2 * (roots - 4 / 29))
+    linear = multiply(FROM_XYZ, xyz)
+    curved = 1.055 * power(jnp.maximum(linear, 0.0031308), 1 / 2.4) - 0.055
+    return jnp.clip(jnp.where(linear <= 0.0031308, 12.92 * linear, curved), 0.0, 1.0)
+
+
+def power(base: Array, exponent: float) -> Array:
+    """`base ** exponent` for positive `base`: XLA's own is several times slower on the CPU."""
+    return jnp.exp(exponent * jnp.log(base))
+
+
+def multiply(matrix: Float[np.ndarray, "3 3"], planes: Planes) -> Planes:
+    """A 3 x 3 matrix times every pixel, written out: a matrix product would lose digits to TF32 or bfloat16."""
+    return jnp.stack([sum(float(weight) * plane for weight, plane in zip(row, planes, strict=True)) for row in matrix])
