@@ -8,6 +8,7 @@ import pytest
 from jax_cifar import load_config, train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+NARROW = ["--model.width", "4", "--train.batch_size", "16"]
 pytestmark = pytest.mark.skipif("JAX_CIFAR_DATA" not in os.environ, reason="needs the real CIFAR in $JAX_CIFAR_DATA")
 
 
@@ -25,14 +26,17 @@ def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("cifar10_speedrun", ["--train.batch_size", "50"]),
-        ("cifar100_cnn", ["--model.width", "8"]),
-        ("cifar100_resnet34", ["--model.width", "4", "--train.batch_size", "16"]),
+        ("cifar10_speedrun.py", ["--train.batch_size", "50"]),
+        ("cifar10_tiny_cnn.py", ["--model.width", "4", "--schedule.warmup", "1"]),
+        ("cifar100_cnn.py", ["--model.width", "8"]),
+        *((f"cifar100_ablation.py:{variant}", ["--model.width", "4"]) for variant in ("adam", "sgd_decay", "adamw")),
+        *((f"cifar100_resnet34.py:{variant}", NARROW) for variant in ("plain_imagenet", "strong")),
+        ("cifar100_resnet_modern.py:resnet18", [*NARROW, "--schedule.warmup", "1"]),
     ],
 )
 def test_every_recipe_takes_its_first_steps(tmp_path, name, overrides):
     small = ["--train.steps", "3", "--data.subset", "1000", "--schedule.unit", "steps", "--eval.tta", "none"]
-    config = load_config(CONFIGS / f"{name}.py", [*small, *overrides])
+    config = load_config(CONFIGS / name, [*small, *overrides])
     result = train(config, tmp_path)
     assert result.summary["steps"] == 3
     assert result.report.count == 10_000
