@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup train test test-all lint clean
+.PHONY: help setup train test mutants test-all lint clean
 
 help:
 	@echo "make train     train the quickstart on embedded real data"
 	@echo "make test      run the tests"
-	@echo "make test-all  run the slow tests too"
+	@echo "make mutants   plant faults, and run the tests that must notice"
+	@echo "make test-all  run the slow tests and the mutants too"
 	@echo "make lint      ruff, pyright, import directions"
 	@echo "make setup     make $(VENV) with everything in it (the others do it by themselves)"
 	@echo "make clean     remove $(VENV)"
@@ -30,7 +31,10 @@ train: setup
 	$(BIN)/python scripts/train.py --config configs/quickstart.py
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not mutants"
+
+mutants: setup
+	$(BIN)/python -m pytest parity_tests -m mutants
 
 test-all: setup
 	$(BIN)/python -m pytest
