@@ -11,7 +11,7 @@ help:
 	@echo "make train     train the quickstart on embedded real data"
 	@echo "make test      run the tests"
 	@echo "make mutants   plant faults, and run the tests that must notice"
-	@echo "make test-all  run the slow tests and the mutants too"
+	@echo "make test-all  run the slow tests and all mutants too"
 	@echo "make lint      ruff, pyright, import directions"
 	@echo "make setup     make $(VENV) with everything in it (the others do it by themselves)"
 	@echo "make clean     remove $(VENV)"
@@ -31,7 +31,7 @@ train: setup
 	$(BIN)/python scripts/train.py --config configs/quickstart.py
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not mutants"
+	$(BIN)/python -m pytest -m "not slow"
 
 mutants: setup
 	$(BIN)/python -m pytest parity_tests -m mutants

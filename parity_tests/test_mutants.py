@@ -6,7 +6,10 @@ from mutants import MUTANTS, run_mutant
 pytestmark = pytest.mark.mutants
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
+EACH = [pytest.param(m, id=m.fault, marks=() if m.known else pytest.mark.slow) for m in MUTANTS]
+
+
+@pytest.mark.parametrize("mutant", EACH)
 def test_mutant_is_killed(mutant, tmp_path, record_property):
     killed_by = run_mutant(mutant, tmp_path)
     record_property("mutant", mutant.fault)
