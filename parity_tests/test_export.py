@@ -1,9 +1,9 @@
 """ONNX files against the JAX networks, in ONNX Runtime; and what scripts/export.py does when something is wrong."""
 
 import functools
-import importlib.util
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -142,11 +142,7 @@ def test_the_script_writes_one_file_that_says_what_it_is(finished, tmp_path, opt
 @pytest.fixture
 def main():
     """The script's `main`, called in this process."""
-    spec = importlib.util.spec_from_file_location("export_script", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return runpy.run_path(str(SCRIPT))["main"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What scripts/visualize.py draws: draws of augmentation, one filter in many settings, a first layer."""
 
 import functools
-import importlib.util
 import re
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -130,11 +130,7 @@ def test_rows_are_drawn(tmp_path):
 @pytest.fixture
 def main():
     """The script's `main`, called in this process."""
-    spec = importlib.util.spec_from_file_location("visualize_script", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return runpy.run_path(str(SCRIPT))["main"]
 
 
 @pytest.mark.parametrize(
