@@ -1,0 +1,133 @@
+"""One network in JAX and in PyTorch, with the same configuration and images, each ready to be timed."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks.timing import Work
+from jax_cifar.config import Config, ModelConfig, ModelName, OptimConfig, ScheduleConfig, TrainConfig
+from jax_cifar.keys import Purpose, purpose_key, run_key
+from jax_cifar.models import create_model, frozen_parameters, init_variables
+from jax_cifar.optimizers import Hyper, make_optimizer
+from jax_cifar.session import compute_dtype
+from jax_cifar.steps import make_train_step
+from jax_cifar.telemetry.environment import cpu_count
+from jax_cifar.train_state import create_train_state
+from torch_ref.models import SpeedrunNet
+from torch_ref.models import create_model as create_torch_model
+from torch_ref.steps import Trainer
+from torch_ref.steps import compute_dtype as torch_compute_dtype
+
+# Ways to run PyTorch: memory format, and whether torch.compile is used.
+TORCH_WAYS = {
+    "torch": (torch.contiguous_format, False),
+    "torch channels_last": (torch.channels_last, False),
+    "torch.compile": (torch.channels_last, True),
+}
+
+
+def network_config(name: ModelName, batch: int) -> Config:
+    """SGD with momentum on a network at its own size; SpeedrunNet on a CPU with fewer channels."""
+    small = name == "speedrun_net" and jax.default_backend() == "cpu"
+    return Config(
+        name=name,
+        model=ModelConfig(name=name, norm="none" if name == "simple_cnn" else "batch", width=16 if small else None),
+        optim=OptimConfig(name="sgd", lr=0.01, momentum=0.9),
+        schedule=ScheduleConfig(name="constant"),
+        train=TrainConfig(batch_size=batch),
+    )
+
+
+class Batch(NamedTuple):
+    """Random images, as they are after normalisation, and labels; what they show does not change the time."""
+
+    images: np.ndarray  # [batch, 32, 32, 3]
+    labels: np.ndarray
+    classes: int = 10
+
+
+def random_batch(size: int) -> Batch:
+    """A batch of CIFAR-10's shape."""
+    rng = np.random.default_rng(0)
+    return Batch(rng.standard_normal((size, 32, 32, 3), np.float32), rng.integers(0, 10, size))
+
+
+def jax_train_step(config: Config, batch: Batch) -> Work:
+    """Forward, backward and update in one compiled call, on one batch that stays on the device."""
+    images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
+    model = create_model(config.model, batch.classes, compute_dtype(config))
+    variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), images)
+    optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(model))
+    step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0)
+    state: Any = create_train_state(variables, optimizer, ema=False)
+    hyper, key = Hyper(*map(jnp.float32, (config.optim.lr, config.optim.momentum, 0.0))), run_key(1)
+
+    def work(count: int) -> None:
+        nonlocal state
+        for _ in range(count):
+            state, _ = step(state, images, labels, hyper, key)
+        jax.block_until_ready(state)
+
+    return work
+
+
+def jax_inference(config: Config, batch: Batch) -> Work:
+    """Logits of one batch that stays on the device."""
+    images = jnp.asarray(batch.images)
+    model = create_model(config.model, batch.classes, compute_dtype(config))
+    variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), images)
+    predict = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            logits = predict(variables, images)
+        jax.block_until_ready(logits)
+
+    return work
+
+
+def torch_train_step(config: Config, batch: Batch, way: str) -> Work:
+    """The same in PyTorch; under bfloat16 autocast where JAX computes in bfloat16."""
+    model, images, labels = _torch_network(config, batch, way)
+    dtype = torch_compute_dtype(config, images.device)
+    trainer = Trainer(config, model, 1, 1, dtype=dtype, compiled=TORCH_WAYS[way][1])
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            loss, _ = trainer.update(images, labels)
+        loss.item()  # waits for the device
+
+    return work
+
+
+def torch_inference(config: Config, batch: Batch, way: str) -> Work:
+    """The same in PyTorch, in inference mode."""
+    model, images, _ = _torch_network(config, batch, way)
+    forward: Callable[..., torch.Tensor] = torch.compile(model.eval()) if TORCH_WAYS[way][1] else model.eval()
+    half = torch_compute_dtype(config, images.device) == torch.bfloat16
+
+    @torch.inference_mode()
+    def work(count: int) -> None:
+        for _ in range(count):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+                logits = forward(images)
+        logits[0, 0].item()
+
+    return work
+
+
+def _torch_network(config: Config, batch: Batch, way: str) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+    torch.set_num_threads(cpu_count())  # as many as XLA has
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which JAX uses too; nothing on a CPU
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    memory_format = TORCH_WAYS[way][0]
+    images = torch.tensor(batch.images, device=device).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+    model = create_torch_model(config.model, batch.classes, batch.images.shape[1]).to(device)
+    if isinstance(model, SpeedrunNet):
+        model.whiten_from(images)
+    model = model.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    return model, images, torch.tensor(batch.labels, device=device)

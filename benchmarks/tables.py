@@ -1,0 +1,66 @@
+"""What a suite measured, as a Markdown table and as JSON with all that a figure rests on."""
+
+import statistics
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import Case, Timing
+from jax_cifar.telemetry.environment import describe_devices, git_commit, package_versions
+
+
+def markdown(cases: Sequence[Case]) -> str:
+    """A row per case: median time of each way (least to most), then ours over the best other, round by round."""
+    names = list(dict.fromkeys(name for case in cases for name in case.timings))
+    compared = any(case.ratios for case in cases)
+    head = ["case", *names, *(["ratio"] if compared else [])]
+    rows = []
+    for case in cases:
+        cells = [_time(case.timings.get(name)) for name in names]
+        rows.append([case.name, *cells, *([_ratio(case)] if compared else [])])
+    lines = [head, ["-"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
+    """Everything measured, and on what: device, versions, commit, command line."""
+    return {
+        "suite": suite,
+        "device": describe_devices(),
+        "versions": package_versions() | {"torch": version("torch")},
+        "commit": git_commit(Path(__file__).parents[1]),
+        "argv": sys.argv,
+        "cases": [
+            {
+                "name": case.name,
+                "images": case.images,
+                "seconds": {name: list(timing.seconds) for name, timing in case.timings.items()},
+                "median_seconds": {name: timing.median for name, timing in case.timings.items()},
+                "best_other": case.best_other,
+                "ratio": statistics.median(case.ratios) if case.ratios else None,
+                "ratios": list(case.ratios),
+            }
+            for case in cases
+        ],
+    }
+
+
+def _time(timing: Timing | None) -> str:
+    if timing is None:
+        return ""
+    unit, scale = ("s", 1.0) if timing.median >= 1 else ("ms", 1e3)
+    middle, low, high = (_digits(scale * value) for value in (timing.median, min(timing.seconds), max(timing.seconds)))
+    return f"{middle} {unit} ({low}-{high})"
+
+
+def _digits(value: float) -> str:
+    """Three digits, and never an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _ratio(case: Case) -> str:
+    if not case.ratios:
+        return ""
+    return f"**{statistics.median(case.ratios):.2f}** ({min(case.ratios):.2f}-{max(case.ratios):.2f})"

@@ -1,0 +1,61 @@
+"""Measure this project beside PyTorch, both in one run: medians over rounds, least and most, the ratio last.
+
+python scripts/benchmark.py step
+python scripts/benchmark.py step --models simple_cnn cifar_cnn --json step.json
+python scripts/benchmark.py SUITE --help
+
+Suites: step, a train step and inference of every network.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jax_cifar.cli import Parser, run
+from jax_cifar.config_file import write_json
+from jax_cifar.errors import ConfigError
+
+SUITES = ("step",)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, measure, print."""
+    parser = Parser(__doc__, add_help=False)
+    parser.add_argument("suite", metavar="SUITE", nargs="?", choices=SUITES, help=", ".join(SUITES))
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every single time there, with versions")
+    parser.add_argument("--rounds", metavar="N", type=int, default=7, help="times each way is measured (default 7)")
+    parser.add_argument("-h", "--help", action="store_true", help="show this and the options of SUITE")
+    options, _ = parser.parse_known_args(arguments)
+    if options.suite is None:
+        if not options.help:
+            parser.error("SUITE is missing")
+        print(parser.format_help())
+        return
+
+    # The suites stand beside this folder and are not installed with the library.
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    try:
+        suite = importlib.import_module(f"benchmarks.{options.suite}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"Benchmarks need {error.name}. Install it with: pip install -e '.[torch,dev]'") from None
+    suite.add_options(parser)
+    options = parser.parse_args(arguments)
+    if options.help:
+        print(parser.format_help())
+        return
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds} is not allowed: it must be at least 1")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        parser.error(f"--json {options.json} must be a file in a folder that exists")
+
+    from benchmarks.tables import as_json, markdown
+
+    cases = suite.measure(options)
+    print(markdown(cases))
+    if options.json is not None:
+        write_json(options.json, as_json(options.suite, cases))
+
+
+if __name__ == "__main__":
+    run(main)
