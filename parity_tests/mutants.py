@@ -56,6 +56,20 @@ MUTANTS = (
         "test_submodules.py::test_every_layer_agrees[simple_cnn-none]",
     ),
     Mutant(
+        "wide convolution: output transform of the unturned kernel",
+        "jax_cifar/ops/winograd.py",
+        "padding, TURNED_IMAGE, TURNED_OUTPUT, contract=2",
+        "padding, TURNED_IMAGE, OUTPUT, contract=2",
+        "test_layers.py::test_wide_convolution",
+    ),
+    Mutant(
+        "batch norm: gradient as if mean and variance were constants",
+        "jax_cifar/ops/channels.py",
+        "(grad - _per_channel(bias_grad / count) - normalised)",
+        "grad",
+        "test_layers.py::test_norm_gradients[batch]",
+    ),
+    Mutant(
         "batch norm: momentum 0.01 for 0.1 (flax's 0.99)",
         LAYERS,
         "momentum: float = 0.1",
@@ -81,9 +95,9 @@ MUTANTS = (
     ),
     Mutant(
         "batch norm: variance as E[x^2] - E[x]^2",
-        LAYERS,
-        "var = jnp.mean(jnp.square(x - _per_channel(jax.lax.stop_gradient(mean))), axis=(0, 1, 2))",
-        "var = jnp.mean(jnp.square(x), axis=(0, 1, 2)) - jnp.square(mean)",
+        "jax_cifar/ops/channels.py",
+        "var = _channel_sum(lambda x, mean: jnp.square(_centred(x, mean)), x, mean=mean) / count",
+        "var = _channel_sum(lambda x: jnp.square(x), x) / count - jnp.square(mean)",
         "test_layers.py::test_batch_norm_far_from_zero_needs_two_passes",
     ),
     Mutant(
@@ -108,10 +122,10 @@ MUTANTS = (
         "test_layers.py::test_max_pool_of_negative_values",
     ),
     Mutant(
-        "max-pool: gradient to every maximum",
+        "max-pool: gradient of a tie to a later maximum",
         "jax_cifar/ops/pooling.py",
-        "taken = taken | chosen",
-        "taken = taken",
+        "reversed(list(enumerate(positions[:-1])))",
+        "list(enumerate(positions[:-1]))",
         "test_layers.py::test_max_pool_gives_the_gradient_of_a_tie_to_its_first",
     ),
     Mutant(

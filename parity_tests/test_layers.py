@@ -143,6 +143,26 @@ def test_convolution(x64, kernel_size, padding, stride, size):
     assert differs == (kernel_size > 1 and stride == 2 and size == 8)
 
 
+def test_wide_convolution(x64):
+    """On a CPU from 64 to 128 channels, where Winograd's algorithm takes over, with both gradients."""
+    images, kernel, weights = draw(2, 7, 8, 64), draw(3, 3, 64, 128, seed=1), draw(2, 7, 8, 128, seed=2)
+    layer = Conv(128, 3, padding=1, use_bias=False, dtype=jnp.float64, param_dtype=jnp.float64)
+
+    def loss(kernel, images):
+        out = apply(layer, {"params": {"kernel": kernel}}, images)
+        return jnp.sum(out * weights), out
+
+    grads, out = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(jnp.asarray(kernel), jnp.asarray(images))
+    weight = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).requires_grad_()
+    inputs = nchw(images).requires_grad_()
+    expected = torch.nn.functional.conv2d(inputs, weight, padding=1)
+    (expected * nchw(weights)).sum().backward()
+    assert_close(out, nhwc(expected.detach()), "float64 operation", "outputs")
+    assert weight.grad is not None
+    assert_close(grads[0], weight.grad.numpy().transpose(2, 3, 1, 0), "float64 operation", "kernel gradient")
+    assert_close(grads[1], nhwc(inputs.grad), "float64 operation", "image gradient")
+
+
 def test_dense(x64):
     x, kernel, bias = draw(5, 7), draw(7, 3, seed=1), draw(3, seed=2)
     layer = Dense(3, dtype=jnp.float64, param_dtype=jnp.float64)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax import export, lax
 
-from jax_cifar.ops import avg_pool, conv, conv2d, max_pool
+from jax_cifar.ops import avg_pool, channels, conv, conv2d, max_pool, winograd
+from jax_cifar.ops.chunks import map_chunks, sum_chunks
 
 SAME = ((1, 1), (1, 1))
 NONE = ((0, 0), (0, 0))
@@ -108,6 +109,100 @@ def test_conv_in_bfloat16_stays_close_to_float32(name):
     x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
     expected = value_and_gradients(lax_conv, x, kernel, strides, padding)
     assert_close([array.astype(jnp.float32) for array in ours], expected, 2**-7)
+
+
+# batch, height, width; padding. Two chunks and a rest, odd sizes, uneven padding, one tile, no padding.
+WIDE = {
+    "even": ((5, 8, 8), SAME),
+    "odd": ((5, 7, 9), SAME),
+    "valid": ((3, 6, 5), NONE),
+    "uneven": ((2, 5, 6), ((0, 2), (1, 0))),
+    "one-tile": ((1, 2, 2), SAME),
+}
+
+
+@pytest.fixture
+def every_winograd(monkeypatch):
+    """Send even narrow convolutions through Winograd's algorithm, and split small batches."""
+    monkeypatch.setattr(conv, "WINOGRAD_CHANNELS", (1, 1))
+    monkeypatch.setattr(conv, "WINOGRAD_GRADIENT_CHANNELS", (1, 1))
+    monkeypatch.setattr(winograd, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(winograd, "GRADIENT_CHUNK_BYTES", 20_000)
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 3e-6), (jnp.float64, 1e-13)], ids=["f32", "f64"])
+def test_winograd_matches_lax(name, dtype, tolerance, x64, every_winograd):
+    (batch, height, width), padding = WIDE[name]
+    x, kernel = arrays((batch, height, width, 8, 12), (3, 3), dtype)
+    ours = value_and_gradients(conv2d, x, kernel, (1, 1), padding)
+    assert_close(ours, value_and_gradients(lax_conv, x, kernel, (1, 1), padding), tolerance)
+
+
+def test_winograd_is_taken_where_it_pays():
+    def operations(channels, taps=(3, 3), strides=(1, 1), dtype=jnp.float32):
+        x, kernel = arrays((2, 8, 8, *channels), taps, dtype)
+        compiled = jax.jit(lambda x, kernel: conv2d(x, kernel, strides, SAME)).lower(x, kernel).compile()
+        return set(re.findall(r" (dot|convolution)\(", str(compiled.as_text())))
+
+    if jax.default_backend() == "cpu":
+        assert operations((64, 64)) == {"dot"}
+        assert operations((64, 32)) == operations((64, 64), strides=(2, 2)) == {"convolution"}
+        assert operations((64, 64), taps=(5, 5)) == operations((64, 64), dtype=jnp.bfloat16) == {"convolution"}
+
+
+@pytest.mark.parametrize(("batch", "limit", "sizes"), [(7, 3, [2, 2, 2, 1]), (6, 3, [3, 3]), (3, 9, [3]), (5, 1, [1])])
+def test_chunks_cover_every_row_once(batch, limit, sizes):
+    x, seen = jnp.arange(1.0, batch + 1).reshape(-1, 1), []
+
+    def double(part):
+        seen.append(len(part))
+        return 2 * part
+
+    np.testing.assert_array_equal(map_chunks(double, x, limit), 2 * x)
+    assert sum_chunks(lambda part, other: jnp.sum(part * other), (x, x), limit) == jnp.sum(x * x)
+    assert set(seen) - {batch} == set(sizes) - {batch}
+
+
+def normalised(x, scale, bias):
+    """The definition, differentiated by JAX."""
+    mean, var = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
+    return (x - mean) / jnp.sqrt(var + 1e-5) * scale.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 3e-6), (jnp.float64, 1e-13)], ids=["f32", "f64"])
+def test_batch_norm_matches_its_definition(dtype, tolerance, x64, monkeypatch):
+    monkeypatch.setattr(channels, "CHUNK_BYTES", 2000)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(3, 2, (7, 5, 4, 6)), dtype)
+    scale, bias = (jnp.asarray(rng.normal(size=6), dtype) for _ in range(2))
+
+    def run(function):
+        out, vjp = jax.vjp(function, x, scale, bias)
+        return out, *vjp(jnp.cos(jnp.arange(out.size)).reshape(out.shape).astype(dtype))
+
+    ours = jax.jit(lambda: run(lambda *inputs: channels.batch_norm(*inputs, 1e-5)[0]))()
+    assert_close(ours, jax.jit(lambda: run(normalised))(), tolerance)
+    _, mean, var = channels.batch_norm(x, scale, bias, 1e-5)
+    assert_close((mean, var), (x.mean((0, 1, 2)), x.var((0, 1, 2))), tolerance)
+
+
+def test_batch_norm_of_bfloat16_computes_in_float32():
+    x = jnp.asarray(np.random.default_rng(0).normal(100, 1, (33, 8, 8, 3)), jnp.bfloat16)
+    scale, bias = jnp.ones(3), jnp.zeros(3)
+    out, mean, _ = channels.batch_norm(x, scale, bias, 1e-5)
+    assert out.dtype == mean.dtype == jnp.float32
+    assert_close([out], [normalised(x.astype(jnp.float32), scale, bias)], 1e-5)
+    assert jax.grad(lambda x: channels.batch_norm(x, scale, bias, 1e-5)[0].max())(x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["f32", "bf16"])
+def test_bias_gradient_is_a_sum_over_every_pixel(dtype, monkeypatch):
+    monkeypatch.setattr(channels, "CHUNK_BYTES", 2000)
+    x = jnp.zeros((33, 8, 8, 3), dtype)
+    grad = jax.jit(jax.grad(lambda bias: channels.add_bias(x, bias).astype(jnp.float32).sum()))(jnp.zeros(3, dtype))
+    assert grad.dtype == dtype
+    np.testing.assert_array_equal(grad, jnp.full(3, 33 * 64, dtype))
 
 
 def test_conv_gradients_under_vmap(small_chunks):

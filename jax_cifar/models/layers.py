@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_cifar.errors import ConfigError
+from jax_cifar.ops.channels import add_bias, batch_norm
 from jax_cifar.ops.conv import conv2d
 
 NormName = Literal["batch", "group", "none"]
@@ -81,7 +82,7 @@ class Conv(nn.Module):
         if self.use_bias:
             init = self.bias_init or torch_bias_init(math.prod(shape[:3]))
             bias = self.param("bias", init, (self.features,), self.param_dtype)
-            x = x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+            x = add_bias(x, bias.astype(self.dtype))
         return x
 
 
@@ -144,19 +145,22 @@ class BatchNorm(_Norm):
         scale, bias = self.scale_and_bias(channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), wide)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), wide)
-        x = x.astype(wide)
         if self.use_running_average:
-            mean, var = running_mean.value, running_var.value
-        else:
-            mean, var = _batch_statistics(x)
-            if not self.is_initializing():
-                count = x.size // channels
-                unbiased = var * (count / (count - 1))
-                running_mean.value = (1 - self.momentum) * running_mean.value + self.momentum * mean
-                running_var.value = (1 - self.momentum) * running_var.value + self.momentum * unbiased
-        scale = scale * jax.lax.rsqrt(var + self.epsilon)
-        x = (x - _per_channel(mean)) * _per_channel(scale) + _per_channel(bias)
-        return x.astype(self.dtype)
+            scale = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            x = (x.astype(wide) - _per_channel(running_mean.value)) * _per_channel(scale) + _per_channel(bias)
+            return x.astype(self.dtype)
+        if x.size == channels:
+            raise ConfigError(
+                f"batch normalisation cannot train on one value per channel (shape {x.shape}): "
+                "use a larger batch, larger images or --model.norm group."
+            )
+        y, mean, var = batch_norm(x, scale, bias, self.epsilon)
+        if not self.is_initializing():
+            count = x.size // channels
+            unbiased = var * (count / (count - 1))
+            running_mean.value = (1 - self.momentum) * running_mean.value + self.momentum * mean
+            running_var.value = (1 - self.momentum) * running_var.value + self.momentum * unbiased
+        return y.astype(self.dtype)
 
 
 class GroupNorm(_Norm):
@@ -214,18 +218,6 @@ def check_image_size(images: Float[Array, "batch height width channel"], smalles
         raise ConfigError(
             f"images of {height}x{width} pixels are too small: {model} needs {smallest}x{smallest} or more."
         )
-
-
-def _batch_statistics(x: Float[Array, "batch height width channel"]) -> tuple[Array, Array]:
-    if x.size == x.shape[-1]:
-        raise ConfigError(
-            f"batch normalisation cannot train on one value per channel (shape {x.shape}): "
-            "use a larger batch, larger images or --model.norm group."
-        )
-    mean = jnp.mean(x, axis=(0, 1, 2))
-    # The mean minimises the squared distance, so its own gradient here is zero: leaving it out saves a pass backwards.
-    var = jnp.mean(jnp.square(x - _per_channel(jax.lax.stop_gradient(mean))), axis=(0, 1, 2))
-    return mean, var
 
 
 def _per_channel(vector: Float[Array, "channel"]) -> Float[Array, "1 1 1 channel"]:

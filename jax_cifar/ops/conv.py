@@ -1,9 +1,10 @@
-"""Two-dimensional convolution whose gradients are fast on CPU, also inside `lax.scan`.
+"""Two-dimensional convolution that is fast on CPU, gradients included, also inside `lax.scan`.
 
 XLA's CPU backend has a fast convolution for NHWC images and HWIO kernels only. It rearranges other layouts in the entry
 computation, never in a loop body, and JAX writes both gradients of a convolution in other layouts: inside a scan they
 fall back to naive loops. Here the input gradient is therefore written as an NHWC/HWIO convolution and the kernel
-gradient as matrix products. GPU and TPU keep JAX's own gradients; the platform that is lowered for decides.
+gradient as matrix products. 3x3 convolutions between many channels go by Winograd's algorithm, all three ways.
+GPU and TPU keep JAX's own; the platform that is lowered for decides.
 """
 
 from functools import partial
@@ -14,6 +15,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jax_cifar.ops.chunks import sum_chunks
+from jax_cifar.ops.winograd import winograd_conv, winograd_kernel_gradient, winograd_turned_conv
+
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 Images = Float[Array, "_ _ _ _"]  # batch, height, width, channel, each of its own size
@@ -23,6 +27,9 @@ Kernel = Float[Array, "_ _ _ _"]  # height, width, in_channel, out_channel
 CHUNK_BYTES = 4 * 2**20
 # Up to this many inputs per output (3x3 of RGB: 27) a product with explicit patches beats XLA's CPU convolution.
 MAX_PATCH_SIZE = 32
+# With smaller kernels (in_channel, out_channel) Winograd's transforms take longer than the products that they save.
+WINOGRAD_CHANNELS = (64, 64)
+WINOGRAD_GRADIENT_CHANNELS = (64, 128)
 
 
 def conv2d(
@@ -41,10 +48,8 @@ def conv2d(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
-    stock = partial(_stock_conv, strides=strides, padding=padding)
-    if kernel[..., 0].size > MAX_PATCH_SIZE:
-        return stock(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=partial(_patch_conv, strides=strides, padding=padding), default=stock)
+    options = {"strides": strides, "padding": padding}
+    return lax.platform_dependent(x, kernel, cpu=partial(_cpu_conv, **options), default=partial(_stock_conv, **options))
 
 
 def _forward(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> tuple[Images, tuple[Images, Kernel]]:
@@ -64,6 +69,20 @@ _conv.defvjp(_forward, _backward)
 def _stock_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding, dilation: Pair = (1, 1)) -> Images:
     layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=layout)
+
+
+def _cpu_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
+    if _suits_winograd(kernel, strides, padding, WINOGRAD_CHANNELS):
+        return winograd_conv(x, kernel, padding)
+    if kernel[..., 0].size <= MAX_PATCH_SIZE:
+        return _patch_conv(x, kernel, strides, padding)
+    return _stock_conv(x, kernel, strides, padding)
+
+
+def _suits_winograd(kernel: Kernel, strides: Pair, padding: Padding, least: Pair) -> bool:
+    few, many = sorted(kernel.shape[2:])
+    wide = kernel.dtype.itemsize >= 4 and few >= least[0] and many >= least[1]
+    return wide and kernel.shape[:2] == (3, 3) and strides == (1, 1) and min(map(min, padding)) >= 0
 
 
 def _stock_gradients(x: Images, kernel: Kernel, grad: Images, strides: Pair, padding: Padding) -> tuple[Images, Kernel]:
@@ -94,25 +113,25 @@ def _input_gradient(
     ):
         unread = size + low + high - taps - stride * (out - 1)
         edges.append((taps - 1 - low, taps - 1 - high + unread))
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _stock_conv(grad, turned, (1, 1), tuple(edges), dilation=strides)
+    padding = tuple(edges)
+    if _suits_winograd(kernel, strides, padding, WINOGRAD_CHANNELS):
+        return winograd_turned_conv(grad, kernel, padding)
+    return _stock_conv(grad, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), padding, dilation=strides)
 
 
 def _kernel_gradient(x: Images, kernel: Kernel, grad: Images, strides: Pair, padding: Padding) -> Kernel:
     """Sum over pixels of input shifted by each tap times output gradient, in chunks of the batch that fit the cache."""
-    batch, height, width, out_channel = grad.shape
+    if _suits_winograd(kernel, strides, padding, WINOGRAD_GRADIENT_CHANNELS):
+        return winograd_kernel_gradient(x, grad, padding)
+    _, height, width, out_channel = grad.shape
     _, kernel_width, in_channel, _ = kernel.shape
     image_bytes = height * width * (kernel_width * in_channel + out_channel) * x.dtype.itemsize
-    limit = max(1, CHUNK_BYTES // image_bytes)
-    chunk = max(n for n in range(1, min(limit, batch) + 1) if batch % n == 0)
     accumulate = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
 
-    def add_chunk(index: Array, total: Kernel) -> Kernel:
-        part, part_grad = (lax.dynamic_slice_in_dim(a, index * chunk, chunk) for a in (x, grad))
-        return total + _kernel_gradient_of_chunk(part, part_grad, kernel.shape[:2], strides, padding, accumulate)
+    def gradient(x: Images, grad: Images) -> Kernel:
+        return _kernel_gradient_of_chunk(x, grad, kernel.shape[:2], strides, padding, accumulate)
 
-    total = lax.fori_loop(0, batch // chunk, add_chunk, jnp.zeros(kernel.shape, accumulate))
-    return total.astype(kernel.dtype)
+    return sum_chunks(gradient, (x, grad), max(1, CHUNK_BYTES // image_bytes)).astype(kernel.dtype)
 
 
 def _kernel_gradient_of_chunk(

@@ -5,9 +5,9 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
-Images = Float[Array, "_ _ _ _"]  # batch, height, width, channel, each of its own size
+Images = Shaped[Array, "_ _ _ _"]  # batch, height, width, channel, each of its own size
 
 # Windows that tile the image are unrolled up to this size; a larger one has too many terms.
 MAX_TILE = 4
@@ -22,7 +22,8 @@ def max_pool(
     """
     stride = window if stride is None else stride
     if stride == window <= MAX_TILE and padding == 0:
-        return _tiled_max(x, window)
+        height, width = (size // window * window for size in x.shape[1:3])
+        return _tiled_max(x[:, :height, :width], window)
     edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), edges)
 
@@ -46,30 +47,27 @@ def _tiled_max(x: Images, window: int) -> Images:
     return reduce(lax.max, _positions(x, window))
 
 
-def _forward(x: Images, window: int) -> tuple[Images, tuple[Images, Images]]:
-    pooled = reduce(lax.max, _positions(x, window))
-    return pooled, (x, pooled)
+def _forward(x: Images, window: int) -> tuple[Images, Images]:
+    """The maxima, and for the gradient where each window has its first one: a byte instead of the whole window."""
+    positions = _positions(x, window)
+    pooled = reduce(lax.max, positions)
+    first = jnp.full(pooled.shape, len(positions) - 1, jnp.uint8)
+    for number, values in reversed(list(enumerate(positions[:-1]))):
+        first = jnp.where(values == pooled, jnp.uint8(number), first)
+    return pooled, first
 
 
-def _backward(window: int, saved: tuple[Images, Images], grad: Images) -> tuple[Images]:
-    x, pooled = saved
-    taken = jnp.zeros(pooled.shape, bool)
-    parts = []
-    for values in _positions(x, window):
-        chosen = (values == pooled) & ~taken
-        parts.append(jnp.where(chosen, grad, jnp.zeros_like(grad)))
-        taken = taken | chosen
-    batch, rows, columns, channel = pooled.shape
-    tiles = jnp.stack(parts, 3).reshape(batch, rows, columns, window, window, channel)
-    full = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * window, columns * window, channel)
-    unread = [(0, x.shape[axis] - full.shape[axis], 0) for axis in range(4)]
-    return (lax.pad(full, jnp.zeros((), full.dtype), unread),)
+def _backward(window: int, first: Images, grad: Images) -> tuple[Images]:
+    batch, rows, columns, channel = grad.shape
+    numbers = jnp.arange(window**2, dtype=jnp.uint8).reshape(1, 1, window, 1, window, 1)
+    chosen = first[:, :, None, :, None] == numbers
+    full = jnp.where(chosen, grad[:, :, None, :, None], jnp.zeros((), grad.dtype))
+    return (full.reshape(batch, rows * window, columns * window, channel),)
 
 
 _tiled_max.defvjp(_forward, _backward)
 
 
 def _positions(x: Images, window: int) -> list[Images]:
-    """The values at each position of the whole windows, row-major."""
-    height, width = (size // window * window for size in x.shape[1:3])
-    return [x[:, i:height:window, j:width:window] for i in range(window) for j in range(window)]
+    """The values at each position of the windows, row-major."""
+    return [x[:, i::window, j::window] for i in range(window) for j in range(window)]
