@@ -243,7 +243,9 @@ class TrainConfig:
     label_smoothing: float = 0.0  # share of the target spread over all classes
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # compute dtype; auto: bfloat16 on GPU/TPU, float32 on CPU
     seed: int = 0  # seed of initialisation, order, augmentation and dropout
-    steps_per_call: int | None = None  # steps inside one compiled call; default: 1 on a CPU, the log interval elsewhere
+    steps_per_call: int | None = (
+        None  # steps inside one compiled call; default: a second's worth on a CPU, else log.every
+    )
     compilation_cache: bool = True  # keep compiled programs in the user's cache folder
     debug_nans: bool = False  # stop at the first operation that makes a NaN (slow)
 

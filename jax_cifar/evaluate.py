@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float32, Int, UInt8
 
+from jax_cifar.compiler import compiler_options
 from jax_cifar.metrics import Report, report
 
 TestTimeAugmentation = Literal["none", "mirror", "mirror-translate"]
@@ -33,7 +34,7 @@ def make_predictor(model: nn.Module, normalize: Callable[..., Array]) -> Predict
       normalize: transform `(key, images in [0, 1]) -> images`, without randomness.
     """
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def predict(variables: Any, images: Array) -> Array:
         pixels = images.astype(jnp.float32) / 255
         logits = model.apply(variables, normalize(jax.random.key(0), pixels), train=False)

@@ -14,7 +14,7 @@ import jax
 from jax_cifar.announce import announce_data, announce_machine, announce_network
 from jax_cifar.checkpoint import Checkpoints
 from jax_cifar.clock import Clock
-from jax_cifar.compilation_cache import compilation_cache
+from jax_cifar.compiler import compilation_cache
 from jax_cifar.config import Config
 from jax_cifar.config_file import write_json
 from jax_cifar.data import load_data
@@ -29,6 +29,9 @@ from jax_cifar.session import Session, build
 from jax_cifar.signals import StopRequest
 from jax_cifar.telemetry import Console, RunLog, draw_confusion_matrix, draw_plots, write_environment
 from jax_cifar.train_state import TrainState
+
+# About as long as one compiled call may take on a CPU: what a signal has to wait for.
+CALL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class Trainer:
     log: RunLog
     stop: StopRequest
     progress: Progress
+    affordable: int = 1  # updates that took about `CALL_SECONDS` of late
     parameter_norm: float = math.nan  # at the last stop
     test_report: Report | None = None  # of the final weights
 
@@ -162,7 +166,7 @@ class Trainer:
         with session.clock("train"), finding_nans(session.config.train.debug_nans, begin):
             order, sums = session.order(step // session.plan.steps_per_epoch), session.zero_sums
             while True:
-                count = session.plan.next_call(step)
+                count = session.plan.next_call(step, self.affordable)
                 state, new_sums = session.advance(state, sums, order, count)
                 # At most one call runs ahead of the host, so that a signal is answered within a step or two.
                 jax.block_until_ready(sums)
@@ -172,6 +176,7 @@ class Trainer:
             values = {name: float(value) for name, value in jax.device_get(sums).items()}
             self.parameter_norm = float(param_norm(state.params))
         values |= {"steps": float(step - begin), "seconds": time.perf_counter() - started}
+        self.affordable = max(1, int(CALL_SECONDS * values["steps"] / values["seconds"]))
         for what, value in (("training loss", values["loss"]), ("norm of the parameters", self.parameter_norm)):
             if not math.isfinite(value):
                 self.raise_diverged(what, value, begin, step)

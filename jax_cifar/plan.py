@@ -15,7 +15,7 @@ class Plan:
     log_every: int
     eval_every: int
     checkpoint_every: int
-    steps_per_call: int
+    steps_per_call: int | None  # None: as many as the trainer can afford
 
     def next_stop(self, step: int) -> int:
         """The next step after `step` at which anything but training happens."""
@@ -24,12 +24,12 @@ class Plan:
         stops = [(step // every + 1) * every for every in (self.eval_every, self.checkpoint_every) if every]
         return min(log, begin + self.steps_per_epoch, self.total_steps, *stops)
 
-    def next_call(self, step: int) -> int:
-        """Updates that the next compiled call makes: a function of the step, so a resumed run makes the same calls."""
-        return min(self.steps_per_call, self.next_stop(step) - step)
+    def next_call(self, step: int, affordable: int = 1) -> int:
+        """Updates that the next compiled call makes; `affordable` counts where the plan sets no number itself."""
+        return min(self.steps_per_call or affordable, self.next_stop(step) - step)
 
     def call_sizes(self) -> list[int]:
-        """Every size of call that the run makes; each is compiled once."""
+        """Every size of call that a run makes whose plan sets the number."""
         sizes, step = set(), 0
         while step < self.total_steps:
             size = self.next_call(step)
@@ -60,13 +60,13 @@ def make_plan(config: Config, images: int, backend: str) -> Plan:
     def steps(epochs: float) -> int:
         return max(1, round(epochs * steps_per_epoch)) if epochs else 0
 
-    # On a CPU a call costs little beside a step, and a convolution inside a loop can leave XLA's fast path.
-    steps_per_call = config.train.steps_per_call or (1 if backend == "cpu" else config.log.every)
+    # On a CPU one program makes any number of updates, and a signal should not have to wait long for its answer.
+    default = 1 if config.train.debug_nans else None if backend == "cpu" else config.log.every
     return Plan(
         total_steps=config.train.steps or steps(config.train.epochs),
         steps_per_epoch=steps_per_epoch,
         log_every=config.log.every,
         eval_every=steps(config.eval.every),
         checkpoint_every=steps(config.checkpoint.every),
-        steps_per_call=steps_per_call,
+        steps_per_call=config.train.steps_per_call or default,
     )

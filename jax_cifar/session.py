@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 
 from jax_cifar.augment import Normalize
 from jax_cifar.clock import Clock
+from jax_cifar.compiler import compiler_options
 from jax_cifar.config import Config
 from jax_cifar.data import Dataset, Splits, channel_statistics
 from jax_cifar.distributed import replicated, split_batch
@@ -124,7 +125,7 @@ def build(config: Config, plan: Plan, mesh: Mesh, splits: Splits, clock: Clock) 
             predict = _compile_predict(predict, state, splits, config.eval.batch_size, mesh)
 
     def advance(state: TrainState, sums: Sums, order: jax.Array, count: int) -> tuple[TrainState, Sums]:
-        return calls[count](state, sums, data, order, tables, key)
+        return calls(count)(state, sums, data, order, tables, key)
 
     return Session(config, plan, mesh, splits, clock, schedule, fingerprint, zeros, order, advance, predict), state
 
@@ -138,17 +139,25 @@ def plan_schedule(config: Config, plan: Plan) -> Tables:
 
 def _compile_calls(
     config: Config, plan: Plan, mesh: Mesh, train_steps: Callable[..., Any], arguments: tuple[Any, ...]
-) -> dict[int, Callable[..., tuple[TrainState, Sums]]]:
-    """One program for every number of updates that a call makes, by that number."""
-    calls = {}
+) -> Callable[[int], Callable[..., tuple[TrainState, Sums]]]:
+    """The program for a number of updates: on a CPU one for all numbers, elsewhere one for each that the plan has.
+
+    Where the number is known when compiling, a GPU need not ask the host after every update whether to go on.
+    """
+    jit = partial(jax.jit, out_shardings=replicated(mesh), compiler_options=compiler_options())
+    if plan.steps_per_call is None:
+        count = jax.device_put(jnp.int32(1), replicated(mesh))
+        program = jit(train_steps, donate_argnums=0).lower(*arguments, count).compile()
+        return lambda count: lambda *arguments: program(*arguments, jax.device_put(jnp.int32(count), replicated(mesh)))
+    programs: dict[int, Callable[..., Any]] = {}
     for count in plan.call_sizes():
         if config.train.debug_nans:
             # Finding the operation means running it again, which a donated state forbids.
-            calls[count] = jax.jit(partial(train_steps, count=count), out_shardings=replicated(mesh))
+            programs[count] = jit(partial(train_steps, count=count))
         else:
-            program = jax.jit(partial(train_steps, count=count), out_shardings=replicated(mesh), donate_argnums=0)
-            calls[count] = program.lower(*arguments).compile()
-    return calls
+            program = jit(partial(train_steps, count=count), donate_argnums=0)
+            programs[count] = program.lower(*arguments).compile()
+    return programs.__getitem__
 
 
 def _compile_predict(predict: Predictor, state: TrainState, splits: Splits, batch_size: int, mesh: Mesh) -> Predictor:

@@ -128,8 +128,9 @@ def make_train_steps(
     num_classes: int,
     mesh: Mesh,
 ) -> Callable[..., tuple[TrainState, Sums]]:
-    """`train_steps(state, sums, data, order, tables, key, count)`: `count` (static) updates of one epoch in one call.
+    """`train_steps(state, sums, data, order, tables, key, count)`: `count` updates of one epoch in one call.
 
+    `count` may be a Python integer, known when compiling, or an array: then one program does any number of updates.
     `order` is the epoch's [steps, batch]; `tables` a `Hyper` of arrays with an entry for every update of the run, so
     that one compiled program serves all rates. Returns the new state and the sums, added to those given.
     """
@@ -143,19 +144,19 @@ def make_train_steps(
         order: Int[Array, "steps batch"],
         tables: Hyper,
         key: PRNGKeyArray,
-        count: int,
+        count: int | Int[Array, ""],
     ) -> tuple[TrainState, Sums]:
-        def body(carry: tuple[TrainState, Sums], _: None) -> tuple[tuple[TrainState, Sums], None]:
+        def body(_: Int[Array, ""] | int, carry: tuple[TrainState, Sums]) -> tuple[TrainState, Sums]:
             state, sums = carry
             epoch, position = jnp.divmod(state.step, order.shape[0])
             images, targets = prepare(data, order[position], epoch, state.step, key)
             hyper = jax.tree.map(lambda table: table[state.step], tables)
             dropout_key = purpose_key(key, Purpose.DROPOUT, state.step)
             state, new_sums = train_step(state, images, targets, hyper, dropout_key)
-            return (state, add_sums(sums, new_sums)), None
+            return state, add_sums(sums, new_sums)
 
-        if count == 1:
-            return body((state, sums), None)[0]
-        return jax.lax.scan(body, (state, sums), length=count)[0]
+        if isinstance(count, int) and count == 1:
+            return body(0, (state, sums))
+        return jax.lax.fori_loop(0, count, body, (state, sums))
 
     return train_steps
