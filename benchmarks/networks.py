@@ -1,5 +1,6 @@
 """One network in JAX and in PyTorch, with the same configuration and images, each ready to be timed."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Work
+from jax_cifar.compiler import compiler_options
 from jax_cifar.config import Config, ModelConfig, ModelName, OptimConfig, ScheduleConfig, TrainConfig
 from jax_cifar.keys import Purpose, purpose_key, run_key
 from jax_cifar.models import create_model, frozen_parameters, init_variables
@@ -16,7 +18,7 @@ from jax_cifar.optimizers import Hyper, make_optimizer
 from jax_cifar.session import compute_dtype
 from jax_cifar.steps import make_train_step
 from jax_cifar.telemetry.environment import cpu_count
-from jax_cifar.train_state import create_train_state
+from jax_cifar.train_state import TrainState, create_train_state
 from torch_ref.models import SpeedrunNet
 from torch_ref.models import create_model as create_torch_model
 from torch_ref.steps import Trainer
@@ -57,20 +59,23 @@ def random_batch(size: int) -> Batch:
 
 
 def jax_train_step(config: Config, batch: Batch) -> Work:
-    """Forward, backward and update in one compiled call, on one batch that stays on the device."""
+    """Forward, backward and update, on one batch that stays on the device; several in a call, as training does it."""
     images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
     model = create_model(config.model, batch.classes, compute_dtype(config))
     variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), images)
     optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(model))
-    step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0)
-    state: Any = create_train_state(variables, optimizer, ema=False)
+    step = make_train_step(model, optimizer, config)
     hyper, key = Hyper(*map(jnp.float32, (config.optim.lr, config.optim.momentum, 0.0))), run_key(1)
+
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
+    def steps(state: TrainState, images: jax.Array, labels: jax.Array, count: jax.Array) -> TrainState:
+        return jax.lax.fori_loop(0, count, lambda _, state: step(state, images, labels, hyper, key)[0], state)
+
+    state: Any = create_train_state(variables, optimizer, ema=False)
 
     def work(count: int) -> None:
         nonlocal state
-        for _ in range(count):
-            state, _ = step(state, images, labels, hyper, key)
-        jax.block_until_ready(state)
+        state = jax.block_until_ready(steps(state, images, labels, jnp.int32(count)))
 
     return work
 
@@ -80,7 +85,8 @@ def jax_inference(config: Config, batch: Batch) -> Work:
     images = jnp.asarray(batch.images)
     model = create_model(config.model, batch.classes, compute_dtype(config))
     variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), images)
-    predict = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
+    apply = functools.partial(model.apply, train=False)
+    predict: Any = jax.jit(apply, compiler_options=compiler_options())
 
     def work(count: int) -> None:
         for _ in range(count):

@@ -1,5 +1,6 @@
 """What a suite measured, as a Markdown table and as JSON with all that a figure rests on."""
 
+import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -12,20 +13,23 @@ from jax_cifar.telemetry.environment import describe_devices, git_commit, packag
 
 
 def markdown(cases: Sequence[Case]) -> str:
-    """A row per case: median time of each way (least to most), then ours over the best other, round by round."""
+    """A row per case: median time of each way (least to most), then ours over the best other, round by round.
+
+    Where a way trains, the mean of its final accuracies follows its time.
+    """
     names = list(dict.fromkeys(name for case in cases for name in case.timings))
     compared = any(case.ratios for case in cases)
     head = ["case", *names, *(["ratio"] if compared else [])]
     rows = []
     for case in cases:
-        cells = [_time(case.timings.get(name)) for name in names]
+        cells = [_time(case.timings.get(name)) + _accuracy(case.accuracies.get(name)) for name in names]
         rows.append([case.name, *cells, *([_ratio(case)] if compared else [])])
     lines = [head, ["-"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
-    """Everything measured, and on what: device, versions, commit, command line."""
+    """Everything measured, and on what: device, versions, commit, command line. None is a time that never came."""
     return {
         "suite": suite,
         "device": describe_devices(),
@@ -36,8 +40,9 @@ def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
             {
                 "name": case.name,
                 "images": case.images,
-                "seconds": {name: list(timing.seconds) for name, timing in case.timings.items()},
-                "median_seconds": {name: timing.median for name, timing in case.timings.items()},
+                "seconds": {name: list(map(_finite, timing.seconds)) for name, timing in case.timings.items()},
+                "median_seconds": {name: _finite(timing.median) for name, timing in case.timings.items()},
+                "accuracies": {name: list(values) for name, values in case.accuracies.items()},
                 "best_other": case.best_other,
                 "ratio": statistics.median(case.ratios) if case.ratios else None,
                 "ratios": list(case.ratios),
@@ -47,17 +52,30 @@ def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
     }
 
 
+def _finite(seconds: float) -> float | None:
+    """JSON has no infinity."""
+    return seconds if math.isfinite(seconds) else None
+
+
 def _time(timing: Timing | None) -> str:
     if timing is None:
         return ""
-    unit, scale = ("s", 1.0) if timing.median >= 1 else ("ms", 1e3)
-    middle, low, high = (_digits(scale * value) for value in (timing.median, min(timing.seconds), max(timing.seconds)))
-    return f"{middle} {unit} ({low}-{high})"
+    middle, low, high = timing.median, min(timing.seconds), max(timing.seconds)
+    if math.isinf(middle):
+        return "never" if math.isinf(low) else f"never ({_digits(low)} s-never)"
+    unit, scale = ("s", 1.0) if middle >= 1 else ("ms", 1e3)
+    return f"{_digits(scale * middle)} {unit} ({_digits(scale * low)}-{_digits(scale * high)})"
 
 
 def _digits(value: float) -> str:
     """Three digits, and never an exponent."""
+    if math.isinf(value):
+        return "never"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _accuracy(values: Sequence[float] | None) -> str:
+    return f", {statistics.mean(values):.2%}" if values else ""
 
 
 def _ratio(case: Case) -> str:

@@ -1,12 +1,15 @@
 """Time several ways to do the same work in turn, so that a machine whose speed drifts is fair to all."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Does its work so many times, one after another, and waits until the last is done.
 Work = Callable[[int], object]
+# Does its work once, for the round of that number, and returns the seconds that count: infinity if it never got there.
+Measurement = Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,10 @@ class Timing:
         """The figure to quote, in seconds."""
         return statistics.median(self.seconds)
 
+    def __truediv__(self, parts: int) -> "Timing":
+        """Seconds of one of so many equal parts of the work."""
+        return Timing(tuple(value / parts for value in self.seconds))
+
 
 @dataclass(frozen=True)
 class Case:
@@ -28,6 +35,7 @@ class Case:
     name: str
     timings: Mapping[str, Timing]
     images: int = 0  # images that one piece of work handles; 0 where that means nothing
+    accuracies: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # what a way of training ends with
 
     @property
     def ours(self) -> Timing:
@@ -42,27 +50,42 @@ class Case:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Our time over the best other's, round by round; under 1 we are ahead."""
+        """Our time over the best other's, round by round; under 1 we are ahead. Empty if one never got there."""
         if self.best_other is None:
             return ()
-        pairs = zip(self.ours.seconds, self.timings[self.best_other].seconds, strict=True)
-        return tuple(ours / other for ours, other in pairs)
+        ours, others = self.ours.seconds, self.timings[self.best_other].seconds
+        if not all(map(math.isfinite, ours + others)):
+            return ()  # ratios of the other rounds alone would favour who fails often
+        return tuple(one / other for one, other in zip(ours, others, strict=True))
 
 
 def interleave(ways: Mapping[str, Work], rounds: int = 7, seconds: float = 0.5) -> dict[str, Timing]:
-    """Time each way once per round, about `seconds` at a time; what comes before its first use is not counted.
+    """Time each way once per round, about `seconds` at a time; what comes before its first use is not counted."""
+
+    def measurement(work: Work) -> Measurement:
+        repeats = _repeats(work, seconds)
+
+        def measure(_: int) -> float:
+            if repeats > 1:
+                work(1)  # the neighbour's threads come to rest, and the caches are filled again
+            started = time.perf_counter()
+            work(repeats)
+            return (time.perf_counter() - started) / repeats
+
+        return measure
+
+    return in_turn({name: measurement(work) for name, work in ways.items()}, rounds)
+
+
+def in_turn(ways: Mapping[str, Measurement], rounds: int) -> dict[str, Timing]:
+    """Measure each way once per round; nothing is warmed up.
 
     Every other round goes backwards, so that no way always follows the same neighbour.
     """
-    repeats = {name: _repeats(work, seconds) for name, work in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(rounds):
         for name in list(ways)[:: 1 if i % 2 == 0 else -1]:
-            if repeats[name] > 1:
-                ways[name](1)  # the neighbour's threads come to rest, and the caches are filled again
-            started = time.perf_counter()
-            ways[name](repeats[name])
-            times[name].append((time.perf_counter() - started) / repeats[name])
+            times[name].append(ways[name](i))
     return {name: Timing(tuple(values)) for name, values in times.items()}
 
 

@@ -4,7 +4,9 @@ python scripts/benchmark.py step
 python scripts/benchmark.py step --models simple_cnn cifar_cnn --json step.json
 python scripts/benchmark.py SUITE --help
 
-Suites: step, a train step and inference of every network.
+Suites: step, a train step and inference of every network; scan, several steps inside one call against a call per step;
+startup, process start to the first step, cold and warm, and imports; augment, every transform and the pipelines;
+checkpoint, saving and restoring; accuracy, time to accuracy of whole trainings.
 """
 
 import importlib
@@ -16,7 +18,7 @@ from jax_cifar.cli import Parser, run
 from jax_cifar.config_file import write_json
 from jax_cifar.errors import ConfigError
 
-SUITES = ("step",)
+SUITES = ("step", "scan", "startup", "augment", "checkpoint", "accuracy")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     from benchmarks.tables import as_json, markdown
 
     cases = suite.measure(options)
-    print(markdown(cases))
+    print(getattr(suite, "table", markdown)(cases))
     if options.json is not None:
         write_json(options.json, as_json(options.suite, cases))
 

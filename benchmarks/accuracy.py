@@ -1,0 +1,117 @@
+"""Time to accuracy: whole trainings of one config, until the test accuracy after an epoch first reaches a target.
+
+Only training counts: not loading, compiling and evaluating. Both frameworks get the same seeds and draw from them in
+their own ways, so a ratio of one seed says little, the spread over several more. A training that never reaches the
+target counts as infinitely long.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import math
+import sys
+import tempfile
+import time
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.networks import TORCH_WAYS
+from benchmarks.timing import Case, in_turn
+from jax_cifar import train
+from jax_cifar.config import Config, check
+from jax_cifar.config_file import load_config
+from jax_cifar.data import load_data
+from jax_cifar.telemetry import read_metrics
+from jax_cifar.telemetry.environment import cpu_count
+from torch_ref import steps
+from torch_ref.train import check_finite, plan
+
+
+class Epoch(NamedTuple):
+    """How far a training is after an epoch."""
+
+    seconds: float  # of training since its start
+    accuracy: float  # of the test images
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this suite."""
+    default = "configs/cifar10_simple_cnn.py"
+    parser.add_argument("--config", metavar="FILE", default=default, help=f"config file (default {default})")
+    parser.add_argument("--target", metavar="ACC", type=float, default=0.7, help="test accuracy to reach (default 0.7)")
+    parser.add_argument(
+        "--seeds", metavar="N", type=int, default=3, help="train with seeds 0 to N-1, N rounds (default 3)"
+    )
+    parser.add_argument("--torch", nargs="*", choices=TORCH_WAYS, default=list(TORCH_WAYS), help="ways to run PyTorch")
+
+
+def measure(options: argparse.Namespace) -> list[Case]:
+    """Train with every seed in every way, in turn; what the trainings print goes to stderr."""
+    target = options.target
+    check(0 < target <= 1, "--target", target, "it must be greater than 0 and at most 1")
+    check(options.seeds >= 1, "--seeds", options.seeds, "it must be at least 1")
+    config = comparable(load_config(options.config))
+    trainings = {"jax": train_jax} | {way: partial(train_torch, way=way) for way in options.torch}
+    finals: dict[str, list[float]] = {way: [] for way in trainings}
+
+    def seconds_to_target(way: str, seed: int) -> float:
+        seeded = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
+        epochs = trainings[way](seeded)
+        finals[way].append(epochs[-1].accuracy)
+        return next((epoch.seconds for epoch in epochs if epoch.accuracy >= target), math.inf)
+
+    with contextlib.redirect_stdout(sys.stderr):
+        timings = in_turn({way: partial(seconds_to_target, way) for way in trainings}, options.seeds)
+    accuracies = {way: tuple(values) for way, values in finals.items()}
+    return [Case(f"{config.name}, to {target:.4g} of the test images", timings, accuracies=accuracies)]
+
+
+def comparable(config: Config) -> Config:
+    """The config, evaluated on the test images after every epoch, on one device, with nothing PyTorch's run lacks."""
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, val_fraction=0.0),
+        eval=dataclasses.replace(config.eval, every=1.0, tta="none"),
+        checkpoint=dataclasses.replace(config.checkpoint, every=0.0),
+        log=dataclasses.replace(config.log, tensorboard=False, plots=False),
+        distributed=dataclasses.replace(config.distributed, devices=1),
+    )
+
+
+def train_jax(config: Config) -> list[Epoch]:
+    """A whole run of `jax_cifar.train`."""
+    with tempfile.TemporaryDirectory() as workdir:
+        folder = train(config, workdir).workdir
+        return [Epoch(line["seconds"], line["accuracy"]) for line in read_metrics(folder) if line["split"] == "test"]
+
+
+def train_torch(config: Config, way: str) -> list[Epoch]:
+    """The run of `torch_ref.train`, number by number, evaluated after every epoch."""
+    torch.set_num_threads(cpu_count())  # as many as XLA has
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which JAX uses too; nothing on a CPU
+    torch.manual_seed(config.train.seed)
+    device, batch_size = torch.device("cuda" if torch.cuda.is_available() else "cpu"), config.train.batch_size
+    dtype, (memory_format, compiled) = steps.compute_dtype(config, device), TORCH_WAYS[way]
+    splits = load_data(config.data)
+    data, test = steps.to_device(splits.train, device), steps.to_device(splits.test, device)
+    total_steps, steps_per_epoch = plan(config, len(data.labels))
+    normalize = steps.make_normalize(splits.train, device)
+    prepare = steps.make_prepare(config, data, normalize, splits.num_classes, memory_format)
+    network = steps.make_network(config, splits.num_classes, data, normalize, memory_format)
+    trainer = steps.Trainer(config, network, total_steps, steps_per_epoch, dtype=dtype, compiled=compiled)
+    trainer.warm_up(*prepare(torch.arange(batch_size, device=device), 0))
+
+    generator, seconds, epochs = torch.Generator().manual_seed(config.train.seed), 0.0, []
+    for first in range(0, total_steps, steps_per_epoch):
+        epoch, started = len(epochs), time.perf_counter()
+        order = steps.epoch_order(generator, len(data.labels), batch_size)[: total_steps - first].to(device)
+        losses = [trainer.update(*prepare(index, epoch))[0] for index in order]
+        loss = float(torch.stack(losses).mean())  # waits for the device
+        seconds += time.perf_counter() - started
+        check_finite(loss, f"training loss of epoch {epoch + 1}")
+        _, accuracy = steps.evaluate(trainer.eval_model, test, normalize, config.eval.batch_size, dtype)
+        epochs.append(Epoch(seconds, accuracy))
+        print(f"{config.name}, seed {config.train.seed}, {way}: epoch {epoch + 1}, {seconds:.1f} s, {accuracy:.2%}")
+    return epochs

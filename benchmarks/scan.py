@@ -1,0 +1,65 @@
+"""Several updates inside one compiled call against a call for each: what `train.steps_per_call` chooses between."""
+
+import argparse
+
+import jax
+import numpy as np
+
+from benchmarks.networks import network_config
+from benchmarks.step import MODELS
+from benchmarks.timing import Case, Work, interleave
+from jax_cifar.clock import Clock
+from jax_cifar.config import Config, check
+from jax_cifar.data import Dataset, Splits
+from jax_cifar.distributed import make_mesh
+from jax_cifar.plan import Plan
+from jax_cifar.session import build
+
+SMALL = ("simple_cnn", "tiny_cnn", "cifar_cnn", "speedrun_net")  # where a call costs something beside its steps
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this suite."""
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=SMALL, help=f"default: {' '.join(SMALL)}")
+    parser.add_argument("--batch", metavar="N", type=int, default=128, help="images per step (default 128)")
+    parser.add_argument("--steps", metavar="N", type=int, default=10, help="steps inside one call (default 10)")
+
+
+def measure(options: argparse.Namespace) -> list[Case]:
+    """Time an update of every network, both ways."""
+    steps, cases = options.steps, []
+    check(steps >= 2, "--steps", steps, "it must be at least 2")
+    for name in options.models:
+        config = network_config(name, options.batch)
+        splits = random_images(steps * options.batch)
+        ways = {"scan": epoch(config, splits, steps), "a call per step": epoch(config, splits, 1)}
+        timings = {way: timing / steps for way, timing in interleave(ways, options.rounds).items()}
+        cases.append(Case(f"{name}, {steps} steps", timings, options.batch))
+    return cases
+
+
+def random_images(count: int) -> Splits:
+    """So many random images of CIFAR-10's shape; what they show does not change the time."""
+    rng, names = np.random.default_rng(0), tuple("0123456789")
+    images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    part = Dataset(images, rng.integers(0, 10, count, np.int32))
+    return Splits("random", part, part.take(np.arange(1)), None, names, "drawn on the spot")
+
+
+def epoch(config: Config, splits: Splits, steps_per_call: int) -> Work:
+    """An epoch of training as `jax_cifar.train` does it, from the images on the device to the next state."""
+    steps = len(splits.train) // config.train.batch_size
+    plan = Plan(steps, steps, log_every=steps, eval_every=0, checkpoint_every=0, steps_per_call=steps_per_call)
+    session, state = build(config, plan, make_mesh(config), splits, Clock())
+    order, sums = session.order(0), session.zero_sums
+
+    def work(count: int) -> None:
+        # Updates beyond the plan's last take the last entry of its tables, which are constant.
+        nonlocal state, sums
+        for _ in range(count * steps // steps_per_call):
+            state, new_sums = session.advance(state, sums, order, steps_per_call)
+            jax.block_until_ready(sums)  # as in the training loop: at most one call runs ahead of the host
+            sums = new_sums
+        jax.block_until_ready(state)
+
+    return work

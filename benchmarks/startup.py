@@ -1,0 +1,157 @@
+"""Whole processes: from the start to the end of the first training step, and to the end of imports and of --help.
+
+The first step is that of the commands a user types, `scripts/train.py` and `python -m torch_ref.train`, with the plain
+baseline's config on synthetic images: cold with empty caches of compiled programs, warm with what a process before left
+there. PyTorch's eager mode keeps none. The start of Python itself is part of every figure; the libraries' files are in
+memory, not to be read from the disk.
+"""
+
+import argparse
+import os
+import re
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import Case, in_turn
+from jax_cifar.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = ("--config", str(ROOT / "configs/cifar10_simple_cnn.py"), "--data.name", "synthetic", "--train.steps", "1")
+FIRST_STEP = {"jax": ("jax",), "torch": ("torch",), "torch.compile": ("torch", "--compile")}
+HELP = "import runpy; sys.argv = ['train', '--help']; runpy."
+# What is imported or called: ours, and what comes nearest to it in PyTorch.
+IMPORTS = {
+    "import jax / torch": ("import jax", "import torch"),
+    "import jax_cifar / torch_ref": ("import jax_cifar", "import torch_ref"),
+    "import the training loop": ("import jax_cifar.loop", "import torch_ref.train, torch_ref.steps"),
+    "train --help": (
+        HELP + "run_path('scripts/train.py', run_name='__main__')",
+        HELP + "run_module('torch_ref.train', run_name='__main__')",
+    ),
+}
+REPORT = "seconds since the process was started: "
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this suite."""
+    kinds, ways = ["cold", "warm", "import"], [way for way in FIRST_STEP if way != "jax"]
+    parser.add_argument("--what", nargs="+", choices=kinds, default=kinds, help="first step by cache; imports")
+    parser.add_argument("--torch", nargs="*", choices=ways, default=ways, help="ways to run PyTorch")
+
+
+def measure(options: argparse.Namespace) -> list[Case]:
+    """Time every kind of process; each runs once before, so that the libraries' files are in memory."""
+    cases, rounds = [], options.rounds
+    commands = {way: FIRST_STEP[way] for way in ("jax", *options.torch)}
+    if {"cold", "warm"} & set(options.what):
+        with tempfile.TemporaryDirectory() as kept:
+            colds = {way: partial(cold_start, command) for way, command in commands.items()}
+            warms = {way: partial(first_step, command, Path(kept, way)) for way, command in commands.items()}
+            for warm in warms.values():
+                warm()  # fills the caches
+            if "cold" in options.what:
+                cases.append(Case("first step, cold cache", in_turn(colds, rounds)))
+            if "warm" in options.what:
+                cases.append(Case("first step, warm cache", in_turn(warms, rounds)))
+    for name, codes in IMPORTS.items() if "import" in options.what else ():
+        pair = {way: partial(run_code, code) for way, code in zip(("jax", "torch"), codes, strict=True)}
+        for run in pair.values():
+            run()
+        cases.append(Case(name, in_turn(pair, rounds)))
+    return cases
+
+
+def first_step(command: Sequence[str], caches: Path, _: int = 0) -> float:
+    """Seconds until a new process has finished its first step; compiled programs are kept in `caches`."""
+    from jax_cifar.telemetry.environment import cpu_count  # not needed by the process that is timed
+
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(caches),
+        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+        "OMP_NUM_THREADS": str(cpu_count()),  # as many as XLA has
+    }
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # would take the place of the user's cache folder
+    return _reported(["-m", "benchmarks.startup", *command, *SETTINGS], environment)
+
+
+def cold_start(command: Sequence[str], _: int = 0) -> float:
+    """As `first_step`, with caches that are empty."""
+    with tempfile.TemporaryDirectory() as caches:
+        return first_step(command, Path(caches))
+
+
+def run_code(code: str, _: int = 0) -> float:
+    """Seconds until a new process has run a line of Python."""
+    report = f"print({REPORT!r} + str(time.time() - started))"
+    return _reported(["-c", f"import sys, time; started = float(sys.argv[-1])\n{code}\n{report}"], os.environ)
+
+
+def _reported(arguments: Sequence[str], environment: Mapping[str, str]) -> float:
+    """The seconds that a Python process reports; its start is given to it as the last argument."""
+    command = [sys.executable, *arguments, repr(time.time())]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    reported = re.search(f"^{REPORT}(.+)$", done.stdout, re.MULTILINE)
+    if reported is None:
+        said = done.stderr.strip().rpartition("\n")[2] or "it reported no time"
+        raise ConfigError(f"A process to be timed failed: {said} ({' '.join(arguments)})")
+    return float(reported[1])
+
+
+def report_first_step(framework: str, options: Sequence[str], started: float) -> None:
+    """In the timed process: run the framework's command until its first step is done, say when that was, and stop."""
+
+    def report() -> None:
+        print(f"{REPORT}{time.time() - started}", flush=True)
+        sys.exit()
+
+    sys.argv = [framework, *options]
+    if framework == "torch":
+        report_after_update(report)
+        runpy.run_module("torch_ref.train", run_name="__main__")
+        return
+    report_after_advance(report)
+    with tempfile.TemporaryDirectory() as workdir:
+        sys.argv += ["--workdir", workdir]
+        runpy.run_path(str(ROOT / "scripts/train.py"), run_name="__main__")
+
+
+def report_after_advance(report: Callable[[], None]) -> None:
+    """Have the training loop report as soon as its first stop is reached, the device waited for."""
+    from jax_cifar.loop import Trainer
+
+    advance = Trainer.advance
+
+    def advance_and_report(self: Trainer, state: Any, step: int) -> Any:
+        result = advance(self, state, step)
+        report()
+        return result
+
+    Trainer.advance = advance_and_report
+
+
+def report_after_update(report: Callable[[], None]) -> None:
+    """Have the reference trainer report as soon as its first update is done, and leave out what is not part of it."""
+    from torch_ref.steps import Trainer
+
+    update = Trainer.update
+
+    def update_and_report(self: Trainer, images: Any, targets: Any) -> Any:
+        result = update(self, images, targets)
+        result[0].item()  # waits for the device
+        report()
+        return result
+
+    Trainer.update = update_and_report
+    # The trainer's pass before the first step is for its own timing; without it the first step compiles.
+    Trainer.warm_up = lambda self, images, targets: None
+
+
+if __name__ == "__main__":
+    report_first_step(sys.argv[1], sys.argv[2:-1], float(sys.argv[-1]))
