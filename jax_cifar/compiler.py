@@ -1,6 +1,8 @@
-"""Compiled programs are kept on disk, so that the second start of an experiment compiles nothing."""
+"""How the programs of a run are compiled: the options, and the cache that spares the second start all compiling."""
 
 import contextlib
+import functools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +10,22 @@ import jax
 
 from jax_cifar.config import Config
 from jax_cifar.data.cache import user_cache_dir
+
+# On a CPU, matrix products by Eigen: by YNNPACK, the default, those of a convolution take up to twice as long.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """XLA's options for `jax.jit` on the default backend; none where XLA_FLAGS or an older jaxlib rule them out."""
+    chosen = os.environ.get("XLA_FLAGS", "")
+    if jax.default_backend() != "cpu" or any(name in chosen for name in CPU_OPTIONS):
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError:  # an option that this jaxlib does not have
+        return {}
+    return CPU_OPTIONS
 
 
 @contextlib.contextmanager
