@@ -247,12 +247,18 @@ class TrainConfig:
         None  # steps inside one compiled call; default: a second's worth on a CPU, else log.every
     )
     compilation_cache: bool = True  # keep compiled programs in the user's cache folder
+    resolutions: tuple[tuple[int, float], ...] = ()  # image sides in turn, each for a share of the run; the last judges
     debug_nans: bool = False  # stop at the first operation that makes a NaN (slow)
 
     def __post_init__(self) -> None:
         check_types(self, "train")
         _positive(self, "train", "epochs", "steps", "batch_size", "steps_per_call")
         _fraction(self, "train", "label_smoothing")
+        for side, share in self.resolutions:
+            check(side >= 1, "train.resolutions", side, "an image has at least 1 pixel a side")
+            check(0 < share <= 1, "train.resolutions", share, "a share of the run lies between 0 and 1")
+        total = sum(share for _, share in self.resolutions)
+        check(not total or abs(total - 1) < 1e-6, "train.resolutions", total, "the shares must add up to 1")
         check(0 <= self.seed < 2**32, "train.seed", self.seed, "it must lie between 0 and 2**32 - 1")
 
 
@@ -327,5 +333,9 @@ class Config:
     def __post_init__(self) -> None:
         check_types(self, "")
         check(bool(re.fullmatch(r"[\w.-]+", self.name)), "name", self.name, "use letters, digits, '_', '-' and '.'")
+        sides = {side for side, _ in self.train.resolutions}
+        expected = f"{self.model.name} takes images of one size; speedrun_net and the ResNets take several"
+        fixed = self.model.name in ("tiny_cnn", "simple_cnn", "cifar_cnn")
+        check(not (fixed and len(sides) > 1), "train.resolutions", self.train.resolutions, expected)
         batch, parts = self.train.batch_size, self.optim.accumulate
         check(batch % parts == 0, "optim.accumulate", parts, f"it must divide train.batch_size = {batch}")

@@ -24,20 +24,20 @@ VIEW_WEIGHTS: dict[str, tuple[float, ...]] = {
 }
 
 
-def make_predictor(model: nn.Module, normalize: Callable[..., Array]) -> Predictor:
+def make_predictor(model: nn.Module, inputs: Callable[[Array], Array]) -> Predictor:
     """The compiled function `(variables, images) -> logits` of a model at evaluation.
 
     Make it once and use it for every evaluation: it compiles once per batch shape, whatever the test-time augmentation.
 
     Args:
       model: module called as `model.apply(variables, images, train=False)`.
-      normalize: transform `(key, images in [0, 1]) -> images`, without randomness.
+      inputs: images in [0, 1] -> what the network sees of them (`Network.inputs`).
     """
 
     @partial(jax.jit, compiler_options=compiler_options())
     def predict(variables: Any, images: Array) -> Array:
         pixels = images.astype(jnp.float32) / 255
-        logits = model.apply(variables, normalize(jax.random.key(0), pixels), train=False)
+        logits = model.apply(variables, inputs(pixels), train=False)
         return jnp.asarray(logits).astype(jnp.float32)
 
     return predict

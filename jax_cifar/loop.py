@@ -167,7 +167,7 @@ class Trainer:
             order, sums = session.order(step // session.plan.steps_per_epoch), session.zero_sums
             while True:
                 count = session.plan.next_call(step, self.affordable)
-                state, new_sums = session.advance(state, sums, order, count)
+                state, new_sums = session.advance(state, sums, order, count, session.plan.side_at(step))
                 # At most one call runs ahead of the host, so that a signal is answered within a step or two.
                 jax.block_until_ready(sums)
                 sums, step = new_sums, step + count

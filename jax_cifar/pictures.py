@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jax_cifar.augment import SampleInfo, compose, make_mixer
+from jax_cifar.augment import SampleInfo, Sometimes, compose, make_mixer
 from jax_cifar.config import Config
 from jax_cifar.errors import CheckpointError
 from jax_cifar.keys import Purpose, purpose_key, run_key
@@ -68,7 +68,9 @@ def augmentation_rows(config: Config, images: UInt8[np.ndarray, "n height width 
 
 def describe(transform: Any) -> str:
     """Name of a transform; a group's with those of its members."""
-    members = getattr(transform, "transforms", ()) or filter(None, [getattr(transform, "transform", None)])
+    members = getattr(transform, "transforms", ()) or (
+        [transform.transform] if isinstance(transform, Sometimes) else []
+    )
     inside = ", ".join(map(describe, members))
     return type(transform).__name__ + (f"({inside})" if inside else "")
 
@@ -105,9 +107,8 @@ def first_layer_panels(trained: Trained, image: UInt8[np.ndarray, "height width 
     if name is None:
         raise CheckpointError(f"{trained.config.model.name} has no first convolution to show.")
     path = (name,) if "kernel" in variables["params"][name] else (name, "conv1")
-    model, normalize = trained.network
-    pixels = normalize(run_key(0), jnp.asarray(image, jnp.float32)[None] / 255)
-    _, captured = model.apply(
+    pixels = trained.network.inputs(jnp.asarray(image, jnp.float32)[None] / 255)
+    _, captured = trained.network.model.apply(
         variables,
         pixels,
         train=False,

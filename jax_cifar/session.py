@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 
-from jax_cifar.augment import Normalize
+from jax_cifar.augment import Normalize, downsample
 from jax_cifar.clock import Clock
 from jax_cifar.compiler import compiler_options
-from jax_cifar.config import Config
+from jax_cifar.config import Config, check
 from jax_cifar.data import Dataset, Splits, channel_statistics
 from jax_cifar.distributed import replicated, split_batch
 from jax_cifar.evaluate import Predictor, TestTimeAugmentation, evaluate, make_predictor, rows_per_batch
@@ -44,17 +44,26 @@ def compute_dtype(config: Config) -> Any:
 
 
 class Network(NamedTuple):
-    """A network, and the normalisation that belongs to the images it is trained on."""
+    """A network, and what it sees of the images it is trained on."""
 
     model: nn.Module
     normalize: Normalize
+    side: int | None = None  # pixels that images are downsampled to; None: as they are
+
+    def inputs(self, images: Float[Array, "batch height width channel"]) -> Float[Array, "batch side side channel"]:
+        """What the network sees of raw pixels between 0 and 1."""
+        return downsample(self.normalize(jax.random.key(0), images), self.side)
 
 
 def make_network(config: Config, splits: Splits) -> Network:
     """The configured network for a data set, with the channel statistics of its training part."""
     mean, std = channel_statistics(splits.train.images)
     model = create_model(config.model, splits.num_classes, compute_dtype(config))
-    return Network(model, Normalize(tuple(map(float, mean)), tuple(map(float, std))))
+    resolutions, own = config.train.resolutions, splits.train.images.shape[1]
+    for side, _ in resolutions:
+        check(side <= own, "train.resolutions", side, f"the images have {own} pixels a side")
+    side = resolutions[-1][0] if resolutions else None
+    return Network(model, Normalize(tuple(map(float, mean)), tuple(map(float, std))), side)
 
 
 def initial_state(
@@ -62,7 +71,7 @@ def initial_state(
 ) -> tuple[TrainState, optax.GradientTransformationExtraArgs]:
     """The state before the first update, from the run's seed and a few of the training images; and its optimizer."""
     key = purpose_key(run_key(config.train.seed), Purpose.INIT)
-    sample = network.normalize(key, jnp.asarray(images[:SAMPLE_IMAGES], jnp.float32) / 255)
+    sample = network.inputs(jnp.asarray(images[:SAMPLE_IMAGES], jnp.float32) / 255)
     variables = init_variables(network.model, key, sample)
     optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(network.model))
     return create_train_state(variables, optimizer, ema=config.optim.ema_decay > 0), optimizer
@@ -81,7 +90,7 @@ class Session:
     fingerprint: int  # checksum of the training images and labels
     zero_sums: Sums  # on the devices
     order: Callable[[int], jax.Array]  # epoch -> dataset indices [steps, batch]
-    advance: Callable[[TrainState, Sums, jax.Array, int], tuple[TrainState, Sums]]  # so many updates in one call
+    advance: Callable[..., tuple[TrainState, Sums]]  # (state, sums, order, count, side): so many updates in one call
     predict: Predictor
 
     def evaluate(self, state: TrainState, part: Dataset, tta: TestTimeAugmentation = "none") -> Report:
@@ -118,14 +127,21 @@ def build(config: Config, plan: Plan, mesh: Mesh, splits: Splits, clock: Clock) 
         jit_order = jax.jit(epoch_order, static_argnames=("n", "batch_size"), out_shardings=everywhere)
         order = lru_cache(1)(partial(jit_order, key, n=len(images.labels), batch_size=config.train.batch_size))
         zeros = jax.device_put(zero_sums(), everywhere)
-        train_steps = make_train_steps(network.model, optimizer, config, network.normalize, splits.num_classes, mesh)
-        calls = _compile_calls(config, plan, mesh, train_steps, (state, zeros, data, order(0), tables, key))
-        predict = make_predictor(network.model, network.normalize)
+        calls = {}
+        for side in {side for side, _ in plan.phases} or {None}:
+            inputs = network._replace(side=side).inputs
+            train_steps = make_train_steps(network.model, optimizer, config, inputs, splits.num_classes, mesh)
+            counts = sorted(count for seen, count in plan.calls() if seen == side)
+            arguments = (state, zeros, data, order(0), tables, key)
+            calls[side] = _compile_calls(config, plan, counts, mesh, train_steps, arguments)
+        predict = make_predictor(network.model, network.inputs)
         if not config.train.debug_nans:
             predict = _compile_predict(predict, state, splits, config.eval.batch_size, mesh)
 
-    def advance(state: TrainState, sums: Sums, order: jax.Array, count: int) -> tuple[TrainState, Sums]:
-        return calls(count)(state, sums, data, order, tables, key)
+    def advance(
+        state: TrainState, sums: Sums, order: jax.Array, count: int, side: int | None = None
+    ) -> tuple[TrainState, Sums]:
+        return calls[side](count)(state, sums, data, order, tables, key)
 
     return Session(config, plan, mesh, splits, clock, schedule, fingerprint, zeros, order, advance, predict), state
 
@@ -138,7 +154,12 @@ def plan_schedule(config: Config, plan: Plan) -> Tables:
 
 
 def _compile_calls(
-    config: Config, plan: Plan, mesh: Mesh, train_steps: Callable[..., Any], arguments: tuple[Any, ...]
+    config: Config,
+    plan: Plan,
+    counts: list[int],
+    mesh: Mesh,
+    train_steps: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> Callable[[int], Callable[..., tuple[TrainState, Sums]]]:
     """The program for a number of updates: on a CPU one for all numbers, elsewhere one for each that the plan has.
 
@@ -150,7 +171,7 @@ def _compile_calls(
         program = jit(train_steps, donate_argnums=0).lower(*arguments, count).compile()
         return lambda count: lambda *arguments: program(*arguments, jax.device_put(jnp.int32(count), replicated(mesh)))
     programs: dict[int, Callable[..., Any]] = {}
-    for count in plan.call_sizes():
+    for count in counts:
         if config.train.debug_nans:
             # Finding the operation means running it again, which a donated state forbids.
             programs[count] = jit(partial(train_steps, count=count))

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt8
 
-from jax_cifar.augment import Normalize, SampleInfo, compose, make_mixer
+from jax_cifar.augment import SampleInfo, compose, make_mixer
 from jax_cifar.config import Config
 from jax_cifar.distributed import split_batch
 from jax_cifar.keys import Purpose, purpose_key
@@ -27,6 +27,8 @@ class DeviceData(NamedTuple):
     labels: Int[Array, " n"]
 
 
+# Raw pixels between 0 and 1 -> what the network sees of them.
+Inputs = Callable[[Float[Array, "batch height width channel"]], Float[Array, "batch side side channel"]]
 TrainStep = Callable[[TrainState, Array, Array, Hyper, PRNGKeyArray], tuple[TrainState, Sums]]
 
 
@@ -101,8 +103,8 @@ def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], n: int, batch_size: in
     return permutation[: steps * batch_size].reshape(steps, batch_size)
 
 
-def make_prepare(config: Config, normalize: Normalize, num_classes: int, mesh: Mesh):
-    """Gathering, augmenting, mixing and normalising one batch, all inside the compiled step."""
+def make_prepare(config: Config, inputs: Inputs, num_classes: int, mesh: Mesh):
+    """Gathering, augmenting and mixing one batch, and what the network sees of it, all inside the compiled step."""
     augment, mixer = compose(config.augment), make_mixer(config.mix)
 
     def prepare(
@@ -115,7 +117,7 @@ def make_prepare(config: Config, normalize: Normalize, num_classes: int, mesh: M
         if mixer is not None:
             soft = jax.nn.one_hot(targets, num_classes)
             images, targets = mixer(purpose_key(key, Purpose.MIX, step), images, soft)
-        return normalize(key, images), targets
+        return inputs(images), targets
 
     return prepare
 
@@ -124,7 +126,7 @@ def make_train_steps(
     model: nn.Module,
     optimizer: optax.GradientTransformationExtraArgs,
     config: Config,
-    normalize: Normalize,
+    inputs: Inputs,
     num_classes: int,
     mesh: Mesh,
 ) -> Callable[..., tuple[TrainState, Sums]]:
@@ -135,7 +137,7 @@ def make_train_steps(
     that one compiled program serves all rates. Returns the new state and the sums, added to those given.
     """
     train_step = make_train_step(model, optimizer, config)
-    prepare = make_prepare(config, normalize, num_classes, mesh)
+    prepare = make_prepare(config, inputs, num_classes, mesh)
 
     def train_steps(
         state: TrainState,

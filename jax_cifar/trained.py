@@ -41,7 +41,7 @@ class Trained:
         self, name: Literal["train", "val", "test"], tta: TestTimeAugmentation = "none"
     ) -> Float32[np.ndarray, "images classes"]:
         """Logits of every image of a part, in order."""
-        predict = make_predictor(self.network.model, self.network.normalize)
+        predict = make_predictor(self.network.model, self.network.inputs)
         images, batch_size = self.part(name).images, self.config.eval.batch_size
         return predict_logits(predict, self.state.eval_variables, images, batch_size, tta)
 

@@ -56,6 +56,11 @@ def export(trained: "Trained", out: "Path", float_input: bool) -> None:
 
     config, splits, normalize = trained.config, trained.splits, trained.network.normalize
     shape = splits.test.images.shape[1:]
+    if trained.network.side not in (None, shape[0]):
+        raise ConfigError(
+            f"{config.name} is judged on images downsampled to {trained.network.side} pixels (train.resolutions),"
+            f" which the exported file cannot do. Train with a last resolution of {shape[0]} to export it."
+        )
     network = create_model(config.model, splits.num_classes, shape[0])
     network.load_state_dict(convert.to_torch(jax.device_get(trained.state.eval_variables), network))
     model = onnx_export.to_onnx(network, shape, normalize.mean, normalize.std, float_input)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from jax_cifar.evaluate import evaluate, make_predictor, predict_logits, tta_vie
 
 CLASSES = 3
 NORMALIZE = Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+INPUTS = partial(NORMALIZE, jax.random.key(0))
 
 
 class Linear(nn.Module):
@@ -36,7 +38,7 @@ def variables():
 
 @pytest.fixture(scope="module")
 def predict():
-    return make_predictor(Linear(), NORMALIZE)
+    return make_predictor(Linear(), INPUTS)
 
 
 def by_hand(variables, images):
@@ -71,11 +73,11 @@ def test_padding_counts_nowhere(predict, variables):
 def test_one_compilation_for_all_batches_and_all_augmentations(variables):
     traced = []
 
-    def normalize(key, images):
+    def inputs(images):
         traced.append(images.shape)
-        return NORMALIZE(key, images)
+        return INPUTS(images)
 
-    predict = make_predictor(Linear(), normalize)
+    predict = make_predictor(Linear(), inputs)
     for tta in ("none", "mirror", "mirror-translate"):
         predict_logits(predict, variables, make_images(10), 4, tta)
     assert traced == [(4, 6, 6, 3)]
@@ -121,7 +123,7 @@ def test_bfloat16_network_gives_float32_logits():
 
     model = Half()
     variables = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 3)), train=False)
-    logits = predict_logits(make_predictor(model, NORMALIZE), variables, make_images(3), 2)
+    logits = predict_logits(make_predictor(model, INPUTS), variables, make_images(3), 2)
     assert logits.dtype == np.float32
 
 

@@ -88,7 +88,7 @@ def test_the_same_images_are_treated_anew_in_every_step(random_part):
     splits = load_data(config.data)
     network = make_network(config, splits)
     state, optimizer = initial_state(config, network, splits.train.images)
-    train_steps = make_train_steps(network.model, optimizer, config, network.normalize, 10, make_mesh(config))
+    train_steps = make_train_steps(network.model, optimizer, config, network.inputs, 10, make_mesh(config))
     data = DeviceData(jnp.asarray(splits.train.images), jnp.asarray(splits.train.labels))
     order, tables = jnp.tile(jnp.arange(32), (4, 1)), Hyper(jnp.zeros(4), jnp.zeros(4), jnp.zeros(4))
     step = jax.jit(functools.partial(train_steps, count=1))

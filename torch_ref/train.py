@@ -131,6 +131,8 @@ def train(
 def plan(config: Config, images: int) -> tuple[int, int]:
     """Updates of the whole run and of an epoch; images that do not fill an epoch's last batch are left out."""
     batch_size = config.train.batch_size
+    expected = "the reference trains at the images' own size; leave it out"
+    check(not config.train.resolutions, "train.resolutions", config.train.resolutions, expected)
     check(batch_size <= images, "train.batch_size", batch_size, f"there are {images} training images")
     steps_per_epoch = images // batch_size
     return config.train.steps or max(1, round(config.train.epochs * steps_per_epoch)), steps_per_epoch

@@ -18,6 +18,7 @@ from jax_cifar.augment.grouping import OneOf, Sometimes
 from jax_cifar.augment.mixing import CutMix, MixUp, cutmix, make_mixer, mixup
 from jax_cifar.augment.normalize import Normalize
 from jax_cifar.augment.policies import AutoAugment, TrivialAugmentWide
+from jax_cifar.augment.resize import downsample
 from jax_cifar.augment.warp import ElasticTransform, GridDistortion
 
 __all__ = [

@@ -6,6 +6,7 @@ Other platforms sum in their own way.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,13 +40,18 @@ def _add_bias_backward(_: None, grad: Images) -> tuple[Images, PerChannel]:
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def batch_norm(x: Images, scale: PerChannel, bias: PerChannel, epsilon: float) -> tuple[Images, PerChannel, PerChannel]:
     """Images normalised by their own mean and biased variance per channel, scaled and shifted; and mean and variance.
 
     Computes and returns in the dtype of `scale`. Differentiable once, in reverse mode only; mean and variance are for
     running statistics and have no gradient (Ioffe and Szegedy, arXiv 1502.03167).
     """
+    normalised: Any = _batch_norm(x, scale, bias, epsilon)
+    return normalised
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _batch_norm(x: Images, scale: PerChannel, bias: PerChannel, epsilon: float) -> Any:
     return _batch_norm_forward(x, scale, bias, epsilon)[0]
 
 
@@ -69,7 +75,7 @@ def _batch_norm_backward(epsilon: float, saved: tuple[Array, ...], grads: tuple[
     return x_grad.astype(x.dtype), scale_grad, bias_grad
 
 
-batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
 def _channel_sum(function: Callable[..., Images], *arrays: Images, **constants: PerChannel) -> PerChannel:
