@@ -10,10 +10,17 @@ if TYPE_CHECKING:
     from jax_cifar.config import Config
     from jax_cifar.config_file import load_config
     from jax_cifar.loop import TrainResult, train
+    from jax_cifar.many import train_many
 
-__all__ = ["Config", "TrainResult", "load_config", "train"]
+__all__ = ["Config", "TrainResult", "load_config", "train", "train_many"]
 
-_HOMES = {"Config": "config", "load_config": "config_file", "train": "loop", "TrainResult": "loop"}
+_HOMES = {
+    "Config": "config",
+    "load_config": "config_file",
+    "train": "loop",
+    "TrainResult": "loop",
+    "train_many": "many",
+}
 
 
 def __getattr__(name: str) -> Any:

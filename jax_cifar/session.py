@@ -1,7 +1,7 @@
 """What stands still while a run trains: its data on the device, its network, and its compiled programs."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from jax_cifar.augment import Normalize, downsample
@@ -133,7 +133,7 @@ def build(config: Config, plan: Plan, mesh: Mesh, splits: Splits, clock: Clock) 
             train_steps = make_train_steps(network.model, optimizer, config, inputs, splits.num_classes, mesh)
             counts = sorted(count for seen, count in plan.calls() if seen == side)
             arguments = (state, zeros, data, order(0), tables, key)
-            calls[side] = _compile_calls(config, plan, counts, mesh, train_steps, arguments)
+            calls[side] = compile_calls(train_steps, arguments, plan, counts, everywhere, config.train.debug_nans)
         predict = make_predictor(network.model, network.inputs)
         if not config.train.debug_nans:
             predict = _compile_predict(predict, state, splits, config.eval.batch_size, mesh)
@@ -153,26 +153,33 @@ def plan_schedule(config: Config, plan: Plan) -> Tables:
     return make_schedule(config.schedule, optim.lr, plan.total_steps, plan.steps_per_epoch, momentum)
 
 
-def _compile_calls(
-    config: Config,
-    plan: Plan,
-    counts: list[int],
-    mesh: Mesh,
+def compile_calls(
     train_steps: Callable[..., Any],
     arguments: tuple[Any, ...],
-) -> Callable[[int], Callable[..., tuple[TrainState, Sums]]]:
-    """The program for a number of updates: on a CPU one for all numbers, elsewhere one for each that the plan has.
+    plan: Plan,
+    counts: Sequence[int],
+    sharding: NamedSharding,
+    debug_nans: bool = False,
+) -> Callable[[int], Callable[..., Any]]:
+    """The program for a number of updates: on a CPU one for all numbers, elsewhere one for each of `counts`.
 
     Where the number is known when compiling, a GPU need not ask the host after every update whether to go on.
+    `arguments` are those of `train_steps` but the number; what comes out is spread by `sharding`.
     """
-    jit = partial(jax.jit, out_shardings=replicated(mesh), compiler_options=compiler_options())
+    jit = partial(jax.jit, out_shardings=sharding, compiler_options=compiler_options())
     if plan.steps_per_call is None:
-        count = jax.device_put(jnp.int32(1), replicated(mesh))
-        program = jit(train_steps, donate_argnums=0).lower(*arguments, count).compile()
-        return lambda count: lambda *arguments: program(*arguments, jax.device_put(jnp.int32(count), replicated(mesh)))
+
+        def any_number(count: jax.Array, *arguments: Any) -> Any:
+            return train_steps(*arguments, count=count)
+
+        def number(count: int) -> jax.Array:
+            return jax.device_put(jnp.int32(count), NamedSharding(sharding.mesh, PartitionSpec()))
+
+        program = jit(any_number, donate_argnums=1).lower(number(1), *arguments).compile()
+        return lambda count: partial(program, number(count))
     programs: dict[int, Callable[..., Any]] = {}
     for count in counts:
-        if config.train.debug_nans:
+        if debug_nans:
             # Finding the operation means running it again, which a donated state forbids.
             programs[count] = jit(partial(train_steps, count=count))
         else:

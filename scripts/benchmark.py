@@ -6,7 +6,8 @@ python scripts/benchmark.py SUITE --help
 
 Suites: step, a train step and inference of every network; scan, several steps inside one call against a call per step;
 startup, process start to the first step, cold and warm, and imports; augment, every transform and the pipelines;
-checkpoint, saving and restoring; accuracy, time to accuracy of whole trainings.
+checkpoint, saving and restoring; accuracy, time to accuracy of whole trainings; many, several seeds in one process
+against a process each.
 """
 
 import importlib
@@ -18,7 +19,7 @@ from jax_cifar.cli import Parser, run
 from jax_cifar.config_file import write_json
 from jax_cifar.errors import ConfigError
 
-SUITES = ("step", "scan", "startup", "augment", "checkpoint", "accuracy")
+SUITES = ("step", "scan", "startup", "augment", "checkpoint", "accuracy", "many")
 
 
 def main(arguments: Sequence[str]) -> None:

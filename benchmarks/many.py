@@ -1,0 +1,96 @@
+"""Several seeds of one experiment: in one process by `scripts/train_many.py`, and in a process each.
+
+Seconds are those of whole processes, import and data included, divided by the runs. Compiled programs come from a cache
+that a process before has filled. Separate processes run one after another, or as many at once as there are cores.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from benchmarks.timing import Case, Measurement, in_turn
+from jax_cifar.config_file import load_config
+from jax_cifar.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+WAYS = ("train_many", "vmap", "one by one", "at once")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this suite."""
+    default = str(ROOT / "configs/quickstart.py")
+    parser.add_argument("--config", metavar="FILE", default=default, help="experiment (default: the quickstart)")
+    parser.add_argument("--runs", metavar="N", type=int, default=4, help="seeds (default 4)")
+    parser.add_argument("--epochs", metavar="N", nargs="+", type=float, default=[3.0], help="lengths (default 3)")
+    others = WAYS[1:]
+    parser.add_argument("--against", nargs="*", choices=others, default=others, help="what train_many is compared with")
+
+
+def measure(options: argparse.Namespace) -> list[Case]:
+    """Time every length of run in every way."""
+    if options.runs < 1:
+        raise ConfigError(f"--runs {options.runs} is not allowed: it must be at least 1")
+    cases, name = [], load_config(options.config).name
+    for epochs in options.epochs:
+        common = ["--config", options.config, "--train.epochs", str(epochs)]
+        with tempfile.TemporaryDirectory() as cache:
+            ways = {way: make_way(way, common, options.runs, Path(cache)) for way in (WAYS[0], *options.against)}
+            for way in ways.values():
+                way(0)  # fills the cache
+            timings = in_turn(ways, options.rounds)
+        per_run = {way: timing / options.runs for way, timing in timings.items()}
+        title = f"{name}, {options.runs} runs of {epochs:g} epochs"
+        # Apart, so that the ratio is to processes of their own.
+        in_one_call = {way: per_run.pop(way) for way in ("vmap",) if way in per_run}
+        cases.append(Case(f"{title}, seconds of each", per_run))
+        if in_one_call:
+            cases.append(Case(f"{title}, in one call", {"train_many": per_run["train_many"], **in_one_call}))
+    return cases
+
+
+def make_way(way: str, common: Sequence[str], runs: int, cache: Path) -> Measurement:
+    """All the runs in one of `WAYS`."""
+    if way in ("train_many", "vmap"):
+        how = {"train_many": "auto", "vmap": "vmap"}[way]
+        command = ["scripts/train_many.py", *common, "--seeds", str(runs), "--how", how]
+        return lambda _: together(command, cache)
+    from jax_cifar.telemetry.environment import cpu_count
+
+    at_once = 1 if way == "one by one" else cpu_count()
+    return lambda _: separate_runs(common, runs, at_once, cache)
+
+
+def together(command: Sequence[str], cache: Path) -> float:
+    """Seconds of one process."""
+    started = time.perf_counter()
+    run_script(cache, command)
+    return time.perf_counter() - started
+
+
+def separate_runs(common: Sequence[str], runs: int, at_once: int, cache: Path) -> float:
+    """Seconds until a process per seed has come to its end, so many at a time."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(at_once) as pool:
+        commands = [
+            ["scripts/train.py", *common, "--train.seed", str(seed), "--workdir", f"{folder}/{seed}"]
+            for seed in range(runs)
+        ]
+        started = time.perf_counter()
+        list(pool.map(partial(run_script, cache), commands))
+        return time.perf_counter() - started
+
+
+def run_script(cache: Path, command: Sequence[str]) -> None:
+    """Run a script of this project to its end, its compiled programs kept in `cache`."""
+    # Not XDG_CACHE_HOME, where data sets lie too.
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=os.environ | kept, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().rpartition("\n")[2]
+        raise ConfigError(f"A process to be timed failed: {said} ({' '.join(command)})")

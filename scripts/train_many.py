@@ -1,0 +1,146 @@
+"""Train an experiment with several seeds, learning rates, momenta and decays, in one process, compiled once.
+
+    python scripts/train_many.py --config configs/quickstart.py --seeds 8
+    python scripts/train_many.py --config configs/quickstart.py --seeds 3 --lr 0.02 0.05 0.1 --json rates.json
+
+Every combination of the values given is trained with every seed (train.seed, train.seed + 1, ...). Prints a Markdown
+table with a row per combination. There is no run folder; choose a combination by its accuracy on validation images
+(--data.val_fraction 0.1), not by the test images.
+Exit codes: 0 done, also where some runs diverged, which the table tells; 2 bad input; 130 stopped by Ctrl-C, after the
+table of what had finished.
+"""
+
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jax_cifar.cli import Parser, run
+from jax_cifar.config import Config
+from jax_cifar.config_file import help_text, load_config, to_dict, write_json
+
+if TYPE_CHECKING:
+    from jax_cifar.many import ManyResult
+
+STARTED = time.time()
+VARIED = ("lr", "momentum", "weight_decay")
+
+
+def make_parser() -> Parser:
+    """The options that are not the configuration's."""
+    parser = Parser(__doc__, add_help=False)
+    parser.add_argument("--config", metavar="FILE", help="config file, such as configs/quickstart.py")
+    parser.add_argument("--seeds", metavar="N", type=int, default=1, help="seeds of each combination (default 1)")
+    for name in VARIED:
+        parser.add_argument(f"--{name}", metavar="VALUE", type=float, nargs="+", help="default: the config's")
+    ways = ["auto", "sequential", "vmap", "devices"]
+    parser.add_argument("--how", choices=ways, default="auto", help="one after another, in one call, or on all devices")
+    parser.add_argument("--chunk", metavar="N", type=int, help="vmap: so many runs in one call (default all)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every single result there, as each comes")
+    parser.add_argument("-h", "--help", action="store_true", help="show this and every field of the configuration")
+    return parser
+
+
+def combinations(options: Any, config: Config) -> list[dict[str, float]]:
+    """Every combination of the values given, each with every seed."""
+    given = {name: getattr(options, name) for name in VARIED if getattr(options, name) is not None}
+    seeds = range(config.train.seed, config.train.seed + options.seeds)
+    return [
+        dict(zip(["seed", *given], [seed, *values], strict=True))
+        for *values, seed in itertools.product(*given.values(), seeds)
+    ]
+
+
+def spread(values: Sequence[float | None], form: str) -> str:
+    """Mean, and the standard deviation of more than one; without those that are None."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return "-"
+    mean = format(statistics.fmean(numbers), form)
+    return mean if len(numbers) < 2 else f"{mean} (sd {format(statistics.stdev(numbers), form)})"
+
+
+def table(results: Sequence["ManyResult"], momentum: str) -> str:
+    """A row per combination: means over the seeds that did not diverge, and how many did."""
+    columns = {
+        "validation accuracy": ("validation_accuracy", ".2%"),
+        "test accuracy, TTA": ("test_accuracy_tta", ".2%"),
+    }
+    shown = {
+        head: column for head, column in columns.items() if any(getattr(r, column[0]) is not None for r in results)
+    }
+    shown |= {"test accuracy": ("test_accuracy", ".2%"), "test loss": ("test_loss", ".4f")}
+    rows: dict[tuple[float, ...], list[ManyResult]] = {}
+    for result in results:
+        rows.setdefault((result.lr, result.momentum, result.weight_decay), []).append(result)
+    head = ["lr", momentum, "weight decay", "seeds", *shown, "training time"]
+    lines = [head, ["-"] * len(head)]
+    for setting, group in rows.items():
+        lost = sum(result.diverged_at is not None for result in group)
+        count = f"{len(group)}, {lost} diverged" if lost else str(len(group))
+        cells = [spread([getattr(result, name) for result in group], form) for name, form in shown.values()]
+        seconds = f"{statistics.fmean(result.seconds for result in group):.3g} s"
+        lines.append([*(f"{value:g}" for value in setting), count, *cells, seconds])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def as_json(config: Config, how: str, results: Sequence["ManyResult"]) -> dict[str, Any]:
+    """Every single result, and what it rests on."""
+    from jax_cifar.telemetry.environment import describe_devices, git_commit, package_versions
+
+    return {
+        "config": to_dict(config),
+        "how": how,
+        "results": [result.to_dict() for result in results],
+        "seconds": time.time() - STARTED,
+        "device": describe_devices(),
+        "versions": package_versions(),
+        "commit": git_commit(Path(__file__).parents[1]),
+        "argv": sys.argv,
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, train, print."""
+    parser = make_parser()
+    options, overrides = parser.parse_known_args(arguments)
+    if options.help:
+        config = load_config(options.config) if options.config else Config(name="default")
+        print(parser.format_help(), help_text(config, "fields of the configuration"), sep="\n")
+        return
+    if options.config is None:
+        parser.error("--config FILE is missing")
+    if options.seeds < 1:
+        parser.error(f"--seeds {options.seeds} is not allowed: it must be at least 1")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        parser.error(f"--json {options.json} must be a file in a folder that exists")
+    config = load_config(options.config, overrides)
+    settings = combinations(options, config)
+
+    from jax_cifar.many import choose_way, train_many
+
+    how = choose_way(config, len(settings)) if options.how == "auto" else options.how
+    results: list[ManyResult] = []
+    momentum = "b1" if config.optim.name in ("adam", "adamw") else "momentum"
+
+    def report(result: "ManyResult") -> None:
+        results.append(result)
+        accuracy = result.test_accuracy
+        end = "diverged" if accuracy is None else f"test accuracy {accuracy:.2%}"
+        setting = f"seed {result.seed}, lr {result.lr:g}, {momentum} {result.momentum:g}, decay {result.weight_decay:g}"
+        print(f"{len(results)} of {len(settings)} ({how}): {setting}: {end}", file=sys.stderr, flush=True)
+        if options.json is not None:
+            write_json(options.json, as_json(config, how, results))
+
+    try:
+        train_many(config, settings=settings, how=how, chunk=options.chunk, on_result=report)
+    finally:
+        if results:
+            print(table(results, momentum))
+
+
+if __name__ == "__main__":
+    run(main)

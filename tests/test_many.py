@@ -1,0 +1,271 @@
+"""Many runs in one process: each is what `train` makes of its setting, whichever way, and all share one compilation."""
+
+import dataclasses
+import json
+import logging
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import largest_difference, loop, same_bits, small_config
+
+from jax_cifar import cli, many
+from jax_cifar.config import Config
+from jax_cifar.errors import ConfigError
+from jax_cifar.many import ManyResult, Setting, make_settings, train_many, with_setting
+from jax_cifar.ops.conv import conv2d
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train_many.py"
+ALL = {"seed": 3, "lr": 0.02, "momentum": 0.7, "weight_decay": 1e-2}
+SETTINGS = [{}, ALL, {"lr": 0.02}]
+DEFAULT = Setting(seed=0, lr=0.05, momentum=0.9, weight_decay=1e-3)  # of `tiny_config`
+
+
+def tiny_config(**sections) -> Config:
+    """Four steps with what could differ from `train`: dropout, averaging, a validation part, batches filled up."""
+    optim = {"ema_decay": 0.9, "weight_decay": 1e-3}
+    defaults = {
+        "data": {"subset": 80, "val_fraction": 0.2},
+        "train": {"epochs": 2, "label_smoothing": 0.1},
+        "eval": {"every": 0, "batch_size": 300},
+        "optim": optim,
+    }
+    return small_config(**{name: defaults.get(name, {}) | sections.get(name, {}) for name in defaults | sections})
+
+
+def settings_of(results: list[ManyResult]) -> list[Setting]:
+    return [Setting(r.seed, r.lr, r.momentum, r.weight_decay) for r in results]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    """Nothing here runs long enough to be worth optimising."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def lot() -> list[ManyResult]:
+    return train_many(tiny_config(eval={"tta": "mirror"}), settings=SETTINGS, how="sequential")
+
+
+def test_a_member_has_the_bits_of_a_run_of_its_own(lot, tmp_path):
+    config = tiny_config(eval={"tta": "mirror"})
+    optim = dataclasses.replace(config.optim, lr=0.02, momentum=0.7, weight_decay=1e-2)
+    config = dataclasses.replace(config, optim=optim, train=dataclasses.replace(config.train, seed=3))
+    alone = loop.train(config, tmp_path)
+    assert same_bits(lot[1].state, jax.device_get(alone.state))
+    assert lot[1].report is not None and lot[1].report.to_dict() == alone.report.to_dict()
+    assert lot[1].report.count == len(loop.load_data(config.data).test.labels) == 500
+    figures = (lot[1].test_accuracy, lot[1].test_loss, lot[1].test_accuracy_tta, lot[1].validation_accuracy)
+    names = ("test_accuracy", "test_loss", "test_accuracy_tta", "best_validation_accuracy")
+    assert figures == tuple(alone.summary[name] for name in names)
+    assert lot[1].seconds > 0
+
+
+def test_all_in_one_call_gives_the_same_up_to_rounding(lot):
+    results = train_many(tiny_config(), settings=SETTINGS, how="vmap", chunk=2)  # the second call lacks one
+    assert settings_of(results) == settings_of(lot) == [DEFAULT, Setting(**ALL), dataclasses.replace(DEFAULT, lr=0.02)]
+    for one, other in zip(results, lot, strict=True):
+        assert largest_difference(one.state, other.state) < 1e-4
+        assert one.test_loss == pytest.approx(other.test_loss, abs=1e-4)
+        assert one.report is not None and one.report.count == 500
+
+
+@pytest.mark.parametrize(("channels", "strides"), [((8, 8), (2, 2)), ((64, 128), (1, 1))])
+def test_convolutions_and_their_gradients_keep_members_apart(channels, strides):
+    key = jax.random.key(0)
+    images = jax.random.normal(key, (3, 2, 6, 6, channels[0]))
+    kernels = jax.random.normal(key, (3, 3, 3, *channels)) / channels[0]
+
+    def loss(images: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(conv2d(images, kernel, strides, ((1, 1), (1, 1)))))
+
+    gradients = jax.value_and_grad(loss, (0, 1))
+    together, one = jax.jit(jax.vmap(gradients))(images, kernels), jax.jit(gradients)
+    for i in range(3):
+        alone = one(images[i], kernels[i])
+        assert largest_difference(jax.tree.map(lambda x, i=i: x[i], together), alone) < 1e-3
+
+
+def test_the_second_member_compiles_nothing(caplog):
+    compiled = []
+
+    def count(_: ManyResult) -> None:
+        compiled.append([record.getMessage() for record in caplog.records if "XLA compilation" in record.getMessage()])
+
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        train_many(tiny_config(), settings=SETTINGS, how="sequential", on_result=count)
+    for name in ("any_number", "predict"):
+        assert sum(f"jit({name})" in line for line in compiled[0]) >= 1
+    assert compiled[1:] == compiled[:1] * 2
+
+
+def test_one_that_diverges_stops_no_other():
+    config = tiny_config(log={"every": 1})
+    bad, good = train_many(config, settings=[{"lr": 1e30}, {"lr": 0.02}], how="vmap")
+    figures = (bad.test_accuracy, bad.test_loss, bad.test_accuracy_tta, bad.validation_accuracy, bad.report)
+    assert figures == (None,) * 5
+    assert bad.diverged_at == 2  # the warm-up's first rate is 0
+    assert good.diverged_at is None and good.test_loss is not None
+
+
+DEVICES = """
+import json, sys; sys.path.insert(0, sys.argv[1])
+import dataclasses, strictness, test_many
+from jax_cifar.config import DistributedConfig
+from jax_cifar.many import choose_way, train_many
+config = test_many.tiny_config(eval={"tta": "mirror"})
+assert choose_way(config, 3) == "devices" and choose_way(config, 1) == "sequential"
+config = dataclasses.replace(config, distributed=DistributedConfig(devices=2))
+print(json.dumps([test_many.outline(result) for result in train_many(config, settings=test_many.SETTINGS)]))
+"""
+
+
+def outline(result: ManyResult) -> list[float]:
+    """What two results are recognised as the same by, across processes."""
+    norms = [float(np.linalg.norm(leaf)) for leaf in jax.tree.leaves(result.state.eval_variables)]
+    return [result.seed, result.lr, result.report.count if result.report else 0, result.test_loss or 0.0, *norms]
+
+
+def test_each_device_trains_a_member_of_its_own(lot, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    command = [sys.executable, "-c", DEVICES, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout), list(map(outline, lot)), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either seeds or settings"),
+        ({"seeds": [1], "settings": [{}]}, "either seeds or settings"),
+        ({"seeds": []}, r"seeds = \[\] is not allowed: give at least one"),
+        ({"settings": []}, r"settings = \[\] is not allowed: give at least one"),
+        ({"seeds": [0, 1, 0]}, "Numbers 0 and 2 of the lot are the same: .*seed=0"),
+        ({"settings": [{}, {"lr": 0.05}]}, "Numbers 0 and 1"),
+        ({"settings": [{"learning_rate": 0.1}]}, "'learning_rate' cannot differ within a lot: choose from seed, lr"),
+        ({"settings": [{"weight_deca": 0.1}]}, "did you mean 'weight_decay'"),
+        ({"settings": [{"lr": -1}]}, "optim.lr = -1 is not allowed"),
+        ({"settings": [{"lr": "0.1"}]}, "optim.lr = '0.1' is not allowed"),
+        ({"settings": [{"momentum": 1.5}]}, "optim.momentum = 1.5 is not allowed"),
+        ({"seeds": [-1]}, "train.seed = -1 is not allowed"),
+        ({"settings": [0.1]}, "0.1 is not allowed: a setting is a mapping"),
+        ({"seeds": [0], "how": "quickly"}, "how = 'quickly' is not allowed"),
+        ({"seeds": [0], "chunk": 2}, "chunk = 2 is not allowed"),
+        ({"seeds": [0], "how": "vmap", "chunk": 0}, "chunk = 0 is not allowed"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        train_many(tiny_config(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("sections", "setting", "message"),
+    [
+        ({"optim": {"name": "muon", "nesterov": False}}, {"lr": 0.01}, "aux_lr would be scaled"),
+        ({"optim": {"name": "adagrad", "nesterov": False}}, {"momentum": 0.5}, "adagrad has none"),
+        ({"schedule": {"name": "onecycle", "warmup": 0.0}}, {"momentum": 0.5}, "schedule.cycle_momentum"),
+        ({"schedule": {"eta_min": 0.01}}, {"lr": 0.001}, "schedule.eta_min = 0.01"),
+        ({"train": {"debug_nans": True}}, {}, "train.debug_nans"),
+    ],
+)
+def test_a_setting_that_would_mean_something_else_is_refused(sections, setting, message, monkeypatch):
+    monkeypatch.setattr(many.Lot, "train", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match=message):
+        train_many(tiny_config(**sections), settings=[{"seed": 1}, setting], how="sequential")
+
+
+def test_momentum_of_adam_is_b1_and_numpy_numbers_are_numbers():
+    config = tiny_config(optim={"name": "adamw", "b1": 0.8, "nesterov": False})
+    members = make_settings(config, settings=[{}, {"momentum": np.float64(0.5), "seed": np.int64(2)}])
+    assert members == [Setting(0, 0.05, 0.8, 1e-3), Setting(2, 0.05, 0.5, 1e-3)]
+    assert with_setting(config, members[1]).optim.b1 == 0.5
+    assert with_setting(config, members[1]).optim.momentum == config.optim.momentum
+    assert with_setting(config, members[0]) == config
+
+
+CONFIG = """
+from jax_cifar.config import *
+
+def get_config():
+    return Config(
+        name="digits_tiny",
+        data=DataConfig(name="digits", subset=64),
+        model=ModelConfig(name="tiny_cnn", width=4),
+        train=TrainConfig(steps=2, batch_size=32, compilation_cache=False),
+    )
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    file = tmp_path / "digits_tiny.py"
+    file.write_text(CONFIG)
+
+    def call(*options: str) -> None:
+        runpy.run_path(str(SCRIPT))["main"](["--config", str(file), *options])
+
+    return call
+
+
+def test_the_script_trains_every_combination_with_every_seed(script, tmp_path, capsys):
+    path = tmp_path / "all.json"
+    script("--seeds", "2", "--lr", "0.05", "1e30", "--train.seed", "4", "--json", str(path), "--log.every", "1")
+    printed = capsys.readouterr()
+    head, _, *rows = [line.strip("| ").split(" | ") for line in printed.out.splitlines()]
+    assert head == ["lr", "momentum", "weight decay", "seeds", "test accuracy", "test loss", "training time"]
+    assert [row[:4] for row in rows] == [["0.05", "0.9", "0", "2"], ["1e+30", "0.9", "0", "2, 2 diverged"]]
+    assert re.fullmatch(r"\d+\.\d\d% \(sd \d+\.\d\d%\)", rows[0][4]) and rows[1][4:6] == ["-", "-"]
+    assert "4 of 4 (sequential): seed 5, lr 1e+30, momentum 0.9, decay 0: diverged" in printed.err
+    written = json.loads(path.read_text())
+    assert {"config", "how", "seconds", "device", "versions", "commit", "argv"} < written.keys()
+    assert [(one["seed"], one["lr"]) for one in written["results"]] == [(4, 0.05), (5, 0.05), (4, 1e30), (5, 1e30)]
+    accuracies = [one["test_accuracy"] for one in written["results"]]
+    assert rows[0][4].startswith(f"{np.mean(accuracies[:2]):.2%}") and accuracies[2:] == [None, None]
+
+
+def test_the_script_prints_what_had_finished_when_it_is_stopped(script, tmp_path, capsys, monkeypatch):
+    train = many.Lot.train
+    calls = []
+
+    def stop_at_the_second(self, configs):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(configs)
+        return train(self, configs)
+
+    monkeypatch.setattr(many.Lot, "train", stop_at_the_second)
+    monkeypatch.setattr(sys, "argv", ["train_many"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(lambda _: script("--seeds", "3", "--json", str(tmp_path / "some.json")))
+    assert stopped.value.code == 130
+    assert "| 0.1 | 0.9 | 0 | 1 |" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "some.json").read_text())["results"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", "0"], "--seeds 0 is not allowed"),
+        (["--json", "/nowhere/at/all.json"], "--json /nowhere/at/all.json must be a file in a folder that exists"),
+        (["--lr", "fast"], "invalid float value: 'fast'"),
+        (["--lr", "0.1", "0.1"], "are the same"),
+        (["--optim.rate", "0.1"], "optim.rate is not a field"),
+    ],
+)
+def test_the_script_refuses_in_one_message(script, options, message):
+    with pytest.raises(ConfigError, match=message):
+        script(*options)
