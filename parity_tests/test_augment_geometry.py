@@ -233,7 +233,7 @@ def test_affine_then_elastic_in_one_resampling():
     affine, elastic = RandomAffine(180.0, fill=0.2), ElasticTransform(60.0, 4.0, fill=0.7)
 
     def both(images: jax.Array, noise: jax.Array, *draws: jax.Array) -> jax.Array:
-        return resample(images, [affine.given(AffineDraws(*draws), images.shape), elastic.given(noise)])
+        return resample(images, [affine.given(AffineDraws(*draws), images.shape), elastic.moved_by(noise)])
 
     draws = (DEGREES, SHIFTS, SCALES, SHEARS)
     result = run(both, IMAGES, NOISE, *draws)

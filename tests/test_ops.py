@@ -181,7 +181,7 @@ def test_batch_norm_matches_its_definition(dtype, tolerance, x64, monkeypatch):
         out, vjp = jax.vjp(function, x, scale, bias)
         return out, *vjp(jnp.cos(jnp.arange(out.size)).reshape(out.shape).astype(dtype))
 
-    ours = jax.jit(lambda: run(lambda *inputs: channels.batch_norm(*inputs, 1e-5)[0]))()
+    ours = jax.jit(lambda: run(lambda x, scale, bias: channels.batch_norm(x, scale, bias, 1e-5)[0]))()
     assert_close(ours, jax.jit(lambda: run(normalised))(), tolerance)
     _, mean, var = channels.batch_norm(x, scale, bias, 1e-5)
     assert_close((mean, var), (x.mean((0, 1, 2)), x.var((0, 1, 2))), tolerance)

@@ -46,6 +46,7 @@ __all__ = [
     "TrivialAugmentWide",
     "compose",
     "cutmix",
+    "downsample",
     "make_mixer",
     "mixup",
 ]

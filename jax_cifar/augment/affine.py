@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, Resampling, check_number, is_number
-from jax_cifar.augment.sampling import Grid, Move, affine_map, resample
+from jax_cifar.augment.base import Images, Resampling, SampleInfo, check_number, is_number
+from jax_cifar.augment.sampling import Grid, Move, affine_map
 from jax_cifar.config import check
 
 Range = tuple[float, float]
@@ -27,6 +27,13 @@ class AffineDraws(NamedTuple):
     translate: Float[Array, "batch 2"]  # pixels to the right and down
     scale: Float[Array, " batch"]  # above 1 enlarges
     shear: Float[Array, "batch 2"]  # degrees along the columns' and along the rows' axis (torchvision's x and y)
+
+
+class Boxes(NamedTuple):
+    """The part of each image that is enlarged, in whole pixels (row, column)."""
+
+    corners: Int[Array, "batch 2"]  # top left
+    sizes: Int[Array, "batch 2"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,7 @@ class RandomAffine(Resampling):
             return (*self.shear, 0.0, 0.0)[:4]
         return (*symmetric(self.shear or 0.0), 0.0, 0.0)
 
-    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> AffineDraws:
-        """Draws for images of `shape` (batch, height, width, channel)."""
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> AffineDraws:
         batch, height, width, _ = shape
         keys = [jax.random.fold_in(key, i) for i in range(4)]
         reach = self.translate or (0.0, 0.0)
@@ -80,17 +86,9 @@ class RandomAffine(Resampling):
             shear=jax.random.uniform(keys[3], (batch, 2), jnp.float32, low, high),
         )
 
-    def move(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Move:
-        return self.given(self.draw(key, shape), shape)
-
     def given(self, draws: AffineDraws, shape: tuple[int, ...]) -> Move:
-        """The move that `draws` describe."""
         matrix = inverse_matrix(draws, shape[1], shape[2])
         return Move(lambda grid: affine_map(matrix, grid), fill=self.fill)
-
-    def transform(self, images: Images, draws: AffineDraws) -> Images:
-        """Move `images` as `draws` describe."""
-        return resample(images, [self.given(draws, images.shape)])
 
 
 @dataclass(frozen=True)
@@ -110,18 +108,17 @@ class RandomRotation(Resampling):
         check_ends(self, "degrees")
         check_number(self, "fill", 0.0, 1.0)
 
-    def move(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Move:
-        return self.given(uniform(key, shape[0], symmetric(self.degrees)), shape)
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Float[Array, " batch"]:
+        return uniform(key, shape[0], symmetric(self.degrees))
 
-    def given(self, degrees: Float[Array, " batch"], shape: tuple[int, ...]) -> Move:
-        """The rotation of each image by its `degrees`."""
-        still = jnp.zeros((shape[0], 2), degrees.dtype)
-        matrix = inverse_matrix(AffineDraws(-degrees, still, jnp.ones_like(degrees), still), shape[1], shape[2])
+    def given(self, draws: Float[Array, " batch"], shape: tuple[int, ...]) -> Move:
+        still = jnp.zeros((shape[0], 2), draws.dtype)
+        matrix = inverse_matrix(AffineDraws(-draws, still, jnp.ones_like(draws), still), shape[1], shape[2])
         return Move(lambda grid: affine_map(matrix, grid), fill=self.fill)
 
     def rotate(self, images: Images, degrees: Float[Array, " batch"]) -> Images:
         """Rotate each image by its `degrees`."""
-        return resample(images, [self.given(degrees, images.shape)])
+        return self.transform(images, degrees)
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,7 @@ class RandomResizedCrop(Resampling):
         check(self.scale[1] <= 1, "RandomResizedCrop.scale", self.scale, "the box cannot be larger than the image")
         check_ends(self, "ratio", above=0)
 
-    def move(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Move:
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Boxes:
         batch, height, width, _ = shape
         keys = [jax.random.fold_in(key, i) for i in range(3)]
         area = uniform(keys[0], (batch, TRIES), self.scale)
@@ -151,7 +148,7 @@ class RandomResizedCrop(Resampling):
         sizes, found = self.sizes(area, log_ratio, height, width)
         room = jnp.asarray([[height, width]], jnp.int32) - sizes
         corners = jax.random.randint(keys[2], (batch, 2), 0, room + 1, jnp.int32)
-        return self.given(jnp.where(found[:, None], corners, room // 2), sizes, shape)
+        return Boxes(jnp.where(found[:, None], corners, room // 2), sizes)
 
     def sizes(
         self, area: Float[Array, "batch tries"], log_ratio: Float[Array, "batch tries"], height: int, width: int
@@ -174,8 +171,8 @@ class RandomResizedCrop(Resampling):
             return height, round(height * self.ratio[1])
         return height, width
 
-    def given(self, corners: Int[Array, "batch 2"], sizes: Int[Array, "batch 2"], shape: tuple[int, ...]) -> Move:
-        """The enlargement of the boxes with these top left `corners` and `sizes` (row, column)."""
+    def given(self, draws: Boxes, shape: tuple[int, ...]) -> Move:
+        corners, sizes = draws
         size, first, last = (values.astype(float)[:, None, None, :] for values in (sizes, corners, corners + sizes - 1))
         zoom = size / jnp.asarray(shape[1:3], size.dtype)[None, None, None, :]
 
@@ -187,7 +184,7 @@ class RandomResizedCrop(Resampling):
 
     def crop(self, images: Images, corners: Int[Array, "batch 2"], sizes: Int[Array, "batch 2"]) -> Images:
         """Enlarge the boxes with these top left `corners` and `sizes` (row, column)."""
-        return resample(images, [self.given(corners, sizes, images.shape)])
+        return self.transform(images, Boxes(corners, sizes))
 
 
 def inverse_matrix(draws: AffineDraws, height: int, width: int) -> Float[Array, "batch 2 3"]:

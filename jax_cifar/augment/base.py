@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jax_cifar.augment.sampling import Move, resample
+from jax_cifar.augment.scheduling import Draws, once
 from jax_cifar.config import check
 from jax_cifar.errors import ConfigError
 
@@ -35,16 +36,51 @@ class Transform(abc.ABC):
     def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
         """Transform `images`, raw pixels between 0 and 1."""
 
+    # A group calls a transform in two steps, so that the second can be left to the images that need it.
 
-class Resampling(Transform):
+    def prepare(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None) -> Draws:
+        """The part of a call that needs the whole batch; unless a kind of transform knows better, all of it."""
+        return self(key, images, info)
+
+    def finish(self, images: Images, prepared: Draws) -> Images:
+        """The rest of a call for any of the images, with what was `prepared` for them."""
+        return prepared
+
+
+class Drawn(Transform):
+    """A transform that draws for the whole batch and then changes every image on its own, by its draws alone."""
+
+    @abc.abstractmethod
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Draws:
+        """Draws for images of `shape` (batch, height, width, channel): arrays that begin with the axis batch."""
+
+    @abc.abstractmethod
+    def transform(self, images: Images, draws: Draws) -> Images:
+        """Change `images` as their `draws` tell."""
+
+    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
+        return self.transform(images, self.draw(key, images.shape, info))
+
+    def prepare(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None) -> Draws:
+        return self.draw(key, images.shape, info)
+
+    def finish(self, images: Images, prepared: Draws) -> Images:
+        return self.transform(images, prepared)
+
+
+class Resampling(Drawn):
     """A transform that only moves pixels, to places between pixels too; `compose` makes one of several in a row."""
 
     @abc.abstractmethod
-    def move(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Move:
-        """Draw where the pixels of images of `shape` (batch, height, width, channel) come from."""
+    def given(self, draws: Draws, shape: tuple[int, ...]) -> Move:
+        """Where the pixels of images of `shape` (batch, height, width, channel) come from, by their `draws`."""
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        return resample(images, [self.move(key, images.shape)])
+    def move(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Move:
+        """Draw where the pixels of images of `shape` come from."""
+        return self.given(self.draw(key, shape), shape)
+
+    def transform(self, images: Images, draws: Draws) -> Images:
+        return resample(images, [self.given(draws, images.shape)])
 
 
 def compose(transforms: Sequence[Callable[..., Images]]) -> Callable[..., Images]:
@@ -64,14 +100,15 @@ def compose(transforms: Sequence[Callable[..., Images]]) -> Callable[..., Images
 
     def apply(key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
         check_floating("images", images, "divide pixels by 255")
+        given = images = once(images) if transforms else images
         keys = [jax.random.fold_in(key, i) for i in range(len(transforms))]
         pairs = zip(keys, transforms, strict=True)
         for moving, group in itertools.groupby(pairs, lambda pair: isinstance(pair[1], Resampling)):
             if moving:
-                images = resample(images, [transform.move(own, images.shape) for own, transform in group])
+                images = once(resample(images, [transform.move(own, images.shape) for own, transform in group]), given)
             else:
                 for own, transform in group:
-                    images = transform(own, images, info)
+                    images = once(transform(own, images, info), given)
         return images
 
     return apply

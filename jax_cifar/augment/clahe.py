@@ -6,20 +6,23 @@ each pixel with the pixels of its own and the surrounding tiles. For CIFAR's til
 filling the bins, and it needs no scatter and no gather.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, SampleInfo, Transform, check_number, check_range, is_number
+from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_number, check_range, is_number
 from jax_cifar.augment.colour import Planes, split
+from jax_cifar.augment.scheduling import change_chosen, once
 from jax_cifar.config import check
 
 Levels = Int[Array, "batch height width"]
-Tiles = Int[Array, "batch down across pixel"]  # levels of a tile's pixels, row by row
+Tiles = Int[Array, "..."]  # levels of tiles: first the pixels of a tile (or its rows, columns), last the tiles
 
 BINS = 256
 ABSENT = 256  # a level above all others: a pixel that is clipped away
@@ -32,8 +35,15 @@ FROM_XYZ = np.linalg.inv(TO_XYZ)
 EDGE = 6 / 29  # where CIE 1976's cube root gives way to a straight line
 
 
+class ClaheDraws(NamedTuple):
+    """Every image's clip limit, and whether it is equalised at all."""
+
+    limits: Float[Array, " batch"]
+    applied: Bool[Array, " batch"]
+
+
 @dataclass(frozen=True)
-class CLAHE(Transform):
+class CLAHE(Drawn):
     """Equalise the lightness of every neighbourhood with probability `p` (Albumentations' `CLAHE`, OpenCV's algorithm).
 
     Parameters are Albumentations': each image draws its clip limit uniformly between 1 and `clip_limit`, or from the
@@ -64,12 +74,16 @@ class CLAHE(Transform):
         check(pair, "CLAHE.tile_grid_size", grid, "it must be a pair of positive integers, tiles across and down")
         check_number(self, "p", 0.0, 1.0)
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        batch = images.shape[:1]
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> ClaheDraws:
+        batch = shape[:1]
         low, high = self.clip_limit if isinstance(self.clip_limit, tuple) else (1.0, self.clip_limit)
         limits = jax.random.uniform(jax.random.fold_in(key, 0), batch, jnp.float32, low, high)
         applied = jax.random.uniform(jax.random.fold_in(key, 1), batch, jnp.float32) < self.p
-        return jnp.where(applied[:, None, None, None], self.equalize(images, limits), images)
+        return ClaheDraws(limits, applied)
+
+    def transform(self, images: Images, draws: ClaheDraws) -> Images:
+        skipped = 1 - draws.applied.astype(jnp.int32)
+        return change_chosen(images, skipped, [self.equalize], [draws.limits])
 
     def equalize(self, images: Images, limits: Float[Array, " batch"]) -> Images:
         """Equalise all images, each with its own clip limit."""
@@ -77,10 +91,10 @@ class CLAHE(Transform):
         if planes.shape[0] == 1:
             levels = jnp.round(255.0 * planes[0]).astype(jnp.int32)
             return (self.equalize_levels(levels, limits).astype(planes.dtype) / 255.0).astype(images.dtype)[..., None]
-        roots = to_roots(planes)
+        roots = once(to_roots(planes))
         lightness = 1.16 * roots[1] - 0.16
         levels = jnp.round(255.0 * lightness).astype(jnp.int32)
-        change = (self.equalize_levels(levels, limits).astype(planes.dtype) / 255.0 - lightness) / 1.16
+        change = once((self.equalize_levels(levels, limits).astype(planes.dtype) / 255.0 - lightness) / 1.16)
         return jnp.moveaxis(from_roots(roots + change[None]), 0, -1).astype(images.dtype)
 
     def equalize_levels(self, levels: Levels, limits: Float[Array, " batch"]) -> Float[Array, "batch height width"]:
@@ -91,73 +105,91 @@ class CLAHE(Transform):
             widths = ((0, 0), (0, down - size[0] % down), (0, across - size[1] % across))
             levels = jnp.pad(levels, widths, mode="reflect")
         height, width = levels.shape[1] // down, levels.shape[2] // across
-        tiles = levels.astype(jnp.int16).reshape(-1, down, height, across, width).transpose(0, 1, 3, 2, 4)
-        tiles = tiles.reshape(-1, down, across, height * width)
+        tiles = levels.astype(jnp.int16).reshape(-1, down, height, across, width).transpose(2, 4, 0, 1, 3)
+        tiles = once(tiles.reshape(height, width, -1))
         held = jnp.clip(jnp.floor(limits * (height * width / BINS)), 1, height * width).astype(jnp.int16)
-        kept = jnp.where(rank(tiles) < held[:, None, None, None], tiles, ABSENT)
-        result = jnp.round(interpolate(kept, tiles, height, width))
-        result = result.reshape(-1, down, across, height, width).transpose(0, 1, 3, 2, 4)
-        return result.reshape(levels.shape)[:, : size[0], : size[1]]
+        kept = clip_bins(tiles, jnp.repeat(held, down * across))
+        result = jnp.round(interpolate(kept, tiles, down, across)).reshape(height, width, -1, down, across)
+        return result.transpose(2, 3, 0, 4, 1).reshape(levels.shape)[:, : size[0], : size[1]]
 
 
-def interpolate(kept: Tiles, tiles: Tiles, height: int, width: int) -> Float[Array, "batch down across pixel"]:
-    """Read every pixel of `tiles` in the tables of the tiles around it, and blend by the distance to their centres.
+def clip_bins(tiles: Tiles, held: Int[Array, " tiles"]) -> Tiles:
+    """`tiles` with `ABSENT` for every pixel beyond the `held` first ones of its level."""
+    levels = tiles.reshape(-1, tiles.shape[2])
+    place = jnp.arange(levels.shape[0], dtype=jnp.int16)[:, None]
+    rank = count(levels, levels, lambda other, at: (other == levels) & (at < place))
+    return once(jnp.where(rank < held[None], levels, ABSENT).reshape(tiles.shape))
 
-    All nine are read and five of them count for nothing at any one pixel: cheaper than picking the four that do. They
-    are read in a loop, which keeps XLA from working out levels and ranks anew for each of them.
+
+def interpolate(kept: Tiles, tiles: Tiles, down: int, across: int) -> Float[Array, "..."]:
+    """Read every pixel of `tiles` in the tables of the four tiles nearest to it, and blend by the distance to them.
+
+    Which four they are depends on the quarter of its own tile that a pixel lies in. The quarters of an odd number of
+    rows or columns overlap; what lies in the middle is the first half's.
     """
-    around = jnp.pad(kept, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    weights = tent(height)[:, None, :, None] * tent(width)[None, :, None, :]
-    rows, columns = np.divmod(np.arange(9, dtype=np.int32), np.int32(3))
+    height, width = tiles.shape[:2]
+    rows, columns = halves(height), halves(width)
+    corners = [(i, j) for i in (0, 1) for j in (0, 1)]
+    around = kept.reshape(height * width, -1, down, across)
+    around = once(jnp.pad(around, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge"))
 
-    def add(total: Array, neighbour: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        row, column, weight = neighbour
-        zero = jnp.zeros_like(row)
-        there = jax.lax.dynamic_slice(around, (zero, row, column, zero), tiles.shape)
-        return total + weight[None, None, None] * read_table(there, tiles), None
+    def beside(i: int, j: int) -> Tiles:
+        """For every tile the one that lies `i - 1` further down and `j - 1` further across; at the border itself."""
+        return around[:, :, i : i + down, j : j + across].reshape(height * width, -1)
 
-    neighbours = (jnp.asarray(rows), jnp.asarray(columns), jnp.asarray(weights.reshape(9, -1)))
-    return jax.lax.scan(add, jnp.zeros(tiles.shape, jnp.float32), neighbours)[0]
+    levels = jnp.concatenate([tiles[rows[i], columns[j]].reshape(-1, tiles.shape[2]) for i, j in corners], axis=1)
+    others = [jnp.concatenate([beside(i + k, j + m) for i, j in corners], axis=1) for k, m in corners]
+    tables = once(read_tables(once(jnp.stack(others, axis=1)), once(levels[:, None])))
+    total = jnp.zeros_like(tables[:, 0])
+    for number, (k, m) in enumerate(corners):
+        weights = [np.outer(tent(height)[i + k, rows[i]], tent(width)[j + m, columns[j]]) for i, j in corners]
+        # Each product but the first is fused with its sum, and rounded once: which, is not left to the compiler.
+        total = once(total + np.stack(weights, -1).reshape(-1, 4).repeat(tiles.shape[2], axis=1) * tables[:, number])
+    quarters = total.reshape(rows[0].stop, columns[0].stop, 2, 2, -1)
+    upper = jnp.concatenate([quarters[:, :, 0, 0], quarters[:, width % 2 :, 0, 1]], axis=1)
+    lower = jnp.concatenate([quarters[:, :, 1, 0], quarters[:, width % 2 :, 1, 1]], axis=1)
+    return jnp.concatenate([upper, lower[height % 2 :]])
 
 
-def rank(tiles: Tiles) -> Tiles:
-    """How many earlier pixels of its tile have a pixel's level: those beyond the clip limit are clipped away."""
-    place = jnp.arange(tiles.shape[-1], dtype=jnp.int16)[None, None, None]
-    return count(tiles, tiles, lambda other, own, at: (other == own) & (at < place[..., None]))
+def halves(size: int) -> tuple[slice, slice]:
+    """The first and the second half of a number of rows or columns; both hold the one in the middle."""
+    return slice(0, -(-size // 2)), slice(size // 2, size)
 
 
-def count(others: Tiles, tiles: Tiles, counted: Callable[[Array, Array, Array], Array]) -> Tiles:
-    """For every pixel of `tiles`, how many pixels of `others` are `counted(other, own, place of the other)`.
+def count(others: Tiles, levels: Tiles, counted: Callable[[Array, Array], Array]) -> Tiles:
+    """For every pixel of `levels`, how many of the `others` are `counted(other, place of the other)`.
 
-    Sixteen of them at a time: XLA unrolls so short a sum, and with 16-bit numbers it then fills the vector registers.
+    The first axis of both goes over the pixels of a tile. The last one lists tiles side by side, which fill the vector
+    registers; a sum of sixteen pixels is short enough to be written out.
     """
-    missing = -others.shape[-1] % CHUNK
-    others = jnp.pad(others, ((0, 0), (0, 0), (0, 0), (0, missing)), constant_values=ABSENT)
-    chunks = jnp.moveaxis(others.reshape(*others.shape[:3], -1, CHUNK), 3, 0)
-    places = jnp.arange(chunks.shape[0] * CHUNK, dtype=jnp.int16).reshape(-1, CHUNK)
+    missing = -others.shape[0] % CHUNK
+    others = jnp.pad(others, ((0, missing), *[(0, 0)] * (others.ndim - 1)), constant_values=ABSENT)
+    chunks = others.reshape(-1, CHUNK, *others.shape[1:])
+    places = jnp.arange(others.shape[0], dtype=jnp.int16).reshape(chunks.shape[:2] + (1,) * (others.ndim - 1))
 
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
-        other, place = chunk
-        found = counted(other[..., None, :], tiles[..., None], place[None, None, None, None])
-        return total + jnp.sum(found.astype(jnp.int16), axis=-1, dtype=jnp.int16), None
+        found = [counted(other[None], place[None]).astype(jnp.int16) for other, place in zip(*chunk, strict=True)]
+        return total + functools.reduce(jnp.add, found), None
 
-    return jax.lax.scan(add, jnp.zeros_like(tiles), (chunks, places))[0]
+    start = jnp.zeros((levels.shape[0], *others.shape[1:]), jnp.int16)
+    return jax.lax.scan(add, start, (chunks, places))[0]
 
 
-def read_table(kept: Tiles, levels: Tiles) -> Float[Array, "batch down across pixel"]:
+def read_tables(kept: Tiles, levels: Tiles) -> Float[Array, "..."]:
     """The tables of the tiles `kept`, read at `levels`: the cumulative sum of the clipped bins, scaled to 0 to 255.
 
     What was clipped is handed out again: to all bins alike, the rest one by one to every `step`-th bin.
     """
-    below = count(kept, levels, lambda other, own, place: other <= own)
-    clipped = jnp.sum(kept == ABSENT, axis=-1, keepdims=True, dtype=jnp.int32)
+    below = count(kept, levels, lambda other, place: other <= levels)
+    clipped = once(jnp.sum(kept == ABSENT, axis=0, keepdims=True, dtype=jnp.int32))
     share, rest = clipped // BINS, clipped % BINS
-    step = jnp.maximum(BINS // jnp.maximum(rest, 1), 1).astype(jnp.float32)
+    step = jnp.maximum(BINS // jnp.maximum(rest, 1), 1)
+    share, rest, step = (once(values.astype(jnp.float32)) for values in (share, rest, step))
     level = levels.astype(jnp.float32)
     steps = jnp.floor((level + 0.5) / step) + 1.0  # level // step + 1; the half keeps it off the edge of a whole number
-    handed_out = share.astype(jnp.float32) * (level + 1.0) + jnp.minimum(rest.astype(jnp.float32), steps)
+    handed_out = share * (level + 1.0) + jnp.minimum(rest, steps)
     total = below.astype(jnp.float32) + handed_out
-    return jnp.round(jnp.minimum(total * np.float32((BINS - 1) / levels.shape[-1]), 255.0))
+    return jnp.round(jnp.minimum(total * np.float32((BINS - 1) / kept.shape[0]), 255.0))
 
 
 def tent(size: int) -> Float[np.ndarray, "3 size"]:
@@ -168,7 +200,7 @@ def tent(size: int) -> Float[np.ndarray, "3 size"]:
 
 def to_roots(planes: Planes) -> Planes:
     """CIE 1976's cube roots of X, Y and Z, each relative to white, of sRGB planes."""
-    linear = jnp.where(planes <= 0.04045, planes / 12.92, power((planes + 0.055) / 1.055, 2.4))
+    linear = once(jnp.where(planes <= 0.04045, planes / 12.92, power((planes + 0.055) / 1.055, 2.4)))
     xyz = multiply(TO_XYZ, linear)
     return jnp.where(xyz > EDGE**3, power(jnp.maximum(xyz, EDGE**3), 1 / 3), xyz / (3 * EDGE**2) + 4 / 29)
 

@@ -4,12 +4,14 @@ Channels are taken apart first, so that the arithmetic runs over whole planes of
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, SampleInfo, Transform, check_number, check_range
+from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_number, check_range
+from jax_cifar.augment.scheduling import once
 from jax_cifar.errors import ConfigError
 
 Planes = Float[Array, "channel batch height width"]
@@ -21,8 +23,15 @@ JITTER_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV have them
 
 
+class JitterDraws(NamedTuple):
+    """How every image changes; the axis `change` goes over brightness, contrast, saturation and hue."""
+
+    factors: Float[Array, "batch change"]
+    order: Int[Array, "batch change"]  # the changes' numbers, first to last
+
+
 @dataclass(frozen=True)
-class ColorJitter(Transform):
+class ColorJitter(Drawn):
     """Change brightness, contrast, saturation and hue, in a random order (torchvision's `ColorJitter`).
 
     Each image has its own four factors and its own order. A number x stands for the range from max(0, 1 - x) to
@@ -51,12 +60,15 @@ class ColorJitter(Transform):
             else:
                 check_number(self, name, 0.0, float("inf"))
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        batch = images.shape[0]
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> JitterDraws:
+        batch = shape[0]
         low, high = (jnp.asarray(ends, jnp.float32)[:, None] for ends in zip(*map(self.span, NAMES), strict=True))
         factors = jax.random.uniform(jax.random.fold_in(key, 0), (4, batch), jnp.float32, low, high)
         order = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, 1), (4, batch), jnp.float32), axis=0)
-        return self.adjust(images, factors, order)
+        return JitterDraws(factors.T, order.T)
+
+    def transform(self, images: Images, draws: JitterDraws) -> Images:
+        return self.adjust(images, draws.factors.T, draws.order.T)
 
     def span(self, name: str) -> tuple[float, float]:
         """The range of the factor `name`."""
@@ -70,7 +82,7 @@ class ColorJitter(Transform):
 
         What this jitter leaves alone (its range is the neutral factor) is skipped, whatever its factor says.
         """
-        planes = split(images, "ColorJitter")
+        planes = once(split(images, "ColorJitter"))
         coloured = planes.shape[0] == 3
         on = [self.span(name) != ((0.0, 0.0) if name == "hue" else (1.0, 1.0)) for name in NAMES]
         blends = [kind for kind in (BRIGHTNESS, CONTRAST, SATURATION) if on[kind] and (coloured or kind != SATURATION)]
@@ -79,17 +91,17 @@ class ColorJitter(Transform):
         place, factors = jnp.argsort(order, axis=0), factors.astype(planes.dtype)
         for after in (False, True) if on[HUE] and coloured else (False,):
             if after:
-                planes = turn_hue(planes, factors[HUE])
+                planes = once(turn_hue(planes, factors[HUE]))
             for turn in range(len(blends)):
                 now = chosen(place, blends, turn)
                 if on[HUE] and coloured:
                     now = [mask & ((place[kind] > place[HUE]) == after) for kind, mask in zip(blends, now, strict=True)]
-                planes = blend(planes, factors, dict(zip(blends, now, strict=True)))
+                planes = once(blend(planes, factors, dict(zip(blends, now, strict=True))))
         return jnp.moveaxis(planes, 0, -1).astype(images.dtype)
 
 
 @dataclass(frozen=True)
-class ToGray(Transform):
+class ToGray(Drawn):
     """Replace colours by their grey, with probability `p` (Albumentations' `ToGray`, its weighted average).
 
     The weights are those of Pillow and OpenCV, 0.299, 0.587 and 0.114; all channels get the same value.
@@ -103,8 +115,11 @@ class ToGray(Transform):
     def __post_init__(self) -> None:
         check_number(self, "p", 0.0, 1.0)
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        return self.convert(images, jax.random.uniform(key, images.shape[:1], jnp.float32) < self.p)
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Bool[Array, " batch"]:
+        return jax.random.uniform(key, shape[:1], jnp.float32) < self.p
+
+    def transform(self, images: Images, draws: Bool[Array, " batch"]) -> Images:
+        return self.convert(images, draws)
 
     def convert(self, images: Images, applied: Bool[Array, " batch"]) -> Images:
         """Make the `applied` images grey."""

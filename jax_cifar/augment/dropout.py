@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, SampleInfo, Transform, check_number, check_range, is_number
+from jax_cifar.augment.base import Drawn, Images, SampleInfo, Transform, check_number, check_range, is_number
 from jax_cifar.config import check
 from jax_cifar.errors import ConfigError
 
@@ -20,8 +20,15 @@ Tries = Float[Array, "10 batch"]
 TRIES = 10  # torchvision's
 
 
+class BoxDraws(NamedTuple):
+    """What is filled in every image, and with what if that is drawn too."""
+
+    boxes: Int[Array, "batch 4 hole"]
+    values: Images | None = None
+
+
 @dataclass(frozen=True)
-class RandomErasing(Transform):
+class RandomErasing(Drawn):
     """Fill one rectangle of every image with probability `p` (Zhong et al., arXiv 1708.04896).
 
     Parameters and rule are torchvision's `RandomErasing`: area and the logarithm of height / width are uniform; a
@@ -46,15 +53,18 @@ class RandomErasing(Transform):
         check(self.ratio[0] > 0, "RandomErasing.ratio", self.ratio, "both must be greater than 0")
         check_fill(self, "value")
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        batch, height, width, _ = images.shape
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> BoxDraws:
+        batch, height, width, _ = shape
         keys = [jax.random.fold_in(key, i) for i in range(4)]
         ends = np.asarray([self.scale, np.log(self.ratio)], np.float32)[:, :, None, None]
         tries = jax.random.uniform(keys[0], (2, TRIES, batch), jnp.float32, ends[:, 0], ends[:, 1])
         sides = fitting(tries[0], jnp.exp(tries[1]), height, width)
         applied = jax.random.uniform(keys[1], (1, 1, batch), jnp.float32) < self.p
         boxes = placed(keys[2], jnp.where(applied, sides[:, None], 0), height, width)
-        return self.erase(images, boxes, noise(keys[3], images) if self.value == "random" else None)
+        return BoxDraws(jnp.moveaxis(boxes, -1, 0), noise(keys[3], shape) if self.value == "random" else None)
+
+    def transform(self, images: Images, draws: BoxDraws) -> Images:
+        return self.erase(images, jnp.moveaxis(draws.boxes, 0, -1), draws.values)
 
     def erase(self, images: Images, boxes: Boxes, values: Images | None = None) -> Images:
         """Fill the `boxes`, with `values` instead of `value` where they are given."""
@@ -62,7 +72,7 @@ class RandomErasing(Transform):
 
 
 @dataclass(frozen=True)
-class CoarseDropout(Transform):
+class CoarseDropout(Drawn):
     """Fill several rectangles of every image with probability `p` (parameters of Albumentations' `CoarseDropout`).
 
     Number, heights, widths and places are uniform, both ends of a range included; rectangles lie inside the image and
@@ -90,8 +100,8 @@ class CoarseDropout(Transform):
         check_fill(self, "fill")
         check_number(self, "p", 0.0, 1.0)
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        batch, height, width, _ = images.shape
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> BoxDraws:
+        batch, height, width, _ = shape
         keys = [jax.random.fold_in(key, i) for i in range(4)]
         least, most = self.num_holes_range
         applied, count = jax.random.uniform(keys[0], (2, 1, batch), jnp.float32)
@@ -101,7 +111,10 @@ class CoarseDropout(Transform):
         heights = lengths("hole_height_range", self.hole_height_range, draws[0], height)
         widths = lengths("hole_width_range", self.hole_width_range, draws[1], width)
         boxes = placed(keys[2], jnp.where(there[None], jnp.stack([heights, widths]), 0), height, width)
-        return self.drop(images, boxes, noise(keys[3], images) if self.fill == "random" else None)
+        return BoxDraws(jnp.moveaxis(boxes, -1, 0), noise(keys[3], shape) if self.fill == "random" else None)
+
+    def transform(self, images: Images, draws: BoxDraws) -> Images:
+        return self.drop(images, jnp.moveaxis(draws.boxes, 0, -1), draws.values)
 
     def drop(self, images: Images, boxes: Boxes, values: Images | None = None) -> Images:
         """Fill the `boxes`, with `values` instead of `fill` where they are given."""
@@ -146,12 +159,12 @@ def fill_boxes(images: Images, boxes: Boxes, values: Float[Array, "*batch channe
     rows = covered(boxes[0], boxes[2], images.shape[1])
     columns = covered(boxes[1], boxes[3], images.shape[2])
     inside = jnp.any(rows[..., :, None] & columns[..., None, :], axis=0)
-    return jnp.where(inside[..., None], values, images)
+    return jnp.where(inside[..., None], values.astype(images.dtype), images)
 
 
-def noise(key: PRNGKeyArray, images: Images) -> Images:
-    """Uniform noise of the images' shape and dtype."""
-    return jax.random.uniform(key, images.shape, jnp.float32).astype(images.dtype)
+def noise(key: PRNGKeyArray, shape: tuple[int, ...]) -> Images:
+    """Uniform noise for images of `shape`."""
+    return jax.random.uniform(key, shape, jnp.float32)
 
 
 def fill_of(owner: Transform, name: str, images: Images) -> Float[Array, "1 1 1 channel"]:

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, SampleInfo, Transform, check_integer, check_number
+from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_integer, check_number
 
 
 @dataclass(frozen=True)
-class Cutout(Transform):
+class Cutout(Drawn):
     """Fill one square of every image (DeVries and Taylor, arXiv 1708.04552).
 
     The square's centre is uniform over the image's pixels, so that the border clips some squares, as in the
@@ -27,9 +27,12 @@ class Cutout(Transform):
         check_integer(self, "length", least=1)
         check_number(self, "fill", 0.0, 1.0)
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        sizes = jnp.asarray(images.shape[1:3], jnp.int32)[:, None]
-        return self.erase(images, jax.random.randint(key, (2, images.shape[0]), 0, sizes, jnp.int32))
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Int[Array, "batch 2"]:
+        sizes = jnp.asarray(shape[1:3], jnp.int32)[:, None]
+        return jax.random.randint(key, (2, shape[0]), 0, sizes, jnp.int32).T
+
+    def transform(self, images: Images, draws: Int[Array, "batch 2"]) -> Images:
+        return self.erase(images, draws.T)
 
     def erase(self, images: Images, centres: Int[Array, "2 batch"]) -> Images:
         """Fill the squares around `centres` (row, column)."""

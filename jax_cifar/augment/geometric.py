@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, SampleInfo, Transform, check_choice, check_integer, check_number
+from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_choice, check_integer, check_number
 from jax_cifar.config import check
 from jax_cifar.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class RandomCrop(Transform):
+class RandomCrop(Drawn):
     """Pad every side, then cut a window of the original size at a uniformly drawn place (torchvision's `RandomCrop`).
 
     Each image has its own place, one of `(2 * padding + 1) ** 2`. Apply it before `Normalize`, so that the border is
@@ -33,9 +33,11 @@ class RandomCrop(Transform):
         check_choice(self, "padding_mode", ("constant", "reflect"))
         check_number(self, "fill", 0.0, 1.0)
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        offsets = jax.random.randint(key, (2, images.shape[0]), 0, 2 * self.padding + 1, jnp.int32)
-        return self.crop(images, offsets)
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Int[Array, "batch 2"]:
+        return jax.random.randint(key, (2, shape[0]), 0, 2 * self.padding + 1, jnp.int32).T
+
+    def transform(self, images: Images, draws: Int[Array, "batch 2"]) -> Images:
+        return self.crop(images, draws.T)
 
     def crop(self, images: Images, offsets: Int[Array, "2 batch"]) -> Images:
         """The windows whose top left corner lies at `offsets` (row, column) of the padded images."""
@@ -58,7 +60,7 @@ class RandomCrop(Transform):
 
 
 @dataclass(frozen=True)
-class HorizontalFlip(Transform):
+class HorizontalFlip(Drawn):
     """Mirror images left to right.
 
     `random` flips each image with probability `p` (torchvision's `RandomHorizontalFlip`). `alternate` flips half of the
@@ -79,17 +81,18 @@ class HorizontalFlip(Transform):
         if self.mode == "alternate":
             check(self.p == 0.5, "HorizontalFlip.p", self.p, "mode 'alternate' has no probability, leave p out")
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Bool[Array, " batch"]:
         if self.mode == "random":
-            flipped = jax.random.uniform(key, images.shape[:1], jnp.float32) < self.p
-        elif info is not None:
-            flipped = alternating(info.index, info.epoch)
-        else:
-            raise ConfigError(
-                "HorizontalFlip.mode = 'alternate' depends on the epoch and on each image's index: "
-                "pass info=SampleInfo(index, epoch), or use mode='random'."
-            )
-        return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+            return jax.random.uniform(key, shape[:1], jnp.float32) < self.p
+        if info is not None:
+            return alternating(info.index, info.epoch)
+        raise ConfigError(
+            "HorizontalFlip.mode = 'alternate' depends on the epoch and on each image's index: "
+            "pass info=SampleInfo(index, epoch), or use mode='random'."
+        )
+
+    def transform(self, images: Images, draws: Bool[Array, " batch"]) -> Images:
+        return jnp.where(draws[:, None, None, None], images[:, :, ::-1], images)
 
 
 def alternating(index: Int[Array, " batch"], epoch: Int[Array, ""]) -> Bool[Array, " batch"]:

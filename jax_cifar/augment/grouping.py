@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Images, SampleInfo, Transform, check_number, check_transform, is_number
+from jax_cifar.augment.scheduling import Draws, change_chosen
 from jax_cifar.config import check
 
 
@@ -18,8 +19,8 @@ class OneOf(Transform):
 
     The choice falls by `weights`, which need not add up to 1; without them every transform is as likely. The chosen one
     then acts with its own `p` if it has one: give it p=1 for it to act always. The i-th transform gets
-    `fold_in(key, i)`. Images of one batch choose differently, so all transforms run on the whole batch: the cost is
-    the sum of theirs.
+    `fold_in(key, i)`. On a CPU each works on its own images alone; on an accelerator all of them run on the whole
+    batch.
 
     Raises:
         ConfigError: a parameter is out of range, or one of `transforms` is not a transform.
@@ -44,24 +45,35 @@ class OneOf(Transform):
         check_number(self, "p", 0.0, 1.0)
 
     def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
+        return self.finish(images, self.prepare(key, images, info))
+
+    def prepare(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None) -> Draws:
+        return self.choose(key, images.shape[0]), self.prepare_all(key, images, info)
+
+    def finish(self, images: Images, prepared: Draws) -> Images:
+        choice, draws = prepared
+        return change_chosen(images, choice, [transform.finish for transform in self.transforms], draws)
+
+    def choose(self, key: PRNGKeyArray, batch: int) -> Int[Array, " batch"]:
+        """The number of every image's transform; of an image that stays as it is, a number that none has."""
         count = len(self.transforms)
-        batch = images.shape[:1]
         weights = self.weights or (1.0,) * count
         bounds = np.asarray(list(itertools.accumulate(weights))[:-1], np.float32) / np.float32(sum(weights))
-        draw = jax.random.uniform(jax.random.fold_in(key, count), batch, jnp.float32)
+        draw = jax.random.uniform(jax.random.fold_in(key, count), (batch,), jnp.float32)
         choice = jnp.sum(draw[:, None] >= bounds[None, :], axis=1, dtype=jnp.int32)
-        applied = jax.random.uniform(jax.random.fold_in(key, count + 1), batch, jnp.float32) < self.p
-        return self.apply(key, images, jnp.where(applied, choice, count), info)
+        applied = jax.random.uniform(jax.random.fold_in(key, count + 1), (batch,), jnp.float32) < self.p
+        return jnp.where(applied, choice, count)
+
+    def prepare_all(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None) -> list[Draws]:
+        """What every transform prepares for every image."""
+        keys = [jax.random.fold_in(key, i) for i in range(len(self.transforms))]
+        return [transform.prepare(own, images, info) for own, transform in zip(keys, self.transforms, strict=True)]
 
     def apply(
         self, key: PRNGKeyArray, images: Images, choice: Int[Array, " batch"], info: SampleInfo | None = None
     ) -> Images:
         """Transform each image by the transform numbered `choice`; a number that none has leaves the image alone."""
-        result = images
-        for i, transform in enumerate(self.transforms):
-            changed = transform(jax.random.fold_in(key, i), images, info)
-            result = jnp.where((choice == i)[:, None, None, None], changed, result)
-        return result
+        return self.finish(images, (choice, self.prepare_all(key, images, info)))
 
 
 @dataclass(frozen=True)
@@ -82,11 +94,18 @@ class Sometimes(Transform):
         check_number(self, "p", 0.0, 1.0)
 
     def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
+        return self.finish(images, self.prepare(key, images, info))
+
+    def prepare(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None) -> Draws:
         applied = jax.random.uniform(jax.random.fold_in(key, 1), images.shape[:1], jnp.float32) < self.p
-        return self.apply(jax.random.fold_in(key, 0), images, applied, info)
+        return applied, self.transform.prepare(jax.random.fold_in(key, 0), images, info)
+
+    def finish(self, images: Images, prepared: Draws) -> Images:
+        applied, draws = prepared
+        return change_chosen(images, 1 - applied.astype(jnp.int32), [self.transform.finish], [draws])
 
     def apply(
         self, key: PRNGKeyArray, images: Images, applied: Bool[Array, " batch"], info: SampleInfo | None = None
     ) -> Images:
         """Transform the `applied` images with the draws of `key`."""
-        return jnp.where(applied[:, None, None, None], self.transform(key, images, info), images)
+        return self.finish(images, (applied, self.transform.prepare(key, images, info)))

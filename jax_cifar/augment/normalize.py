@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from jax_cifar.augment.base import Images, SampleInfo, Transform, is_number
+from jax_cifar.augment.base import Drawn, Images, SampleInfo, is_number
 from jax_cifar.config import check
 from jax_cifar.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Normalize(Transform):
+class Normalize(Drawn):
     """`(images - mean) / std` for every channel, for pixels, mean and std in units of the full range (0 to 1).
 
     Nothing in it is random: key and info are not used.
@@ -30,7 +30,10 @@ class Normalize(Transform):
         check(min(self.std) > 0, "Normalize.std", self.std, "every value must be greater than 0")
         check(len(self.std) == len(self.mean), "Normalize.std", self.std, f"mean has {len(self.mean)} channels")
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> tuple[()]:
+        return ()
+
+    def transform(self, images: Images, draws: tuple[()] = ()) -> Images:
         channels = images.shape[-1]
         if len(self.mean) != channels:
             raise ConfigError(f"Normalize.mean = {self.mean!r} has {len(self.mean)} channels, the images {channels}.")

@@ -1,13 +1,12 @@
 """The operations of AutoAugment, RandAugment and TrivialAugment, one of them for every image of a batch.
 
 An operation has a magnitude in the unit that torchvision hands to Pillow: slope, pixels, degrees, change of a factor,
-bits, or threshold. A branch for every image would compute all fifteen operations for each. So they form three
-families, each one pass over the batch that leaves the other families' images as they are:
+bits, or threshold. A branch for every image would compute all fifteen operations for each. So they form families:
 
 1. a nearest-neighbour affine map: ShearX, ShearY, TranslateX, TranslateY, Rotate;
 2. a blend with another image: Color (its grey one), Sharpness (its smoothed one);
-3. a table of 256 entries per image and channel: Brightness, Contrast, Posterize, Solarize, AutoContrast, Equalize,
-   Invert.
+3. a function of each level: Brightness, Contrast, Posterize, Solarize, Invert;
+4. and 5. a table of 256 entries per image and channel: AutoContrast, Equalize.
 
 All of it works on levels from 0 to 255, as Pillow does, and with Pillow's roundings, which are documented where they
 happen: on images of 8 bits the result is Pillow's, pixel for pixel. Other values are first rounded to the nearest one.
@@ -18,9 +17,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jax_cifar.augment.base import Images
+from jax_cifar.augment.scheduling import change_chosen, once
 from jax_cifar.errors import ConfigError
 
 # The first fourteen in the order of torchvision's TrivialAugmentWide.
@@ -42,9 +42,14 @@ OPERATIONS = (
     "Invert",
 )
 
-GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
-BLENDS = ("Color", "Sharpness")
-TABULATED = ("Brightness", "Contrast", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert")
+FAMILIES = (
+    ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"),
+    ("Color", "Sharpness"),
+    ("Brightness", "Contrast", "Posterize", "Solarize", "Invert"),
+    ("AutoContrast",),
+    ("Equalize",),
+    ("Identity",),
+)
 
 Levels = Int[Array, "batch channel height width"]  # pixels from 0 to 255; channels apart are several times faster
 Tables = Int[Array, "batch channel 256"]  # what every level becomes
@@ -70,7 +75,7 @@ def apply_operations(
     """
     if images.shape[-1] not in (1, 3):
         raise ConfigError(f"images of {images.shape[-1]} channels cannot be augmented: they must be grey or RGB.")
-    levels = jnp.round(jnp.moveaxis(images, 3, 1).astype(jnp.float32) * 255).astype(jnp.int32)
+    levels = once(jnp.round(jnp.moveaxis(images, 3, 1).astype(jnp.float32) * 255).astype(jnp.int32))
 
     def apply_next(levels: Levels, own: tuple[Chosen, PerImage]) -> tuple[Levels, None]:
         return apply_round(levels, *own, round(fill * 255)), None
@@ -81,30 +86,27 @@ def apply_operations(
 
 
 def apply_round(levels: Levels, chosen: Chosen, amount: PerImage, fill: int) -> Levels:
-    """One operation per image: a pass for each family that occurs in the batch.
+    """One operation per image, each family on its own images."""
 
-    The branches also keep the compiler from working out a pass anew wherever its result is read, which it does where it
-    may fuse them and which takes several times as long on a CPU; an optimization barrier does not keep it there.
-    """
+    def geometric(levels: Levels, own: tuple[Chosen, PerImage]) -> Levels:
+        return move(levels, matrices(*own, *levels.shape[2:]), fill)
 
-    def geometric(levels: Levels) -> Levels:
-        return move(levels, matrices(chosen, amount, *levels.shape[2:]), fill)
+    def blended(levels: Levels, own: tuple[Chosen, PerImage]) -> Levels:
+        return blend_images(levels, own[0], 1 + own[1])
 
-    def blended(levels: Levels) -> Levels:
-        return blend_images(levels, chosen, 1 + amount)
+    def pointwise(levels: Levels, own: tuple[Chosen, PerImage]) -> Levels:
+        return change_levels(levels, *own)
 
-    def tabulated(levels: Levels) -> Tables:
-        return tables(levels, chosen, amount)
+    def stretched(levels: Levels, own: tuple[Chosen, PerImage]) -> Levels:
+        return look_up(levels, once(autocontrast(levels)))
 
-    levels = jax.lax.cond(occurs(chosen, GEOMETRIC), geometric, lambda same: same, levels)
-    levels = jax.lax.cond(occurs(chosen, BLENDS), blended, lambda same: same, levels)
-    return look_up(levels, jax.lax.cond(occurs(chosen, TABULATED), tabulated, unchanged, levels))
+    def equalized(levels: Levels, own: tuple[Chosen, PerImage]) -> Levels:
+        return look_up(levels, once(equalize(levels)))
 
-
-def occurs(chosen: Chosen, names: tuple[str, ...]) -> Bool[Array, ""]:
-    """Whether any image has one of these operations."""
-    codes = jnp.asarray([OPERATIONS.index(name) for name in names], jnp.int32)
-    return jnp.any(chosen[:, None] == codes[None, :])
+    changes = (geometric, blended, pointwise, stretched, equalized)
+    families = [[name in family for family in FAMILIES].index(True) for name in OPERATIONS]
+    family = jnp.asarray(families, jnp.int32)[chosen]
+    return change_chosen(levels, family, changes, [(chosen, amount)] * len(changes))
 
 
 def where_chosen(chosen: Chosen, name: str, value: PerImage, otherwise: float = 0.0) -> PerImage:
@@ -191,12 +193,6 @@ def look_up(levels: Levels, table: Tables) -> Levels:
     return jnp.take_along_axis(table, flat, axis=2).reshape(levels.shape)
 
 
-def unchanged(levels: Levels) -> Tables:
-    """The tables that leave all levels as they are."""
-    level = jnp.arange(256, dtype=jnp.int32)[None, None, :]
-    return jnp.broadcast_to(level, (*levels.shape[:2], 256))
-
-
 def quotient(numerator: Int[Array, "..."], denominator: Int[Array, "..."]) -> Int[Array, "..."]:
     """`numerator // denominator` of numbers from 0 to 2^22, in float32: integer division is slow on a CPU.
 
@@ -205,25 +201,22 @@ def quotient(numerator: Int[Array, "..."], denominator: Int[Array, "..."]) -> In
     return jnp.floor((numerator.astype(jnp.float32) + 0.5) / denominator.astype(jnp.float32)).astype(jnp.int32)
 
 
-def tables(levels: Levels, chosen: Chosen, amount: PerImage) -> Tables:
-    """The table of every image's operation; the operations of other families leave all levels as they are."""
-    level = jnp.arange(256, dtype=jnp.int32)[None, None, :]
-    limit = amount[:, None, None]
+def change_levels(levels: Levels, chosen: Chosen, amount: PerImage) -> Levels:
+    """The operations that change every level without a look at the others, but for Contrast at their mean."""
+    limit = amount[:, None, None, None]
     mean = jnp.mean(grey(levels)[:, 0].astype(jnp.float32), axis=(1, 2))  # exact up to 256 x 256 pixels
-    mean = jnp.floor(mean + 0.5).astype(jnp.int32)[:, None, None]
+    mean = once(jnp.floor(mean + 0.5).astype(jnp.int32))[:, None, None, None]
     bits = jnp.clip(limit.astype(jnp.int32), 0, 8)
-    table = {
-        "Brightness": blend(jnp.zeros_like(level), level, 1 + limit),
-        "Contrast": blend(mean, level, 1 + limit),
-        "Posterize": (level >> (8 - bits)) << (8 - bits),
-        "Solarize": jnp.where(level.astype(jnp.float32) < limit, level, 255 - level),
-        "AutoContrast": autocontrast(levels),
-        "Equalize": equalize(levels),
-        "Invert": 255 - level,
+    changed = {
+        "Brightness": blend(jnp.zeros_like(levels), levels, 1 + limit),
+        "Contrast": blend(mean, levels, 1 + limit),
+        "Posterize": (levels >> (8 - bits)) << (8 - bits),
+        "Solarize": jnp.where(levels.astype(jnp.float32) < limit, levels, 255 - levels),
+        "Invert": 255 - levels,
     }
-    result = unchanged(levels)
-    for name, entries in table.items():
-        result = jnp.where((chosen == OPERATIONS.index(name))[:, None, None], entries, result)
+    result = levels
+    for name, values in changed.items():
+        result = jnp.where((chosen == OPERATIONS.index(name))[:, None, None, None], values, result)
     return result
 
 

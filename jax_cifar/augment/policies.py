@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, SampleInfo, Transform, check_integer, check_number
+from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_integer, check_number
 from jax_cifar.augment.operations import OPERATIONS, apply_operations
 
 
@@ -55,8 +55,16 @@ SIGNED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness"
 BINS = 10  # magnitudes that AutoAugment chooses from
 
 
+class PolicyDraws(NamedTuple):
+    """Which sub-policy every image gets, and of its two operations, which happen and in which direction."""
+
+    choice: Int[Array, " batch"]
+    applied: Bool[Array, "batch 2"]
+    positive: Bool[Array, "batch 2"]
+
+
 @dataclass(frozen=True)
-class AutoAugment(Transform):
+class AutoAugment(Drawn):
     """One of the 25 sub-policies found for CIFAR-10, drawn for every image (Cubuk et al., arXiv 1805.09501).
 
     Torchvision's `AutoAugment(AutoAugmentPolicy.CIFAR10)`. A sub-policy is two operations in a row; each happens with
@@ -74,12 +82,15 @@ class AutoAugment(Transform):
     def __post_init__(self) -> None:
         check_number(self, "fill", 0.0, 1.0)
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        batch = images.shape[0]
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> PolicyDraws:
+        batch = shape[0]
         choice = jax.random.randint(jax.random.fold_in(key, 0), (batch,), 0, len(CIFAR10_POLICY), jnp.int32)
         chance = jax.random.uniform(jax.random.fold_in(key, 1), (2, batch), jnp.float32)
         positive = jax.random.bernoulli(jax.random.fold_in(key, 2), 0.5, (2, batch))
-        return self.augment(images, choice, chance < self.probabilities(choice), positive)
+        return PolicyDraws(choice, (chance < self.probabilities(choice)).T, positive.T)
+
+    def transform(self, images: Images, draws: PolicyDraws) -> Images:
+        return self.augment(images, draws.choice, draws.applied.T, draws.positive.T)
 
     def probabilities(self, choice: Int[Array, " batch"]) -> Float[Array, "2 batch"]:
         """Those of the two operations of the chosen sub-policies."""
@@ -104,8 +115,16 @@ class AutoAugment(Transform):
         return apply_operations(images, operation, directed(operation, amount, positive), self.fill)
 
 
+class TrivialDraws(NamedTuple):
+    """Every image's operation, the position of its magnitude, and its direction."""
+
+    operation: Int[Array, " batch"]
+    bins: Int[Array, " batch"]
+    positive: Bool[Array, " batch"]
+
+
 @dataclass(frozen=True)
-class TrivialAugmentWide(Transform):
+class TrivialAugmentWide(Drawn):
     """One operation at one magnitude for every image, all of them equally likely (arXiv 2103.10158).
 
     Torchvision's `TrivialAugmentWide`: fourteen operations, one of which does nothing, over its wide ranges. The paper
@@ -122,11 +141,14 @@ class TrivialAugmentWide(Transform):
         check_integer(self, "num_magnitude_bins", least=2)
         check_number(self, "fill", 0.0, 1.0)
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        shape, count = (images.shape[0],), OPERATIONS.index("Invert")  # which TrivialAugment does without
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> TrivialDraws:
+        shape, count = shape[:1], OPERATIONS.index("Invert")  # which TrivialAugment does without
         operation = jax.random.randint(jax.random.fold_in(key, 0), shape, 0, count, jnp.int32)
         bins = jax.random.randint(jax.random.fold_in(key, 1), shape, 0, self.num_magnitude_bins, jnp.int32)
-        return self.augment(images, operation, bins, jax.random.bernoulli(jax.random.fold_in(key, 2), 0.5, shape))
+        return TrivialDraws(operation, bins, jax.random.bernoulli(jax.random.fold_in(key, 2), 0.5, shape))
+
+    def transform(self, images: Images, draws: TrivialDraws) -> Images:
+        return self.augment(images, *draws)
 
     def augment(
         self,

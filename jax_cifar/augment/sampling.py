@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jax_cifar.augment.scheduling import once
+
 Images = Float[Array, "batch height width channel"]
 Grid = Float[Array, "batch height width 2"]  # (row, column) of the place that each output pixel shows
 Cover = Float[Array, "batch height width 1"]  # share of each output pixel that lies on the input
@@ -26,6 +28,7 @@ class Move(NamedTuple):
     mapping: Callable[[Grid], Grid]  # places in its output, between pixels too -> places in its input
     padding_mode: PaddingMode = "constant"  # what lies outside of its input
     fill: float = 0.0  # value of a constant border
+    shift: Grid | None = None  # what `mapping` adds to every pixel's own place, where that is known without sampling
 
 
 def pixel_grid(batch: int, height: int, width: int) -> Grid:
@@ -41,7 +44,7 @@ def affine_map(matrix: Float[Array, "batch 2 3"], grid: Grid) -> Grid:
     Written as products and sums: a matrix product may round to bfloat16 or TF32 on an accelerator, 1/8 of a pixel.
     """
     grid = grid.astype(widest(matrix, grid))
-    terms = matrix.astype(grid.dtype)[:, None, None, :, :]
+    terms = once(matrix).astype(grid.dtype)[:, None, None, :, :]
     return terms[..., 0] * grid[..., :1] + terms[..., 1] * grid[..., 1:] + terms[..., 2]
 
 
@@ -78,7 +81,11 @@ def resample(images: Images, moves: Sequence[Move]) -> Images:
     grid = pixel_grid(batch, height, width)
     borders = []
     for move in reversed(moves):
-        grid, covered = settle(move.mapping(grid), height, width, move.padding_mode)
+        if move.shift is not None and not borders:  # whole pixels: the shift need not be sampled
+            places = grid.astype(move.shift.dtype) + move.shift
+        else:
+            places = move.mapping(grid)
+        grid, covered = settle(places, height, width, move.padding_mode)
         borders.append((covered, move.fill))
     values = interpolate(images, grid)
     for covered, fill in reversed(borders):
@@ -104,6 +111,8 @@ def settle(grid: Grid, height: int, width: int, padding_mode: PaddingMode) -> tu
 def interpolate(images: Images, places: Grid) -> Images:
     """Bilinear values at `places`, all of them on the images; in float32 or better."""
     dtype = widest(images, places)
+    # Worked out a second time, a place beside a pixel may be rounded to its other side: share and pixel must agree.
+    places = once(places)
     first = jnp.floor(places)
     share = (places - first).astype(dtype)
     top_left = first.astype(jnp.int32)

@@ -4,18 +4,27 @@ Names and parameters are Albumentations'; the arithmetic is written from the def
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, Resampling, check_choice, check_integer, check_number
+from jax_cifar.augment.base import Images, Resampling, SampleInfo, check_choice, check_integer, check_number
 from jax_cifar.augment.sampling import Grid, Move, PaddingMode, resample, sample
+from jax_cifar.augment.scheduling import once
 from jax_cifar.config import check
 
 Noise = Float[Array, "batch height width 2"]
 Stretch = Float[Array, "batch steps 2"]
+
+
+class NoiseDraws(NamedTuple):
+    """The key of every image's noise, which is only made for the images that need it."""
+
+    keys: PRNGKeyArray  # [batch]
+    applied: Bool[Array, " batch"]  # without noise nothing moves
 
 
 @dataclass(frozen=True)
@@ -45,19 +54,23 @@ class ElasticTransform(Resampling):
         check_choice(self, "padding_mode", ("constant", "reflect", "edge"))
         check_number(self, "fill", 0.0, 1.0)
 
-    def move(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Move:
-        noise = jax.random.uniform(jax.random.fold_in(key, 0), (*shape[:3], 2), jnp.float32, -1.0, 1.0)
-        # Without noise nothing moves.
-        return self.given(jnp.where(chosen(key, shape[0], self.p)[:, None, None, None], noise, 0.0))
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> NoiseDraws:
+        own = jax.random.fold_in(key, 0)
+        keys = jax.vmap(lambda number: jax.random.fold_in(own, number))(jnp.arange(shape[0]))
+        return NoiseDraws(keys, chosen(key, shape[0], self.p))
 
-    def given(self, noise: Noise) -> Move:
+    def given(self, draws: NoiseDraws, shape: tuple[int, ...]) -> Move:
+        noise = jax.vmap(lambda key: jax.random.uniform(key, (*shape[1:3], 2), jnp.float32, -1.0, 1.0))(draws.keys)
+        return self.moved_by(jnp.where(draws.applied[:, None, None, None], noise, 0.0))
+
+    def moved_by(self, noise: Noise) -> Move:
         """The move that `noise` of (rows, columns) makes."""
-        shift = self.displacement(noise)
+        shift = once(self.displacement(noise))
 
         def mapping(grid: Grid) -> Grid:
             return grid.astype(shift.dtype) + sample(shift, grid, padding_mode="edge")
 
-        return Move(mapping, self.padding_mode, self.fill)
+        return Move(mapping, self.padding_mode, self.fill, shift)
 
     def displacement(self, noise: Noise) -> Noise:
         """By how many pixels (row, column) every place is moved."""
@@ -66,7 +79,7 @@ class ElasticTransform(Resampling):
 
     def displace(self, images: Images, noise: Noise) -> Images:
         """Displace the pixels of `images` by the smoothed `noise`."""
-        return resample(images, [self.given(noise)])
+        return resample(images, [self.moved_by(noise)])
 
 
 @dataclass(frozen=True)
@@ -91,16 +104,15 @@ class GridDistortion(Resampling):
         check(self.distort_limit < 1, "GridDistortion.distort_limit", self.distort_limit, "it must be less than 1")
         check_number(self, "p", 0.0, 1.0)
 
-    def move(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Move:
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Stretch:
         limit, draws = self.distort_limit, (shape[0], self.num_steps, 2)
         stretch = jax.random.uniform(jax.random.fold_in(key, 0), draws, jnp.float32, -limit, limit)
-        return self.given(jnp.where(chosen(key, shape[0], self.p)[:, None, None], stretch, 0.0), shape)
+        return jnp.where(chosen(key, shape[0], self.p)[:, None, None], stretch, 0.0)
 
-    def given(self, stretch: Stretch, shape: tuple[int, ...]) -> Move:
-        """The move that changes the bands of (rows, columns) by the shares `stretch`."""
-        factors = 1 + stretch
-        change = factors / jnp.mean(factors, axis=1, keepdims=True) - 1
-        band = jnp.asarray([shape[1] - 1, shape[2] - 1], stretch.dtype)[None, None, None, :] / self.num_steps
+    def given(self, draws: Stretch, shape: tuple[int, ...]) -> Move:
+        factors = 1 + draws
+        change = once(factors / jnp.mean(factors, axis=1, keepdims=True) - 1)
+        band = jnp.asarray([shape[1] - 1, shape[2] - 1], draws.dtype)[None, None, None, :] / self.num_steps
 
         def mapping(grid: Grid) -> Grid:
             # The part of every band that lies before a place has changed the way to it.
@@ -114,7 +126,7 @@ class GridDistortion(Resampling):
 
     def distort(self, images: Images, stretch: Stretch) -> Images:
         """Change the bands of (rows, columns) of `images` by the shares `stretch`."""
-        return resample(images, [self.given(stretch, images.shape)])
+        return self.transform(images, stretch)
 
 
 def chosen(key: PRNGKeyArray, batch: int, p: float) -> Bool[Array, " batch"]:

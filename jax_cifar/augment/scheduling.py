@@ -1,0 +1,81 @@
+"""In which portions a batch is worked on: nothing here changes a result, all of it saves time on a CPU.
+
+XLA for CPUs has two habits that cost more than all arithmetic. It works a value out anew in every operation that reads
+it, and inside a resampling for each of its reads. And whatever differs from image to image is a choice between results
+that all exist: every member of a group would see every image.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Shaped
+
+Images = Shaped[Array, "batch _ _ _"]  # floating pixels, or whole levels with their axes in another order
+Draws = Any  # arrays, nested in any way, that begin with the axis of the images
+Value = TypeVar("Value", bound=Array)
+
+PORTION = 8  # images worked on at a time: small, as the last portion of each change is done in full
+
+
+def once(value: Value, sign: Array | None = None) -> Value:
+    """`value`, which XLA for CPUs then works out once however often it is read.
+
+    An optimization barrier alone is taken away before XLA decides what to fuse. Nothing is fused through a conditional,
+    and which of its branches is taken, both of which return the value, is left open until it runs: the sign of a number
+    decides, the first of `value` itself or of another array. A value that comes straight from a gather needs another:
+    two readers, of which this is one, would keep XLA from fusing the gather with what follows it.
+    """
+    if not in_portions():
+        return value
+    sign = value if sign is None else sign
+    return jax.lax.cond(sign[(0,) * sign.ndim] > 0, lambda same: same, jax.lax.optimization_barrier, value)
+
+
+def change_chosen(
+    images: Images,
+    choice: Int[Array, " batch"],
+    changes: Sequence[Callable[[Images, Draws], Images]],
+    draws: Sequence[Draws],
+) -> Images:
+    """What the change numbered `choice` makes of each image; a number that none has leaves the image alone.
+
+    A change takes any number of images with their own part of its `draws`. On a CPU images are put in the order of
+    their choice, and each change works on the portions that hold an image of its own: the cost follows their number.
+    Accelerators work faster on the whole batch, and so does a batch that is spread over several devices.
+    """
+    if not in_portions():
+        result = images
+        for i, (change, own) in enumerate(zip(changes, draws, strict=True)):
+            result = jnp.where((choice == i)[:, None, None, None], change(images, own), result)
+        return result
+
+    batch = images.shape[0]
+    size = min(PORTION, batch)
+    order = jnp.argsort(choice, stable=True)
+    source, sorted_choice = once(images)[order], choice[order]
+    result = source = once(source)
+    for i, (change, own) in enumerate(zip(changes, draws, strict=True)):
+        start = jnp.sum(choice < i, dtype=jnp.int32)
+        count = jnp.sum(choice == i, dtype=jnp.int32)
+
+        def change_portion(number: Array, result: Images, i=i, change=change, own=own, start=start) -> Images:
+            # A portion that would reach past the end begins earlier: what was changed before is changed again, from
+            # the same source.
+            first = jnp.minimum(start + number * size, batch - size)
+            portion, before, where = (
+                jax.lax.dynamic_slice_in_dim(values, first, size) for values in (source, result, sorted_choice == i)
+            )
+            chosen = jax.lax.dynamic_slice_in_dim(order, first, size)
+            changed = change(portion, jax.tree.map(lambda values: values[chosen], own))
+            changed = jnp.where(where[:, None, None, None], changed, before)
+            return jax.lax.dynamic_update_slice_in_dim(result, changed, first, 0)
+
+        result = jax.lax.fori_loop(0, (count + size - 1) // size, change_portion, result)
+    return result[jnp.argsort(order)]
+
+
+def in_portions() -> bool:
+    """Whether batches are worked on in portions: on one CPU device."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
