@@ -11,7 +11,7 @@ import torch
 from tolerances import agree, assert_close
 
 from jax_cifar.models.layers import BatchNorm, Conv, Dense, GroupNorm, group_count
-from jax_cifar.models.speedrun import _gelu
+from jax_cifar.ops.activations import gelu
 from jax_cifar.ops.pooling import avg_pool, max_pool
 
 
@@ -188,13 +188,13 @@ def test_max_pool_of_negative_values(window, stride, padding, size):
 def test_activations(x64):
     x = jnp.asarray([-3.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 3.0])
     leaf: Any = torch.tensor(np.array(x), requires_grad=True)
-    for ours, judge in ((nn.relu, torch.nn.functional.relu), (_gelu, torch.nn.functional.gelu)):
+    for ours, judge in ((nn.relu, torch.nn.functional.relu), (gelu, torch.nn.functional.gelu)):
         leaf.grad = None
         judge(leaf).sum().backward()
         assert_close(ours(x), judge(leaf).detach(), "float64 operation", "value")
         assert_close(jax.vmap(jax.grad(ours))(x), np.asarray(leaf.grad), "float64 operation", "gradient")
     assert jax.grad(lambda value: jnp.maximum(value, 0))(0.0) == 0.5  # why ReLU is nn.relu
-    assert np.abs(nn.gelu(x) - _gelu(x)).max() > 1e-4  # flax's default is the tanh form
+    assert np.abs(nn.gelu(x) - gelu(x)).max() > 1e-4  # flax's default is the tanh form
 
 
 @pytest.mark.parametrize("padding", [0, 1])

@@ -9,6 +9,7 @@ import pytest
 from jax import export, lax
 
 from jax_cifar.ops import avg_pool, channels, conv, conv2d, max_pool, winograd
+from jax_cifar.ops.activations import gelu
 from jax_cifar.ops.chunks import map_chunks, sum_chunks
 
 SAME = ((1, 1), (1, 1))
@@ -336,3 +337,20 @@ def test_avg_pool_matches_numpy(size, window, stride):
     out, vjp = jax.vjp(lambda x: avg_pool(x, window, stride), jnp.asarray(x))
     np.testing.assert_allclose(out, expected, atol=1e-6)
     np.testing.assert_allclose(vjp(jnp.ones_like(out))[0], touched, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.float64, 1e-14), (jnp.bfloat16, 1e-2)])
+def test_gelu_and_its_gradient(x64, dtype, tolerance):
+    x = jnp.concatenate([jnp.linspace(-9, 9, 361), jnp.asarray([-1e4, -0.0, 0.0, 1e-30, 1e4])]).astype(dtype)
+    grad = jnp.cos(jnp.arange(len(x))).astype(dtype)
+    out, vjp = jax.vjp(jax.jit(gelu), x)
+    assert out.dtype == vjp(grad)[0].dtype == dtype
+    exact, exact_vjp = jax.vjp(lambda x: jax.nn.gelu(x, approximate=False), x.astype(jnp.float64))
+    for ours, expected in ((out, exact), (vjp(grad)[0], exact_vjp(grad.astype(jnp.float64))[0])):
+        np.testing.assert_allclose(ours.astype(jnp.float64), expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(out, gelu(x), rtol=tolerance, atol=tolerance)
+
+
+def test_gelu_in_bfloat16_rounds_once():
+    x = jnp.linspace(-4, 4, 801).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(gelu(x), gelu(x.astype(jnp.float32)).astype(jnp.bfloat16))
