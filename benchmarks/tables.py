@@ -1,5 +1,6 @@
 """What a suite measured, as a Markdown table and as JSON with all that a figure rests on."""
 
+import dataclasses
 import math
 import statistics
 import sys
@@ -29,7 +30,10 @@ def markdown(cases: Sequence[Case]) -> str:
 
 
 def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
-    """Everything measured, and on what: device, versions, commit, command line. None is a time that never came."""
+    """Everything measured, and on what: device, versions, commit, command line. None is a time that never came.
+
+    What a suite's own kind of case has beside the fields of `Case` follows them.
+    """
     return {
         "suite": suite,
         "device": describe_devices(),
@@ -43,13 +47,31 @@ def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
                 "seconds": {name: list(map(_finite, timing.seconds)) for name, timing in case.timings.items()},
                 "median_seconds": {name: _finite(timing.median) for name, timing in case.timings.items()},
                 "accuracies": {name: list(values) for name, values in case.accuracies.items()},
+                "summary": {name: _summary(case, name) for name in case.timings},
                 "best_other": case.best_other,
                 "ratio": statistics.median(case.ratios) if case.ratios else None,
                 "ratios": list(case.ratios),
+                **_own_fields(case),
             }
             for case in cases
         ],
     }
+
+
+def _summary(case: Case, way: str) -> dict[str, Any]:
+    """Count, mean and standard deviation; None where a time never came, or where one value has no spread."""
+    values = {"seconds": case.timings[way].seconds, "accuracy": case.accuracies.get(way, ())}
+    summary: dict[str, Any] = {"n": len(values["seconds"])}
+    for what, numbers in values.items():
+        known = all(map(math.isfinite, numbers))
+        summary[f"mean_{what}"] = statistics.fmean(numbers) if known and numbers else None
+        summary[f"sd_{what}"] = statistics.stdev(numbers) if known and len(numbers) > 1 else None
+    return summary
+
+
+def _own_fields(case: Case) -> dict[str, Any]:
+    common = {field.name for field in dataclasses.fields(Case)}
+    return {f.name: getattr(case, f.name) for f in dataclasses.fields(case) if f.name not in common}
 
 
 def _finite(seconds: float) -> float | None:

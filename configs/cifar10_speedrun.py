@@ -3,15 +3,18 @@
 python scripts/train.py --config configs/cifar10_speedrun.py
 
 GPU and TPU: the airbench94_muon recipe (8 epochs, batch 2000, widths 64/256/256). Accuracy and time: not measured yet.
+Variants: 94, this one, and 95 and 96, wider and longer, for those test accuracies (`full`); of full size on a CPU too.
+Their accuracy and time: not measured yet (python scripts/benchmark.py speedrun --recipes cifar10-95 cifar10-96).
 CPU: widths 16/64/64, one convolution per group, 4 epochs, batch 500. Test accuracy 81.05 % (sd 0.31, n = 3 seeds),
 82.9 % with mirror-translate TTA; 148 s of training on 2 CPU cores, jax 0.10.2 (RESULTS.md).
 """
 
 import dataclasses
+from typing import Literal
 
 import jax
 
-from jax_cifar.augment import HorizontalFlip, RandomCrop
+from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
 from jax_cifar.config import (
     CheckpointConfig,
     Config,
@@ -23,14 +26,33 @@ from jax_cifar.config import (
     TrainConfig,
 )
 
+Variant = Literal["94", "95", "96"]
+# Images of 24, 28 and 32 pixels, a third of the run each, as in fulcrumresearch/cifar-10-speedrun, recipe E1.
+GROWING = ((24, 1 / 3), (28, 1 / 3), (32, 1 / 3))
 
-def full() -> Config:
-    """The GPU and TPU recipe (KellerJordan/cifar10-airbench, airbench94_muon).
 
-    Its rates for biases and head, 0.053 and 0.67, are for the summed loss and logits divided by 256. For the mean over
-    2000 images that is 106 for the biases, and with logits divided by 9 it is 0.67 * 2000 * (9 / 256) ** 2 = 1.66 for
-    the head.
+def full(variant: Variant = "94") -> Config:
+    """The GPU and TPU recipe of a variant, after KellerJordan/cifar10-airbench.
+
+    94 is airbench94_muon. Its rates for biases and head, 0.053 and 0.67, are for the summed loss and logits divided by
+    256. For the mean over 2000 images that is 106 for the biases, and with logits divided by 9 it is 0.67 * 2000 *
+    (9 / 256) ** 2 = 1.66 for the head.
+
+    95 and 96 change in it what airbench95 and airbench96 (SGD, 15 and 37 epochs) change in airbench94: the width, the
+    epochs, and all rates, by 10 / 11.5 and 9 / 11.5; 96 also has three convolutions a group, translates by 4 pixels
+    and cuts out 12 of the mean colour. Other than there, the last groups have 512 channels, for which the head's rate
+    is halved, images start small, the border may clip what is cut out, and the rate has no warm-up. Epochs are
+    multiples of 3, so that images grow between two of them.
     """
+    if variant == "95":
+        return _larger("95", scale=10 / 11.5, epochs=15, convs=2)
+    if variant == "96":
+        augment = (
+            HorizontalFlip(mode="alternate"),
+            RandomCrop(padding=4, padding_mode="reflect"),
+            Cutout(12, fill=0.47),
+        )
+        return dataclasses.replace(_larger("96", scale=9 / 11.5, epochs=36, convs=3), augment=augment)
     return Config(
         name="cifar10_speedrun",
         data=DataConfig(name="cifar10"),
@@ -51,6 +73,20 @@ def full() -> Config:
     )
 
 
+def _larger(variant: str, scale: float, epochs: int, convs: int) -> Config:
+    """94 with twice the width, its rates times `scale`."""
+    config = full()
+    optim, head = config.optim, 1.66 / 106 / 2
+    rates = {"lr": scale * optim.lr, "aux_lr": scale * optim.aux_lr, "lr_multipliers": ((r"^head/", head),)}
+    return dataclasses.replace(
+        config,
+        name=f"{config.name}_{variant}",
+        model=dataclasses.replace(config.model, width=128, convs_per_group=convs),
+        optim=dataclasses.replace(optim, **rates),
+        train=dataclasses.replace(config.train, epochs=epochs, resolutions=GROWING),
+    )
+
+
 def small() -> Config:
     """The CPU recipe: the same with a narrow net and smaller batches."""
     config = full()
@@ -63,5 +99,5 @@ def small() -> Config:
     )
 
 
-def get_config() -> Config:
-    return small() if jax.default_backend() == "cpu" else full()
+def get_config(variant: Variant = "94") -> Config:
+    return small() if variant == "94" and jax.default_backend() == "cpu" else full(variant)

@@ -136,7 +136,7 @@ class ModelConfig:
     norm: Literal["batch", "group", "none"] = "batch"  # normalisation layer; batch has PyTorch's exact semantics
     width: int | None = None  # channels of the first stage; default: the architecture's own
     dropout: float | None = None  # dropout probability; default: the architecture's own
-    convs_per_group: int | None = None  # speedrun_net: convolutions in each of its three groups; default: 2
+    convs_per_group: int | None = None  # speedrun_net: convolutions in each of its three groups, 1 to 3; default: 2
     stem: Literal["cifar", "imagenet"] = "cifar"  # ResNets: 3x3 stride 1, or 7x7 stride 2 and max-pool
     zero_init_residual: bool = False  # ResNets: start every residual branch at zero
 
@@ -145,7 +145,8 @@ class ModelConfig:
         if self.width is not None:
             check(self.width >= 1, "model.width", self.width, "it must be at least 1")
         if self.convs_per_group is not None:
-            check(self.convs_per_group in (1, 2), "model.convs_per_group", self.convs_per_group, "it must be 1 or 2")
+            convs = self.convs_per_group
+            check(convs in (1, 2, 3), "model.convs_per_group", convs, "it must be 1, 2 or 3")
         if self.dropout is not None:
             _below_one(self, "model", "dropout")
         self._check_architecture_has_options()

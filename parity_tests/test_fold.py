@@ -26,6 +26,7 @@ SIZES = {"tiny_cnn": 16, "cifar_cnn": 16}  # pooled to one pixel, so that few pa
 CONFIGS = {name: ModelConfig(name=name, width=2) for name in NAMES} | {
     "resnet18-imagenet": ModelConfig(name="resnet18", width=2, stem="imagenet"),
     "speedrun_net-shallow": ModelConfig(name="speedrun_net", width=2, convs_per_group=1),
+    "speedrun_net-residual": ModelConfig(name="speedrun_net", width=2, convs_per_group=3),
 }
 every_network = pytest.mark.parametrize("case", CONFIGS)
 

@@ -36,6 +36,8 @@ CONFIGS = {
     "resnet18-imagenet": ModelConfig("resnet18", width=2, stem="imagenet"),
     "resnet34-whole": ModelConfig("resnet34", width=2),
     "speedrun_net-shallow": ModelConfig("speedrun_net", width=2, convs_per_group=1),
+    "speedrun_net-residual": ModelConfig("speedrun_net", width=2, convs_per_group=3),
+    "speedrun_net-residual-none": ModelConfig("speedrun_net", norm="none", width=2, convs_per_group=3),
 }
 CONTAINERS = (nn.Identity, nn.Sequential, nn.Dropout, nn.MaxPool2d)
 Arrays = dict[str, np.ndarray]
@@ -193,6 +195,7 @@ def test_every_layer_agrees(case):
         ("cifar_cnn-group", "block4.bn1", "num_groups", 1),
         ("speedrun_net-batch", "group2.bn1", "eps", 1e-5),
         ("speedrun_net-batch", "group1.conv2", "padding_mode", "replicate"),
+        ("speedrun_net-residual", "group2.bn3", "eps", 1e-5),
         ("simple_cnn-none", "fc1", "bias", None),
     ],
 )

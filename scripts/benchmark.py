@@ -7,19 +7,21 @@ python scripts/benchmark.py SUITE --help
 Suites: step, a train step and inference of every network; scan, several steps inside one call against a call per step;
 startup, process start to the first step, cold and warm, and imports; augment, every transform and the pipelines;
 checkpoint, saving and restoring; accuracy, time to accuracy of whole trainings; many, several seeds in one process
-against a process each.
+against a process each; speedrun, seconds and accuracy of n seeds of a recipe, without PyTorch.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from jax_cifar.cli import Parser, run
 from jax_cifar.config_file import write_json
 from jax_cifar.errors import ConfigError
 
-SUITES = ("step", "scan", "startup", "augment", "checkpoint", "accuracy", "many")
+SUITES = ("step", "scan", "startup", "augment", "checkpoint", "accuracy", "many", "speedrun")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,12 +38,7 @@ def main(arguments: Sequence[str]) -> None:
         print(parser.format_help())
         return
 
-    # The suites stand beside this folder and are not installed with the library.
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    try:
-        suite = importlib.import_module(f"benchmarks.{options.suite}")
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"Benchmarks need {error.name}. Install it with: pip install -e '.[torch,dev]'") from None
+    suite = load_suite(options.suite)
     suite.add_options(parser)
     options = parser.parse_args(arguments)
     if options.help:
@@ -54,10 +51,23 @@ def main(arguments: Sequence[str]) -> None:
 
     from benchmarks.tables import as_json, markdown
 
+    options.environment = dict(os.environ)  # the user's own, for a suite that measures child processes only
+    # PyTorch needs the same GPU, of whose memory JAX would take three quarters at its start.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     cases = suite.measure(options)
     print(getattr(suite, "table", markdown)(cases))
     if options.json is not None:
         write_json(options.json, as_json(options.suite, cases))
+
+
+def load_suite(name: str) -> ModuleType:
+    """The module of a suite; raises `ConfigError` for a package that it lacks."""
+    # The suites stand beside this folder and are not installed with the library.
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    try:
+        return importlib.import_module(f"benchmarks.{name}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"Benchmarks need {error.name}. Install it with: pip install -e '.[torch,dev]'") from None
 
 
 if __name__ == "__main__":

@@ -192,12 +192,17 @@ def test_the_json_has_all_that_a_figure_rests_on():
     assert values["argv"] == sys.argv
     assert "commit" in values
     plain, alone, trained = values["cases"]
+    nothing = {"mean_accuracy": None, "sd_accuracy": None}
     assert plain == {
         "name": "plain",
         "images": 128,
         "seconds": {"jax": [0.5, 0.25, 0.125], "torch": [1.0, 1.25, 1.0]},
         "median_seconds": {"jax": 0.25, "torch": 1.0},
         "accuracies": {},
+        "summary": {
+            "jax": dict(nothing, n=3, mean_seconds=pytest.approx(0.875 / 3), sd_seconds=pytest.approx(0.19094, 1e-4)),
+            "torch": dict(nothing, n=3, mean_seconds=pytest.approx(3.25 / 3), sd_seconds=pytest.approx(0.14434, 1e-4)),
+        },
         "best_other": "torch",
         "ratio": 0.2,
         "ratios": [0.5, 0.2, 0.125],
@@ -206,6 +211,8 @@ def test_the_json_has_all_that_a_figure_rests_on():
     assert trained["seconds"] == {"jax": [3.0, None, 2.0], "torch": [None, 5.0, None], "compiled": [None]}
     assert trained["median_seconds"] == {"jax": 3.0, "torch": None, "compiled": None}
     assert (trained["ratio"], trained["accuracies"]) == (None, {"jax": [0.5, 0.25], "torch": [0.125]})
+    never = {"n": 3, "mean_seconds": None, "sd_seconds": None}
+    assert trained["summary"]["torch"] == {**never, "mean_accuracy": 0.125, "sd_accuracy": None}
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,11 @@ def shapes_of(config, classes=10, size=32, **types) -> tuple[Any, Any]:
         (ModelConfig("tiny_cnn"), 10, 864 + 18_432 + 73_728 + 2 * (32 + 64 + 128) + 20_490),
         (ModelConfig("cifar_cnn"), 100, 4_683_456 + 3_840 + 2_098_176 + 524_800 + 51_300),
         (ModelConfig("speedrun_net"), 10, 312 + 13_824 + 36_864 + 147_456 + 3 * 589_824 + 2_304 + 2_560),
+        (
+            ModelConfig("speedrun_net", convs_per_group=3),
+            10,
+            312 + 13_824 + 2 * 36_864 + 147_456 + 5 * 589_824 + 2 * 3 * (64 + 256 + 256) + 2_560,
+        ),
     ],
     ids=lambda value: f"{value.name}-{value.norm}-{value.stem}" if isinstance(value, ModelConfig) else str(value),
 )
@@ -192,8 +197,8 @@ def test_width_and_dropout_default_to_the_architectures_own(name):
 def test_no_classes_and_unknown_group_sizes_are_refused():
     with pytest.raises(ConfigError, match="num_classes = 0"):
         create_model(ModelConfig(), 0)
-    with pytest.raises(ConfigError, match="convs_per_group = 3"):
-        SpeedrunNet(10, convs_per_group=3).init(KEY, images_of(16), train=False)
+    with pytest.raises(ConfigError, match=r"convs_per_group = 4 is not allowed: it must be 1, 2 or 3\."):
+        SpeedrunNet(10, convs_per_group=4).init(KEY, images_of(16), train=False)
 
 
 @pytest.mark.parametrize(
@@ -208,9 +213,11 @@ def test_images_may_have_any_size_down_to_the_smallest(name, smallest):
             shapes_of(ModelConfig(name), size=smallest - 1)
 
 
-@pytest.mark.parametrize(("norm", "count"), [("batch", 7), ("group", 7), ("none", 1)])
-def test_frozen_parameters_of_the_speedrun_net(norm, count):
-    model, variables = shapes_of(ModelConfig("speedrun_net", norm=norm, width=2))
+@pytest.mark.parametrize(
+    ("norm", "convs", "count"), [("batch", 2, 7), ("group", 2, 7), ("none", 2, 1), ("batch", 1, 4), ("batch", 3, 10)]
+)
+def test_frozen_parameters_of_the_speedrun_net(norm, convs, count):
+    model, variables = shapes_of(ModelConfig("speedrun_net", norm=norm, width=2, convs_per_group=convs))
     paths = [row[0] for row in parameter_table(variables["params"])]
     assert sum(any(re.search(pattern, path) for pattern in frozen_parameters(model)) for path in paths) == count
 
@@ -226,8 +233,10 @@ def test_other_networks_freeze_nothing():
     assert frozen_parameters(create_model(ModelConfig("resnet18"), 10)) == ()
 
 
-def test_the_speedrun_net_with_one_convolution_a_group():
+@pytest.mark.parametrize("convs", [1, 2, 3])
+def test_the_speedrun_nets_groups_have_as_many_convolutions_as_asked_for(convs):
     variables = jax.eval_shape(
-        functools.partial(SpeedrunNet(10, convs_per_group=1).init, train=False), KEY, images_of(16)
+        functools.partial(SpeedrunNet(10, convs_per_group=convs).init, train=False), KEY, images_of(16)
     )
-    assert set(variables["params"]["group2"]) == {"conv1", "bn1"}
+    expected = {f"{name}{index}" for name in ("conv", "bn") for index in range(1, convs + 1)}
+    assert set(variables["params"]["group2"]) == expected

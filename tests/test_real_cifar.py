@@ -27,10 +27,13 @@ def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
     ("name", "overrides"),
     [
         ("cifar10_speedrun.py", ["--train.batch_size", "50"]),
+        pytest.param("cifar10_speedrun.py:96", NARROW, marks=pytest.mark.slow),
+        pytest.param("cifar100_speedrun.py", NARROW, marks=pytest.mark.slow),
         ("cifar10_tiny_cnn.py", ["--model.width", "4", "--schedule.warmup", "1"]),
         ("cifar100_cnn.py", ["--model.width", "8"]),
         *((f"cifar100_ablation.py:{variant}", ["--model.width", "4"]) for variant in ("adam", "sgd_decay", "adamw")),
         ("cifar100_resnet34.py:strong_imagenet", NARROW),
+        pytest.param("cifar100_resnet34_200.py:mixed", NARROW, marks=pytest.mark.slow),
         ("cifar100_resnet_modern.py:resnet18", [*NARROW, "--schedule.warmup", "1"]),
     ],
 )

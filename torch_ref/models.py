@@ -199,14 +199,19 @@ class _Group(nn.Module):
         super().__init__()
         conv, make_norm = make_layers(norm, momentum=0.4, epsilon=1e-12)
         self.conv1, self.bn1 = conv(inputs, features, 3, padding=1), make_norm(features)
-        if convs == 2:
+        if convs > 1:
             self.conv2, self.bn2 = conv(features, features, 3, padding=1), make_norm(features)
+        if convs > 2:
+            self.conv3, self.bn3 = conv(features, features, 3, padding=1), make_norm(features)
         self.convs = convs
         self.apply(_init_group)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.bn1(F.max_pool2d(self.conv1(x), 2)))
-        return F.gelu(self.bn2(self.conv2(x))) if self.convs == 2 else x
+        if self.convs == 1:
+            return x
+        y = F.gelu(self.bn2(self.conv2(x)))
+        return y if self.convs == 2 else F.gelu(x + self.bn3(self.conv3(y)))
 
 
 _CNNS = {"tiny_cnn": TinyCNN, "simple_cnn": SimpleCNN, "cifar_cnn": CifarCNN}

@@ -18,6 +18,7 @@ from jax_cifar.models.layers import (
     make_layers,
     statistics_dtype,
 )
+from jax_cifar.ops.activations import gelu
 from jax_cifar.ops.pooling import max_pool
 
 WHITENING_IMAGES = 5000
@@ -27,10 +28,14 @@ _PATCH = 2
 class SpeedrunNet(nn.Module):
     """Frozen whitening of 2x2 patches, three groups of convolutions, global max-pool, a head without bias.
 
-    A group is conv 3x3, max-pool 2, norm, GELU and, with `convs_per_group` = 2, conv 3x3, norm, GELU; the groups have
-    `width`, 4 `width` and 4 `width` channels. The norms' scale stays at one: only their bias is trained. GELU is exact.
-    Logits are multiplied by `logit_scale`.
-    Parameters: `whiten`; `group1`..`group3`, each with `conv1`, `bn1`, `conv2`, `bn2`; `head`.
+    The groups have `width`, 4 `width` and 4 `width` channels. A group of one convolution computes
+
+        x = GELU(bn1(max_pool(conv1(input))))
+
+    one of two goes on with GELU(bn2(conv2(x))), and one of three, airbench96's, with a residual connection over its
+    last two convolutions: GELU(x + bn3(conv3(GELU(bn2(conv2(x)))))). Convolutions are 3x3, the max-pool is 2x2. The
+    norms' scale stays at one: only their bias is trained. GELU is exact. Logits are multiplied by `logit_scale`.
+    Parameters: `whiten`; `group1`..`group3`, each with `conv1`, `bn1` to `conv3`, `bn3` as far as it goes; `head`.
     The whitening kernel comes from images: `jax_cifar.models.init_variables` sets it, `init` alone leaves it random.
     """
 
@@ -50,8 +55,8 @@ class SpeedrunNet(nn.Module):
     ) -> Float[Array, "batch num_classes"]:
         """Logits, in float32 (float64 with float64 parameters). Raises ConfigError for images under 9x9."""
         check_image_size(images, 9, "speedrun_net")
-        if self.convs_per_group not in (1, 2):
-            raise ConfigError(f"convs_per_group = {self.convs_per_group} is not allowed: it must be 1 or 2.")
+        if self.convs_per_group not in (1, 2, 3):
+            raise ConfigError(f"convs_per_group = {self.convs_per_group} is not allowed: it must be 1, 2 or 3.")
         conv, norm = make_layers(self.norm, train, self.dtype, self.param_dtype)
         norm = functools.partial(norm, frozen_scale=True)
         if self.norm == "batch":
@@ -66,7 +71,7 @@ class SpeedrunNet(nn.Module):
             param_dtype=self.param_dtype,
             name="whiten",
         )
-        x = _gelu(whiten(images))
+        x = gelu(whiten(images))
         for index, factor in enumerate((1, 4, 4)):
             x = _Group(factor * self.width, self.convs_per_group, conv, norm, name=f"group{index + 1}")(x)
         head = make_head(self.num_classes, self.param_dtype, "head", use_bias=False)
@@ -82,11 +87,14 @@ class _Group(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = max_pool(self.conv(self.features, 3, padding=1, name="conv1")(x), 2)
-        x = _gelu(self.norm(name="bn1")(x))
+        x = gelu(self.norm(name="bn1")(x))
+        if self.convs == 1:
+            return x
+        y = self.norm(name="bn2")(self.conv(self.features, 3, padding=1, name="conv2")(x))
         if self.convs == 2:
-            x = self.conv(self.features, 3, padding=1, name="conv2")(x)
-            x = _gelu(self.norm(name="bn2")(x))
-        return x
+            return gelu(y)
+        y = self.norm(name="bn3")(self.conv(self.features, 3, padding=1, name="conv3")(gelu(y)))
+        return gelu(x + y)
 
 
 def whitening_kernel(
@@ -130,7 +138,3 @@ def _patch_covariance(images: Float[Array, "batch height width channel"]) -> Flo
     means, seconds = jax.lax.map(moments, images, batch_size=100)
     mean = jnp.mean(means, axis=0)
     return jnp.mean(seconds, axis=0) - jnp.outer(mean, mean)
-
-
-def _gelu(x: Array) -> Array:
-    return nn.gelu(x, approximate=False)

@@ -1,0 +1,261 @@
+"""Speedruns: seconds per training to a target accuracy, n seeds of a recipe, as the published records are timed.
+
+A run's seconds are from the end of the run before it: initialisation with whitening, training, and evaluation with the
+test-time augmentation that the recipe is judged by (with any, the plain accuracy is evaluated too, and counts). The
+device is waited for before the clock is read. All runs share one process and its compiled programs; one more comes
+first and is not counted. Set-up, loading the data and compiling, is what that one takes longer than the runs do:
+"cold" with an empty cache of compiled programs, "cached" with what the process before left there. The cold process is
+one seed from the start of Python to its end. Accuracy is that of the final weights on all test images.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import Case, Timing
+from jax_cifar.config import check
+from jax_cifar.errors import ConfigError, UserError
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+REPORT = "speedrun: "
+CACHES = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment and what it is to reach."""
+
+    config: str  # what `load_config` takes
+    target: float | None = None  # test accuracy
+    tta: str | None = None  # test-time augmentation that it is judged with; None: what the config says
+
+
+RECIPES = {
+    "cifar10-94": Recipe(f"{CONFIGS}/cifar10_speedrun.py:94", 0.94, "mirror-translate"),
+    "cifar10-95": Recipe(f"{CONFIGS}/cifar10_speedrun.py:95", 0.95, "mirror-translate"),
+    "cifar10-96": Recipe(f"{CONFIGS}/cifar10_speedrun.py:96", 0.96, "mirror-translate"),
+    "cifar100-75": Recipe(f"{CONFIGS}/cifar100_speedrun.py", 0.75, "none"),
+    "resnet34-plain": Recipe(f"{CONFIGS}/cifar100_resnet34_200.py:plain", 0.78, "none"),
+    "resnet34-mixed": Recipe(f"{CONFIGS}/cifar100_resnet34_200.py:mixed", 0.80, "none"),
+    "resnet34-published": Recipe(f"{CONFIGS}/cifar100_resnet34.py"),
+}
+
+
+@dataclass(frozen=True)
+class Speedrun(Case):
+    """One row: the runs of a recipe, and what comes before them."""
+
+    target: float | None = None
+    p_value: float | None = None  # that the mean accuracy is not above the target
+    diverged: tuple[int, ...] = ()  # seeds; each counts as accuracy 0
+    training_seconds: tuple[float, ...] = ()  # of the runs, without initialisation and evaluation
+    setup_cold: float | None = None  # seconds; None where the first run diverged
+    setup_cached: float | None = None
+    cold_process: float = 0.0  # seconds
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this suite."""
+    parser.add_argument("--seeds", metavar="N", type=int, default=5, help="train with seeds 0 to N-1 (default 5)")
+    parser.add_argument(
+        "--recipes", nargs="+", choices=RECIPES, metavar="RECIPE", help=f"{', '.join(RECIPES)} (default cifar10-94)"
+    )
+    parser.add_argument("--config", metavar="FILE", help="a recipe of your own: a config file, FILE or FILE:VARIANT")
+    parser.add_argument("--target", metavar="ACC", type=float, help="test accuracy that --config is to reach")
+    parser.add_argument(
+        "--set", nargs=argparse.REMAINDER, default=[], help="fields of every config, last: --set --train.epochs 8 ..."
+    )
+
+
+def measure(options: argparse.Namespace) -> list[Speedrun]:
+    """Measure every recipe, a line for every run going to stderr.
+
+    Needs `options.environment`, the user's own: with what this process sets for itself a child would time another JAX.
+    This process starts no JAX before its children are done, as it would hold memory of the GPU.
+    """
+    check(options.seeds >= 1, "--seeds", options.seeds, "it must be at least 1")
+    target = options.target
+    if options.config is None:
+        check(target is None, "--target", target, "it belongs to --config; the recipes have targets of their own")
+    check(target is None or 0 < target <= 1, "--target", target, "it must be greater than 0 and at most 1")
+    recipes = [RECIPES[name] for name in options.recipes or ([] if options.config else ["cifar10-94"])]
+    recipes += [Recipe(options.config, target)] if options.config else []
+    jobs = [_job(recipe, options.set) for recipe in recipes]
+    # All before any is trained; and the libraries' files are in memory then.
+    names = [run_child({**job, "seeds": []}, options.environment)[0]["name"] for job in jobs]
+    parts = zip(names, recipes, jobs, strict=True)
+    return [speedrun(name, recipe.target, job, options.seeds, options.environment) for name, recipe, job in parts]
+
+
+def _job(recipe: Recipe, overrides: Sequence[str]) -> dict[str, Any]:
+    own = ["--eval.tta", recipe.tta] if recipe.tta else []
+    return {"config": recipe.config, "overrides": [*own, *overrides]}
+
+
+def speedrun(
+    name: str, target: float | None, job: Mapping[str, Any], seeds: int, environment: Mapping[str, str]
+) -> Speedrun:
+    """Train one seed in a process of its own, with an empty cache of programs, then all of them in a second process."""
+    first = seeds  # of the seeds, the one that no run has
+    with tempfile.TemporaryDirectory() as cache:
+        kept = {**environment, **CACHES, "JAX_COMPILATION_CACHE_DIR": cache}
+        started = time.perf_counter()
+        cold = run_child({**job, "seeds": [first]}, kept)
+        cold_process = time.perf_counter() - started
+        cached, *runs = run_child({**job, "seeds": [first, *range(seeds)]}, kept)
+    seconds = Timing(tuple(run["seconds"] for run in runs))
+    accuracies = tuple(run["accuracy"] or 0.0 for run in runs)
+    whole = [run["seconds"] for run in runs if run["accuracy"] is not None]
+
+    def setup(run: Mapping[str, Any]) -> float | None:
+        return None if run["accuracy"] is None or not whole else run["seconds"] - statistics.fmean(whole)
+
+    return Speedrun(
+        name,
+        {"run": seconds},
+        accuracies={"run": accuracies},
+        target=target,
+        p_value=p_value(accuracies, target),
+        diverged=tuple(run["seed"] for run in runs if run["accuracy"] is None),
+        training_seconds=tuple(run["training"] for run in runs),
+        setup_cold=setup(cold[0]),
+        setup_cached=setup(cached),
+        cold_process=cold_process,
+    )
+
+
+def p_value(accuracies: Sequence[float], target: float | None) -> float | None:
+    """Of a one-sided t-test that the mean is above the target; None without one, or without a spread to judge by."""
+    if target is None or len(set(accuracies)) < 2:
+        return None
+    from scipy.stats import ttest_1samp
+
+    result: Any = ttest_1samp(accuracies, target, alternative="greater")
+    return float(result.pvalue)
+
+
+def table(cases: Sequence[Speedrun]) -> str:
+    """A row per recipe, and a line for every thing that a reader must know beside it."""
+    head = ["recipe", "n", "test accuracy", "target", "p", "seconds a run", "set-up, cold", "cached", "cold process"]
+    lines, notes = [head, ["-"] * len(head)], []
+    for case in cases:
+        lines.append(
+            [
+                case.name,
+                str(len(case.ours.seconds)),
+                _spread(case.accuracies["run"], ".2%"),
+                "" if case.target is None else f"{case.target:.4g}",
+                "" if case.p_value is None else f"{case.p_value:.2g}",
+                _spread(case.ours.seconds, ".3f"),
+                *(f"{value:.1f} s" if value is not None else "-" for value in (case.setup_cold, case.setup_cached)),
+                f"{case.cold_process:.1f} s",
+            ]
+        )
+        if case.diverged:
+            seeds = ", ".join(map(str, case.diverged))
+            notes.append(f"{case.name}: diverged with seed {seeds}; accuracy 0 and the seconds until then count.")
+        if case.setup_cold is None or case.setup_cached is None:
+            notes.append(f"{case.name}: no set-up is known, and the first run may have compiled the evaluation.")
+    rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join([rows, *notes])
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    mean = format(statistics.fmean(values), form)
+    return mean if len(values) < 2 else f"{mean} (sd {format(statistics.stdev(values), form)})"
+
+
+def run_child(job: Mapping[str, Any], environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What `main` reports of the job in a new process; raises the `ConfigError` that stopped it."""
+    command = [sys.executable, "-m", "benchmarks.speedrun", json.dumps(job)]
+    path = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    env = {**environment, "PYTHONPATH": path}
+    reports: list[dict[str, Any]] = []
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            for line in process.stdout or ():
+                if line.startswith(REPORT):
+                    reports.append(json.loads(line.removeprefix(REPORT)))
+                    print(_progress(reports[-1]), end="", file=sys.stderr, flush=True)
+        errors.seek(0)
+        said = errors.read().strip().rpartition("\n")[2]
+    if reports and "error" in reports[-1]:
+        raise ConfigError(reports[-1]["error"])
+    if process.returncode or not reports:
+        raise ConfigError(f"A process to be timed failed: {said or 'it reported nothing'} ({job['config']})")
+    return reports
+
+
+def _progress(report: Mapping[str, Any]) -> str:
+    if "seed" not in report:
+        return ""
+    accuracy = "diverged" if report["accuracy"] is None else f"{report['accuracy']:.2%}"
+    return f"{report['name']}, seed {report['seed']}: {accuracy}, {report['seconds']:.3f} s\n"
+
+
+def main(job: Mapping[str, Any]) -> None:
+    """In the child: train the job's seeds in turn and report each; of no seeds, report whether they could be."""
+    started = time.perf_counter()
+    try:
+        if job["seeds"]:
+            train(job, started)
+        else:
+            inspect(job)
+    except UserError as error:
+        _report({"error": str(error)})
+
+
+def train(job: Mapping[str, Any], started: float) -> None:
+    """Report seed by seed: seconds since the report before, the first since `started`."""
+    import jax
+
+    from jax_cifar.config_file import load_config
+    from jax_cifar.many import ManyResult, train_many
+
+    config = load_config(job["config"], job["overrides"])
+    before = started
+
+    def report(result: ManyResult) -> None:
+        nonlocal before
+        jax.block_until_ready(jax.live_arrays())
+        now = time.perf_counter()
+        accuracy = result.test_accuracy if config.eval.tta == "none" else result.test_accuracy_tta
+        values = {"name": config.name, "seed": result.seed, "accuracy": accuracy, "training": result.seconds}
+        _report({**values, "seconds": now - before})
+        before = time.perf_counter()
+
+    train_many(config, seeds=job["seeds"], how="sequential", on_result=report)
+
+
+def inspect(job: Mapping[str, Any]) -> None:
+    """Do all of a training that can find the user's mistakes in little time; what it loads is in memory after it."""
+    import jax
+
+    from jax_cifar.config_file import load_config
+    from jax_cifar.data import load_data
+    from jax_cifar.plan import make_plan
+    from jax_cifar.session import initial_state, make_network, plan_schedule
+
+    config = load_config(job["config"], job["overrides"])
+    splits = load_data(config.data)
+    plan_schedule(config, make_plan(config, len(splits.train.labels), jax.default_backend()))
+    initial_state(config, make_network(config, splits), splits.train.images)
+    _report({"name": config.name})
+
+
+def _report(values: Mapping[str, Any]) -> None:
+    print(REPORT + json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
