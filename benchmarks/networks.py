@@ -12,6 +12,7 @@ import torch
 from benchmarks.timing import Work
 from jax_cifar.compiler import compiler_options
 from jax_cifar.config import Config, ModelConfig, ModelName, OptimConfig, ScheduleConfig, TrainConfig
+from jax_cifar.evaluate import by_portions
 from jax_cifar.keys import Purpose, purpose_key, run_key
 from jax_cifar.models import create_model, frozen_parameters, init_variables
 from jax_cifar.optimizers import Hyper, make_optimizer
@@ -85,8 +86,10 @@ def jax_inference(config: Config, batch: Batch) -> Work:
     images = jnp.asarray(batch.images)
     model = create_model(config.model, batch.classes, compute_dtype(config))
     variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), images)
-    apply = functools.partial(model.apply, train=False)
-    predict: Any = jax.jit(apply, compiler_options=compiler_options())
+
+    @functools.partial(jax.jit, compiler_options=compiler_options())
+    def predict(variables: Any, images: jax.Array) -> jax.Array:
+        return by_portions(lambda images: jnp.asarray(model.apply(variables, images, train=False)), images)
 
     def work(count: int) -> None:
         for _ in range(count):

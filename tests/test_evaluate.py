@@ -52,7 +52,7 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (3, 8), (8, 4), (1, 1), (5, 5)])
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (3, 8), (8, 4), (1, 1), (5, 5), (100, 48), (100, 47)])
 @pytest.mark.parametrize("put", [np.asarray, jnp.asarray], ids=["host", "device"])
 def test_every_image_once_and_in_order(predict, variables, put, count, batch_size):
     images = make_images(count)
@@ -81,6 +81,18 @@ def test_one_compilation_for_all_batches_and_all_augmentations(variables):
     for tta in ("none", "mirror", "mirror-translate"):
         predict_logits(predict, variables, make_images(10), 4, tta)
     assert traced == [(4, 6, 6, 3)]
+
+
+@pytest.mark.parametrize(("batch_size", "portion"), [(48, 24), (40, 40), (47, 47), (13, 13)])
+def test_the_network_sees_a_few_images_at_a_time(variables, batch_size, portion):
+    traced = set()
+
+    def inputs(images):
+        traced.add(len(images))
+        return INPUTS(images)
+
+    predict_logits(make_predictor(Linear(), inputs), variables, make_images(100), batch_size)
+    assert min(traced) == portion
 
 
 def test_mirror_is_the_mean_of_the_logits_of_image_and_mirror_image(predict, variables):
