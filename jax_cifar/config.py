@@ -137,6 +137,7 @@ class ModelConfig:
     width: int | None = None  # channels of the first stage; default: the architecture's own
     dropout: float | None = None  # dropout probability; default: the architecture's own
     convs_per_group: int | None = None  # speedrun_net: convolutions in each of its three groups, 1 to 3; default: 2
+    whiten_bias: bool = True  # speedrun_net: train a bias after the fixed whitening, which costs its gradient's time
     stem: Literal["cifar", "imagenet"] = "cifar"  # ResNets: 3x3 stride 1, or 7x7 stride 2 and max-pool
     zero_init_residual: bool = False  # ResNets: start every residual branch at zero
 
@@ -162,6 +163,7 @@ class ModelConfig:
             check(not self.dropout, "model.dropout", self.dropout, f"{name} has no dropout; leave the field out")
         else:
             check(convs is None, "model.convs_per_group", convs, f"{name} has no groups of convolutions; leave it out")
+            check(self.whiten_bias, "model.whiten_bias", False, f"{name} has no whitening; leave the field out")
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ BASE = Config(name="base")
         ),
         (["--model.name", "speedrun_net", "--model.dropout", "0.1"], r"model\.dropout = 0\.1.*speedrun_net"),
         (["--model.convs_per_group", "2"], r"model\.convs_per_group = 2.*simple_cnn"),
+        (["--model.whiten_bias", "false"], r"model\.whiten_bias = False.*simple_cnn"),
         (["--model.name", "speedrun_net", "--model.convs_per_group", "4"], r"model\.convs_per_group = 4"),
         (["--data.val_fraction", "1"], r"data\.val_fraction = 1\.0"),
         (["--schedule.name", "onecycle", "--schedule.pct_start", "1"], r"schedule\.pct_start = 1\.0"),

@@ -169,10 +169,13 @@ class ResNet(nn.Module):
 class SpeedrunNet(nn.Module):
     """airbench's network (Jordan, arXiv 2404.00498); `whiten_from` sets its first kernel, which is never trained."""
 
-    def __init__(self, num_classes: int, norm: NormName, width: int = 64, convs_per_group: int = 2) -> None:
+    def __init__(
+        self, num_classes: int, norm: NormName, width: int = 64, convs_per_group: int = 2, whiten_bias: bool = True
+    ) -> None:
         super().__init__()
-        self.whiten = nn.Conv2d(3, 24, 2)
-        nn.init.zeros_(cast(Tensor, self.whiten.bias))
+        self.whiten = nn.Conv2d(3, 24, 2, bias=whiten_bias)
+        if self.whiten.bias is not None:
+            nn.init.zeros_(self.whiten.bias)
         self.whiten.weight.requires_grad_(False)
         self.group1 = _Group(24, width, convs_per_group, norm)
         self.group2 = _Group(width, 4 * width, convs_per_group, norm)
@@ -246,6 +249,7 @@ def create_model(config: ModelConfig, num_classes: int, image_size: int = 32) ->
         options["size"] = image_size
     else:
         options.pop("dropout", None)
+        options["whiten_bias"] = config.whiten_bias
     return _NETWORKS[config.name](num_classes, **options)
 
 

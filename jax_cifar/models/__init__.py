@@ -63,6 +63,7 @@ def create_model(
     if config.width is not None:
         options["width"] = config.width
     if config.name == "speedrun_net":
+        options["whiten_bias"] = config.whiten_bias
         if config.convs_per_group is not None:
             options["convs_per_group"] = config.convs_per_group
         return SpeedrunNet(num_classes, **options)

@@ -28,6 +28,7 @@ _PATCH = 2
 class SpeedrunNet(nn.Module):
     """Frozen whitening of 2x2 patches, three groups of convolutions, global max-pool, a head without bias.
 
+    The whitening has a trained bias (`whiten_bias`) and is followed by GELU.
     The groups have `width`, 4 `width` and 4 `width` channels. A group of one convolution computes
 
         x = GELU(bn1(max_pool(conv1(input))))
@@ -43,6 +44,7 @@ class SpeedrunNet(nn.Module):
     norm: NormName = "batch"
     width: int = 64
     convs_per_group: int = 2
+    whiten_bias: bool = True
     norm_momentum: float = 0.4  # PyTorch's sense: the running statistics keep 0.6 of themselves
     norm_epsilon: float = 1e-12
     logit_scale: float = 1 / 9
@@ -65,6 +67,7 @@ class SpeedrunNet(nn.Module):
         whiten = Conv(
             features=2 * _PATCH**2 * images.shape[-1],
             kernel_size=_PATCH,
+            use_bias=self.whiten_bias,
             bias_init=nn.initializers.zeros,
             frozen_kernel=True,
             dtype=self.dtype,
