@@ -6,9 +6,13 @@ device is waited for before the clock is read. All runs share one process and it
 first and is not counted. Set-up, loading the data and compiling, is what that one takes longer than the runs do:
 "cold" with an empty cache of compiled programs, "cached" with what the process before left there. The cold process is
 one seed from the start of Python to its end. Accuracy is that of the final weights on all test images.
+
+--baseline also trains configs/cifar10_simple_cnn.py in PyTorch, before the recipes, and says how many times the fastest
+way's seconds of training are those of a run with its loading of the data.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -17,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from jax_cifar.errors import ConfigError, UserError
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 REPORT = "speedrun: "
+WAYS = ("torch", "torch channels_last", "torch.compile")  # benchmarks.networks.TORCH_WAYS, which imports JAX
 CACHES = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
@@ -62,6 +67,15 @@ class Speedrun(Case):
     setup_cold: float | None = None  # seconds; None where the first run diverged
     setup_cached: float | None = None
     cold_process: float = 0.0  # seconds
+    data: float = 0.0  # seconds to load the data
+    baseline_seconds: Mapping[str, float] = field(default_factory=dict)  # of training, by PyTorch's way
+    baseline_accuracies: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def times_as_fast(self) -> float | None:
+        """The baseline's seconds, in its fastest way, over ours; None without one."""
+        ours = self.data + statistics.fmean(self.ours.seconds)
+        return min(self.baseline_seconds.values()) / ours if self.baseline_seconds else None
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +86,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", metavar="FILE", help="a recipe of your own: a config file, FILE or FILE:VARIANT")
     parser.add_argument("--target", metavar="ACC", type=float, help="test accuracy that --config is to reach")
+    parser.add_argument(
+        "--baseline", nargs="+", choices=WAYS, default=[], help="train the plain baseline in PyTorch too, in these ways"
+    )
     parser.add_argument(
         "--set", nargs=argparse.REMAINDER, default=[], help="fields of every config, last: --set --train.epochs 8 ..."
     )
@@ -94,7 +111,22 @@ def measure(options: argparse.Namespace) -> list[Speedrun]:
     # All before any is trained; and the libraries' files are in memory then.
     names = [run_child({**job, "seeds": []}, options.environment)[0]["name"] for job in jobs]
     parts = zip(names, recipes, jobs, strict=True)
-    return [speedrun(name, recipe.target, job, options.seeds, options.environment) for name, recipe, job in parts]
+    finals = {way: train_baseline(way) for way in options.baseline}
+    beside = {
+        "baseline_seconds": {way: final.seconds for way, final in finals.items()},
+        "baseline_accuracies": {way: final.accuracy for way, final in finals.items()},
+    }
+    cases = [speedrun(name, recipe.target, job, options.seeds, options.environment) for name, recipe, job in parts]
+    return [replace(case, **beside) for case in cases]
+
+
+def train_baseline(way: str) -> Any:
+    """The last epoch of the plain baseline in PyTorch, whose lines go to stderr."""
+    from benchmarks.accuracy import comparable, train_torch
+    from jax_cifar.config_file import load_config
+
+    with contextlib.redirect_stdout(sys.stderr):
+        return train_torch(comparable(load_config(CONFIGS / "cifar10_simple_cnn.py")), way)[-1]
 
 
 def _job(recipe: Recipe, overrides: Sequence[str]) -> dict[str, Any]:
@@ -131,6 +163,7 @@ def speedrun(
         setup_cold=setup(cold[0]),
         setup_cached=setup(cached),
         cold_process=cold_process,
+        data=cached["data"],
     )
 
 
@@ -147,6 +180,8 @@ def p_value(accuracies: Sequence[float], target: float | None) -> float | None:
 def table(cases: Sequence[Speedrun]) -> str:
     """A row per recipe, and a line for every thing that a reader must know beside it."""
     head = ["recipe", "n", "test accuracy", "target", "p", "seconds a run", "set-up, cold", "cached", "cold process"]
+    compared = any(case.baseline_seconds for case in cases)
+    head += ["data", "PyTorch baseline", "times as fast"] if compared else []
     lines, notes = [head, ["-"] * len(head)], []
     for case in cases:
         lines.append(
@@ -159,6 +194,7 @@ def table(cases: Sequence[Speedrun]) -> str:
                 _spread(case.ours.seconds, ".3f"),
                 *(f"{value:.1f} s" if value is not None else "-" for value in (case.setup_cold, case.setup_cached)),
                 f"{case.cold_process:.1f} s",
+                *(_comparison(case) if compared else []),
             ]
         )
         if case.diverged:
@@ -168,6 +204,12 @@ def table(cases: Sequence[Speedrun]) -> str:
             notes.append(f"{case.name}: no set-up is known, and the first run may have compiled the evaluation.")
     rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return "\n\n".join([rows, *notes])
+
+
+def _comparison(case: Speedrun) -> list[str]:
+    ways = case.baseline_seconds
+    baseline = ", ".join(f"{ways[way]:.1f} s and {case.baseline_accuracies[way]:.2%} ({way})" for way in ways)
+    return [f"{case.data:.2f} s", baseline, "" if case.times_as_fast is None else f"**{case.times_as_fast:.1f}**"]
 
 
 def _spread(values: Sequence[float], form: str) -> str:
@@ -220,17 +262,27 @@ def train(job: Mapping[str, Any], started: float) -> None:
     import jax
 
     from jax_cifar.config_file import load_config
+    from jax_cifar.data import load_data
     from jax_cifar.many import ManyResult, train_many
 
     config = load_config(job["config"], job["overrides"])
-    before = started
+    before = time.perf_counter()
+    load_data(config.data)  # to time it: `train_many` does it again, as part of the set-up
+    data = time.perf_counter() - before
+    before = started + data
 
     def report(result: ManyResult) -> None:
         nonlocal before
         jax.block_until_ready(jax.live_arrays())
         now = time.perf_counter()
         accuracy = result.test_accuracy if config.eval.tta == "none" else result.test_accuracy_tta
-        values = {"name": config.name, "seed": result.seed, "accuracy": accuracy, "training": result.seconds}
+        values = {
+            "name": config.name,
+            "seed": result.seed,
+            "accuracy": accuracy,
+            "training": result.seconds,
+            "data": data,
+        }
         _report({**values, "seconds": now - before})
         before = time.perf_counter()
 

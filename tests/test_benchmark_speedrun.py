@@ -12,7 +12,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from benchmarks import speedrun
+from benchmarks import accuracy, speedrun
+from benchmarks.accuracy import Epoch
+from benchmarks.networks import TORCH_WAYS
 from benchmarks.speedrun import RECIPES, REPORT, Speedrun
 from benchmarks.tables import as_json
 from benchmarks.timing import Timing
@@ -53,7 +55,14 @@ def parse(*arguments: str) -> argparse.Namespace:
 
 
 def run_of(seed: int, seconds: float, accuracy: float | None) -> dict:
-    return {"name": "fake", "seed": seed, "accuracy": accuracy, "training": seconds / 2, "seconds": seconds}
+    return {
+        "name": "fake",
+        "seed": seed,
+        "accuracy": accuracy,
+        "training": seconds / 2,
+        "seconds": seconds,
+        "data": 0.5,
+    }
 
 
 class Children:
@@ -128,6 +137,24 @@ def test_recipes_are_judged_in_their_way_and_the_users_fields_come_last(children
     children.jobs.clear()
     (case,) = speedrun.measure(parse("--seeds", "1", "--config", "mine.py:big", "--target", "0.5"))
     assert (case.target, children.jobs[0]) == (0.5, {"config": "mine.py:big", "overrides": [], "seeds": []})
+
+
+def test_the_baseline_is_compared_with_a_run_and_its_data(children, monkeypatch):
+    trained = []
+
+    def train_torch(config, way):
+        trained.append((config.name, config.train.seed, way))
+        print("an epoch")
+        return [Epoch(5.0, 0.25), Epoch(70.0 if way == "torch" else 42.0, 0.75)]
+
+    monkeypatch.setattr(accuracy, "train_torch", train_torch)
+    (case,) = speedrun.measure(parse("--seeds", "3", "--baseline", "torch", "torch channels_last"))
+    assert trained == [("cifar10_simple_cnn", 0, way) for way in ("torch", "torch channels_last")]
+    assert case.times_as_fast == 42.0 / (3.0 + 0.5)
+    head, _, row = speedrun.table([case]).splitlines()
+    assert head.endswith("| cold process | data | PyTorch baseline | times as fast |")
+    assert row.endswith("| 0.50 s | 70.0 s and 75.00% (torch), 42.0 s and 75.00% (torch channels_last) | **12.0** |")
+    assert set(speedrun.WAYS) == set(TORCH_WAYS)
 
 
 @pytest.mark.parametrize(("name", "recipe"), RECIPES.items())
@@ -240,7 +267,7 @@ def test_jax_is_not_started_beside_the_children():
         "import argparse, sys; from benchmarks import speedrun\n"
         "parser = argparse.ArgumentParser(); speedrun.add_options(parser)\n"
         "options = parser.parse_args(['--seeds', '2']); options.environment = {}\n"
-        "run = {'name': 'fake', 'training': 1.0, 'seconds': 1.0}\n"
+        "run = {'name': 'fake', 'training': 1.0, 'seconds': 1.0, 'data': 0.5}\n"
         "runs = [dict(run, seed=seed, accuracy=0.9 + seed / 100) for seed in range(3)]\n"
         "speedrun.run_child = lambda job, _: runs[: len(job['seeds'])] or [run]\n"
         "speedrun.table(speedrun.measure(options)); assert 'jax' not in sys.modules"
