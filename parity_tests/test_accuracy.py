@@ -13,9 +13,8 @@ import pytest
 from equivalence import compare_means
 from scipy import stats
 
-import jax_cifar
 import torch_ref.train
-from jax_cifar import load_config
+from jax_cifar import load_config, train_many
 from jax_cifar.config import Config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -51,11 +50,10 @@ def config_of(experiment: Experiment, seed: int, *more: str) -> Config:
     return load_config(CONFIGS / experiment.config, overrides)
 
 
-def jax_accuracies(experiment: Experiment, folder: Path) -> list[float]:
+def jax_accuracies(experiment: Experiment) -> list[float]:
     """Test accuracy in points, for every seed."""
-    configs = [config_of(experiment, seed) for seed in range(experiment.seeds)]
-    runs = [jax_cifar.train(config, folder / str(seed)) for seed, config in enumerate(configs)]
-    return [100 * run.report.accuracy for run in runs]
+    runs = train_many(config_of(experiment, 0), seeds=range(experiment.seeds))
+    return [100 * (run.test_accuracy or 0.0) for run in runs]
 
 
 def torch_accuracies(experiment: Experiment, *more: str) -> list[float]:
@@ -63,8 +61,8 @@ def torch_accuracies(experiment: Experiment, *more: str) -> list[float]:
     return [100 * torch_ref.train.train(config, verbose=False).test_accuracy for config in configs]
 
 
-def test_a_short_recipe_ends_equally_well_and_a_fault_is_told_apart(tmp_path):
-    ours, theirs = jax_accuracies(SHORT, tmp_path), torch_accuracies(SHORT)
+def test_a_short_recipe_ends_equally_well_and_a_fault_is_told_apart():
+    ours, theirs = jax_accuracies(SHORT), torch_accuracies(SHORT)
     found = compare_means(ours, theirs)
     assert found.within(SHORT.margin), (found, ours, theirs)
     assert 3 * found.standard_error <= SHORT.margin
@@ -76,8 +74,8 @@ def test_a_short_recipe_ends_equally_well_and_a_fault_is_told_apart(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_CIFAR, reason="needs the real CIFAR in $JAX_CIFAR_DATA")
-def test_the_whole_recipe_ends_equally_well(tmp_path):
-    ours, theirs = jax_accuracies(WHOLE, tmp_path), torch_accuracies(WHOLE)
+def test_the_whole_recipe_ends_equally_well():
+    ours, theirs = jax_accuracies(WHOLE), torch_accuracies(WHOLE)
     found = compare_means(ours, theirs)
     assert found.within(WHOLE.margin), (found, ours, theirs)
 

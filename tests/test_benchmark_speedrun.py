@@ -162,7 +162,7 @@ def test_every_recipe_is_an_experiment_on_what_its_name_says(name, recipe):
     config = load_config(recipe.config, ["--eval.tta", recipe.tta] if recipe.tta else [])
     assert config.data.name == ("cifar10" if name.startswith("cifar10-") else "cifar100")
     assert config.model.name == ("resnet34" if name.startswith("resnet34") else "speedrun_net")
-    assert recipe.target is None or name.endswith((f"-{100 * recipe.target:g}", "-plain", "-mixed"))
+    assert recipe.target is None or name.endswith((f"-{round(100 * recipe.target)}", "-plain", "-mixed"))
 
 
 def test_the_p_value_is_that_of_a_mean_above_the_target():
