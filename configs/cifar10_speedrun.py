@@ -6,7 +6,7 @@ python scripts/benchmark.py speedrun --recipes cifar10-72 --seeds 5 --baseline "
 Variants are named by the test accuracy they aim at. Without one it is 72 on a CPU, else 94.
 72, for a CPU, without test-time augmentation: FIGURE72.
 88, the same in about twenty times as long: FIGURE88.
-94, for GPU and TPU: the airbench94_muon recipe (8 epochs, batch 2000, widths 64/256/256). 95 and 96 are wider and longer.
+94, for GPU and TPU: the airbench94_muon recipe (8 epochs, batch 2000, widths 64/256/256). 95 and 96: wider and longer.
 Their accuracies, with 6-view test-time augmentation, and times: not measured yet.
 """
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float32, Int, UInt8
 
 from jax_cifar.compiler import compiler_options
 from jax_cifar.metrics import Report, report
-from jax_cifar.ops.chunks import map_chunks
+from jax_cifar.ops.chunks import map_chunks, on_one_cpu
 
 TestTimeAugmentation = Literal["none", "mirror", "mirror-translate"]
 Predictor = Callable[[Any, UInt8[Array, "batch height width channel"]], Float32[Array, "batch classes"]]
@@ -56,9 +56,8 @@ def by_portions(forward: Callable[[Array], Array], images: Array) -> Array:
     What a layer hands to the next then stays in the cache, in memory that is used again for the next portion. A batch
     that no portion divides goes through at once, as it does on other devices.
     """
-    on_one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
     size = next((size for size in range(MOST_IMAGES, LEAST_IMAGES - 1, -1) if len(images) % size == 0), None)
-    return map_chunks(forward, images, size) if on_one_cpu and size is not None else forward(images)
+    return map_chunks(forward, images, size) if on_one_cpu() and size is not None else forward(images)
 
 
 @partial(jax.jit, static_argnames="tta")

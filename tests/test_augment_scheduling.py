@@ -32,7 +32,7 @@ def whole(monkeypatch):
 
     def run(function, *arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(scheduling, "in_portions", lambda: False)
+            patch.setattr(scheduling, "on_one_cpu", lambda: False)
             return np.asarray(jax.jit(lambda *values: function(*values))(*arguments))
 
     return run
@@ -98,7 +98,7 @@ def test_once_works_a_value_out_before_it_is_read():
         program = jax.jit(functools.partial(read_twice, boundary=boundary)).lower(jnp.ones((4, 8))).compile().as_text()
         return any(" sine(" in loop and " reverse(" in loop for loop in (program or "").split("\n\n"))
 
-    assert scheduling.in_portions()
+    assert scheduling.on_one_cpu()
     assert together(lambda values: values)
     assert not together(once)
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jax
 import pytest
 
 from jax_cifar import load_config, train
@@ -10,6 +11,15 @@ from jax_cifar import load_config, train
 CONFIGS = Path(__file__).parents[1] / "configs"
 NARROW = ["--model.width", "4", "--train.batch_size", "16"]
 pytestmark = pytest.mark.skipif("JAX_CIFAR_DATA" not in os.environ, reason="needs the real CIFAR in $JAX_CIFAR_DATA")
+
+
+@pytest.fixture
+def quick_compile():
+    """A few steps are not worth optimising for."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_256_images_are_learned_by_heart(tmp_path):
@@ -37,7 +47,7 @@ def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
         ("cifar100_resnet_modern.py:resnet18", [*NARROW, "--schedule.warmup", "1"]),
     ],
 )
-def test_every_recipe_takes_its_first_steps(tmp_path, name, overrides):
+def test_every_recipe_takes_its_first_steps(tmp_path, quick_compile, name, overrides):
     small = ["--train.steps", "3", "--data.subset", "1000", "--schedule.unit", "steps", "--eval.tta", "none"]
     config = load_config(CONFIGS / name, [*small, *overrides])
     result = train(config, tmp_path)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
+from jax_cifar.ops.chunks import on_one_cpu
+
 Images = Shaped[Array, "batch _ _ _"]  # floating pixels, or whole levels with their axes in another order
 Draws = Any  # arrays, nested in any way, that begin with the axis of the images
 Value = TypeVar("Value", bound=Array)
@@ -27,7 +29,7 @@ def once(value: Value, sign: Array | None = None) -> Value:
     decides, the first of `value` itself or of another array. A value that comes straight from a gather needs another:
     two readers, of which this is one, would keep XLA from fusing the gather with what follows it.
     """
-    if not in_portions():
+    if not on_one_cpu():
         return value
     sign = value if sign is None else sign
     return jax.lax.cond(sign[(0,) * sign.ndim] > 0, lambda same: same, jax.lax.optimization_barrier, value)
@@ -45,7 +47,7 @@ def change_chosen(
     their choice, and each change works on the portions that hold an image of its own: the cost follows their number.
     Accelerators work faster on the whole batch, and so does a batch that is spread over several devices.
     """
-    if not in_portions():
+    if not on_one_cpu():
         result = images
         for i, (change, own) in enumerate(zip(changes, draws, strict=True)):
             result = jnp.where((choice == i)[:, None, None, None], change(images, own), result)
@@ -74,8 +76,3 @@ def change_chosen(
 
         result = jax.lax.fori_loop(0, (count + size - 1) // size, change_portion, result)
     return result[jnp.argsort(order)]
-
-
-def in_portions() -> bool:
-    """Whether batches are worked on in portions: on one CPU device."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1

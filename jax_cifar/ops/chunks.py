@@ -8,6 +8,11 @@ from jax import lax
 from jaxtyping import Array
 
 
+def on_one_cpu() -> bool:
+    """Whether one CPU computes: parts pay there, and no batch is spread over devices, from which they would gather."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
 def map_chunks(function: Callable[[Array], Array], x: Array, limit: int) -> Array:
     """`function` of a batch, which treats every row alike, about `limit` rows at a time."""
     count, size = _split(len(x), limit)
