@@ -231,7 +231,7 @@ def test_without_torchvision_its_column_stays_empty(without_torchvision, capsys)
     assert list(ways) == ["jax", "per image"]
 
 
-def test_the_suite_measures_transforms_mixing_and_pipelines(without_torchvision, untimed, monkeypatch):
+def test_the_suite_measures_transforms_mixing_and_pipelines(quick_compile, without_torchvision, untimed, monkeypatch):
     monkeypatch.setattr(augment, "TRANSFORMS", (HorizontalFlip(), ToGray(p=1.0)))
     cases = augment.measure(options_for("--batch", "4", "--what", "transforms", "mixing"))
     ways = {case.name: list(case.timings) for case in cases}
@@ -243,7 +243,7 @@ def test_the_suite_measures_transforms_mixing_and_pipelines(without_torchvision,
     assert case.name == "cifar10_simple_cnn_augmented"
 
 
-def test_the_suite_measures_train_steps(without_torchvision, untimed, monkeypatch):
+def test_the_suite_measures_train_steps(quick_compile, without_torchvision, untimed, monkeypatch):
     seen, step_way = [], augment.step_way
     monkeypatch.setattr(augment, "step_way", lambda config, *rest: seen.append(config) or step_way(config, *rest))
     config = f"{augment.CONFIGS / 'cifar100_resnet34.py'}:plain"

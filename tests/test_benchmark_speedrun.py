@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import pytest
 
 from benchmarks import accuracy, speedrun
@@ -26,15 +25,6 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 QUICKSTART = str(SCRIPT.parents[1] / "configs" / "quickstart.py")
 TINY = ["--data.name=digits", "--data.subset=40", "--model.width=2", "--train.steps=2"]
 USERS = {"PATH": "/bin", "JAX_COMPILATION_CACHE_DIR": "the user's own"}
-
-
-@pytest.fixture
-def quick():
-    """Nothing here runs long enough to be worth optimising."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
@@ -238,7 +228,7 @@ def test_a_runs_seconds_are_from_the_result_before_it(monkeypatch, capsys):
     assert {(r["name"], r["training"]) for r in reports} == {("quickstart", 1.5)}
 
 
-def test_a_child_trains_its_seeds(quick, monkeypatch, capsys):
+def test_a_child_trains_its_seeds(quick_compile, monkeypatch, capsys):
     results, train_many = [], many.train_many
     monkeypatch.setattr(many, "train_many", lambda *args, **options: results.extend(train_many(*args, **options)))
     fields = ("train.batch_size=10", "train.compilation_cache=False", "eval.tta=mirror", "schedule.warmup=0")

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import jax
 import pytest
 
 from jax_cifar import load_config, train
@@ -11,15 +10,6 @@ from jax_cifar import load_config, train
 CONFIGS = Path(__file__).parents[1] / "configs"
 NARROW = ["--model.width", "4", "--train.batch_size", "16"]
 pytestmark = pytest.mark.skipif("JAX_CIFAR_DATA" not in os.environ, reason="needs the real CIFAR in $JAX_CIFAR_DATA")
-
-
-@pytest.fixture
-def quick_compile():
-    """A few steps are not worth optimising for."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_256_images_are_learned_by_heart(tmp_path):
