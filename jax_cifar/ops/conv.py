@@ -25,6 +25,8 @@ Kernel = Float[Array, "_ _ _ _"]  # height, width, in_channel, out_channel
 
 # One chunk of the kernel gradient, with its shifted copies, should stay in a CPU's cache; the optimum is flat.
 CHUNK_BYTES = 4 * 2**20
+# Up to this many columns (3x3: 32 channels) one product for all rows of the kernel beats one for each.
+MAX_COLUMNS_AT_ONCE = 96
 # Up to this many inputs per output (3x3 of RGB: 27) a product with explicit patches beats XLA's CPU convolution.
 MAX_PATCH_SIZE = 32
 # With smaller kernels (in_channel, out_channel) Winograd's transforms take longer than the products that they save.
@@ -93,8 +95,7 @@ def _stock_gradients(x: Images, kernel: Kernel, grad: Images, strides: Pair, pad
 def _patch_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
     """Convolution as one matrix product with [batch, out_height, out_width, kernel_height * kernel_width * channel]."""
     kernel_height, kernel_width, _, out_channel = kernel.shape
-    columns = _shifts(_pad(x, padding), kernel_width, strides[1], axis=2)
-    patches = _shifts(jnp.concatenate(columns, -1), kernel_height, strides[0], axis=1)
+    patches = _shifts(_columns(_pad(x, padding), kernel_width, strides[1]), kernel_height, strides[0], axis=1)
     return jnp.concatenate(patches, -1) @ kernel.reshape(-1, out_channel)
 
 
@@ -123,36 +124,59 @@ def _kernel_gradient(x: Images, kernel: Kernel, grad: Images, strides: Pair, pad
     """Sum over pixels of input shifted by each tap times output gradient, in chunks of the batch that fit the cache."""
     if _suits_winograd(kernel, strides, padding, WINOGRAD_GRADIENT_CHANNELS):
         return winograd_kernel_gradient(x, grad, padding)
-    _, height, width, out_channel = grad.shape
-    _, kernel_width, in_channel, _ = kernel.shape
-    image_bytes = height * width * (kernel_width * in_channel + out_channel) * x.dtype.itemsize
+    (kernel_height, kernel_width, in_channel, out_channel), (height, width) = kernel.shape, grad.shape[1:3]
     accumulate = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+    columns = kernel_width * in_channel
+    if strides[0] == 1 and out_channel <= columns <= MAX_COLUMNS_AT_ONCE:
+        gradient, height, pixel = _gradient_at_once, x.shape[1], columns + kernel_height * out_channel
+    else:
+        gradient, pixel = _gradient_by_row, columns + out_channel
+    limit = max(1, CHUNK_BYTES // (height * width * pixel * x.dtype.itemsize))
+    part = partial(gradient, shape=kernel.shape, strides=strides, padding=padding, accumulate=accumulate)
+    return sum_chunks(part, (x, grad), limit).astype(kernel.dtype)
 
-    def gradient(x: Images, grad: Images) -> Kernel:
-        return _kernel_gradient_of_chunk(x, grad, kernel.shape[:2], strides, padding, accumulate)
 
-    return sum_chunks(gradient, (x, grad), max(1, CHUNK_BYTES // image_bytes)).astype(kernel.dtype)
-
-
-def _kernel_gradient_of_chunk(
-    x: Images, grad: Images, taps: tuple[int, ...], strides: Pair, padding: Padding, accumulate: DTypeLike
+def _gradient_by_row(
+    x: Images, grad: Images, shape: tuple[int, ...], strides: Pair, padding: Padding, accumulate: DTypeLike
 ) -> Kernel:
-    in_channel, out_channel = x.shape[-1], grad.shape[-1]
-    columns = jnp.concatenate(_shifts(_pad(x, padding), taps[1], strides[1], axis=2), -1)
-    rows = [row.reshape(-1, columns.shape[-1]) for row in _shifts(columns, taps[0], strides[0], axis=1)]
+    """A product for every row of the kernel: the columns of the row's pixels times the gradient."""
+    kernel_height, kernel_width, in_channel, out_channel = shape
+    columns = _columns(_pad(x, padding), kernel_width, strides[1])
+    rows = [row.reshape(-1, row.shape[-1]) for row in _shifts(columns, kernel_height, strides[0], axis=1)]
     pixels = grad.reshape(-1, out_channel)
     product = partial(jnp.matmul, preferred_element_type=accumulate)
     if columns.shape[-1] < out_channel:
-        return jnp.stack([product(row.T, pixels) for row in rows]).reshape(*taps, in_channel, out_channel)
+        return jnp.stack([product(row.T, pixels) for row in rows]).reshape(shape)
     # The barrier keeps the transposed copy: XLA would fold it into each product, and read it against the grain.
     left = lax.optimization_barrier(pixels.T)
     by_row = jnp.stack([product(left, row) for row in rows])
-    return by_row.reshape(taps[0], out_channel, taps[1], in_channel).transpose(0, 2, 3, 1)
+    return by_row.reshape(kernel_height, out_channel, kernel_width, in_channel).transpose(0, 2, 3, 1)
+
+
+def _gradient_at_once(
+    x: Images, grad: Images, shape: tuple[int, ...], strides: Pair, padding: Padding, accumulate: DTypeLike
+) -> Kernel:
+    """One product: the gradient shifted along the height, where the stride is 1, times the columns of all pixels."""
+    kernel_height, kernel_width, in_channel, out_channel = shape
+    (top, bottom), sides = padding
+    columns = _columns(_pad(x, ((0, 0), sides)), kernel_width, strides[1])
+    spread = _pad(grad, ((kernel_height - 1 - top, kernel_height - 1 - bottom), (0, 0)))
+    # The barriers keep the copies, as above.
+    by_channel = lax.optimization_barrier(spread.reshape(-1, out_channel).T).reshape(out_channel, *spread.shape[:3])
+    shifted = lax.optimization_barrier(jnp.stack(_shifts(by_channel, kernel_height, 1, axis=2)[::-1]))
+    pixels = columns.reshape(-1, columns.shape[-1])
+    total = jnp.matmul(shifted.reshape(-1, len(pixels)), pixels, preferred_element_type=accumulate)
+    return total.reshape(kernel_height, out_channel, kernel_width, in_channel).transpose(0, 2, 3, 1)
 
 
 def _pad(x: Images, padding: Padding) -> Images:
     edges = ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0))
     return lax.pad(x, jnp.zeros((), x.dtype), edges)
+
+
+def _columns(x: Images, taps: int, stride: int) -> Images:
+    """What the taps along the width read, side by side: [batch, height, out_width, taps * channel]."""
+    return jnp.concatenate(_shifts(x, taps, stride, axis=2), -1)
 
 
 def _shifts(x: Images, taps: int, stride: int, axis: int) -> list[Images]:
