@@ -129,7 +129,8 @@ WIDE = {
 def every_winograd(monkeypatch):
     """Send even narrow convolutions through Winograd's algorithm, and split small batches."""
     monkeypatch.setattr(conv, "WINOGRAD_CHANNELS", (1, 1))
-    monkeypatch.setattr(conv, "WINOGRAD_GRADIENT_CHANNELS", (1, 1))
+    monkeypatch.setattr(conv, "WINOGRAD_INPUT_GRADIENT_CHANNELS", (1, 1))
+    monkeypatch.setattr(conv, "WINOGRAD_KERNEL_GRADIENT_CHANNELS", (1, 1))
     monkeypatch.setattr(winograd, "CHUNK_BYTES", 20_000)
     monkeypatch.setattr(winograd, "GRADIENT_CHUNK_BYTES", 20_000)
 

@@ -29,9 +29,11 @@ CHUNK_BYTES = 4 * 2**20
 MAX_COLUMNS_AT_ONCE = 96
 # Up to this many inputs per output (3x3 of RGB: 27) a product with explicit patches beats XLA's CPU convolution.
 MAX_PATCH_SIZE = 32
-# With smaller kernels (in_channel, out_channel) Winograd's transforms take longer than the products that they save.
+# With fewer channels (in, out) Winograd's transforms take longer than the products that they save. The input gradient
+# sums over the output channels, and XLA's convolution is at its worst with few results of many.
 WINOGRAD_CHANNELS = (64, 64)
-WINOGRAD_GRADIENT_CHANNELS = (64, 128)
+WINOGRAD_INPUT_GRADIENT_CHANNELS = (16, 64)
+WINOGRAD_KERNEL_GRADIENT_CHANNELS = (64, 80)
 
 
 def conv2d(
@@ -82,8 +84,7 @@ def _cpu_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Ima
 
 
 def _suits_winograd(kernel: Kernel, strides: Pair, padding: Padding, least: Pair) -> bool:
-    few, many = sorted(kernel.shape[2:])
-    wide = kernel.dtype.itemsize >= 4 and few >= least[0] and many >= least[1]
+    wide = kernel.dtype.itemsize >= 4 and kernel.shape[2] >= least[0] and kernel.shape[3] >= least[1]
     return wide and kernel.shape[:2] == (3, 3) and strides == (1, 1) and min(map(min, padding)) >= 0
 
 
@@ -115,14 +116,14 @@ def _input_gradient(
         unread = size + low + high - taps - stride * (out - 1)
         edges.append((taps - 1 - low, taps - 1 - high + unread))
     padding = tuple(edges)
-    if _suits_winograd(kernel, strides, padding, WINOGRAD_CHANNELS):
+    if _suits_winograd(kernel, strides, padding, WINOGRAD_INPUT_GRADIENT_CHANNELS):
         return winograd_turned_conv(grad, kernel, padding)
     return _stock_conv(grad, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), padding, dilation=strides)
 
 
 def _kernel_gradient(x: Images, kernel: Kernel, grad: Images, strides: Pair, padding: Padding) -> Kernel:
     """Sum over pixels of input shifted by each tap times output gradient, in chunks of the batch that fit the cache."""
-    if _suits_winograd(kernel, strides, padding, WINOGRAD_GRADIENT_CHANNELS):
+    if _suits_winograd(kernel, strides, padding, WINOGRAD_KERNEL_GRADIENT_CHANNELS):
         return winograd_kernel_gradient(x, grad, padding)
     (kernel_height, kernel_width, in_channel, out_channel), (height, width) = kernel.shape, grad.shape[1:3]
     accumulate = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
