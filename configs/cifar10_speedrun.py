@@ -4,9 +4,9 @@ python scripts/train.py --config configs/cifar10_speedrun.py
 python scripts/benchmark.py speedrun --recipes cifar10-72 --seeds 5 --baseline "torch channels_last"
 
 Variants are named by the test accuracy they aim at. Without one it is 72 on a CPU, else 94.
-72, for a CPU: 72.52 % (sd 0.20, n = 5 seeds) without test-time augmentation, 5.5 s on 2 cores; the plain baseline takes
-105 s in PyTorch for 71.34 % in the same run (RESULTS.md).
-88, for a CPU too: figures in RESULTS.md.
+72, for a CPU: 72.60 % (sd 0.35, n = 5 seeds) without test-time augmentation, 5.0 s on 2 cores; the plain baseline takes
+106 s in PyTorch for 71.34 % in the same run (RESULTS.md).
+88, for a CPU too: 88.24 % (sd 0.25, n = 5) in 91 s.
 94, for GPU and TPU: the airbench94_muon recipe (8 epochs, batch 2000, widths 64/256/256). 95 and 96: wider and longer.
 Their accuracies, with 6-view test-time augmentation, and times: not measured yet.
 """
