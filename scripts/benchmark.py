@@ -7,7 +7,7 @@ python scripts/benchmark.py SUITE --help
 Suites: step, a train step and inference of every network; scan, several steps inside one call against a call per step;
 startup, process start to the first step, cold and warm, and imports; augment, every transform and the pipelines;
 checkpoint, saving and restoring; accuracy, time to accuracy of whole trainings; many, several seeds in one process
-against a process each; speedrun, seconds and accuracy of n seeds of a recipe, without PyTorch.
+against a process each; speedrun, seconds and accuracy of n seeds of a recipe.
 """
 
 import importlib
