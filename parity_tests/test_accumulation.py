@@ -35,10 +35,7 @@ class Trained(NamedTuple):
     logits: np.ndarray  # in evaluation, for the first batch
 
 
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def batches() -> tuple[np.ndarray, np.ndarray]:

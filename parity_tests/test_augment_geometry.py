@@ -29,14 +29,7 @@ SHIFTS, SHEARS = RNG.integers(-4, 5, (BATCH, 2)).astype(np.float64), RNG.uniform
 # Modes of PyTorch's and of SciPy's samplers.
 TORCH_MODES = {"constant": "zeros", "reflect": "reflection", "edge": "border"}
 SCIPY_MODES = {"constant": "grid-constant", "reflect": "mirror", "edge": "nearest"}
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def run(function: Callable[..., jax.Array], *arrays: np.ndarray) -> np.ndarray:

@@ -29,12 +29,7 @@ CONFIGS = {name: ModelConfig(name=name, width=2) for name in NAMES} | {
     "speedrun_net-residual": ModelConfig(name="speedrun_net", width=2, convs_per_group=3),
 }
 every_network = pytest.mark.parametrize("case", CONFIGS)
-
-
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def network(case) -> Any:

@@ -15,13 +15,6 @@ from jax_cifar.ops.activations import gelu
 from jax_cifar.ops.pooling import avg_pool, max_pool
 
 
-@pytest.fixture
-def x64():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 def apply(layer, *inputs, **options) -> Any:
     """`layer.apply`, whose declared result fits no test."""
     return layer.apply(*inputs, **options)

@@ -14,14 +14,6 @@ BATCH, CLASSES = 12, 7
 SMOOTHING = (0.0, 0.1, 1.0)
 
 
-@pytest.fixture
-def _float64():
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
-
-
 def problem(soft: bool, scale: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     logits = scale * rng.standard_normal((BATCH, CLASSES))
@@ -35,7 +27,7 @@ def of_torch(logits: np.ndarray, targets: np.ndarray, smoothing: float) -> np.nd
     return loss.numpy()
 
 
-@pytest.mark.usefixtures("_float64")
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("smoothing", SMOOTHING)
 @pytest.mark.parametrize("soft", [False, True])
 def test_value_and_gradient_in_float64(soft, smoothing):

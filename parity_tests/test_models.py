@@ -20,12 +20,7 @@ from torch_ref import convert
 from torch_ref.models import create_model
 
 SIZE, BATCH = 18, 4
-
-
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def images():

@@ -31,14 +31,7 @@ SHAPES = {
     "head/kernel": (5, 3),
 }
 Flat = dict[str, np.ndarray]
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def draw(seed: int) -> Flat:

@@ -71,13 +71,9 @@ def test_keeps_shape_dtype_and_range(transform):
 def test_other_dtypes_give_the_same_pixels(dtype):
     augment = compose((RandomCrop(padding=2, padding_mode="reflect"), HorizontalFlip(mode="alternate"), Cutout(5, 0.5)))
     images = np.asarray(IMAGES.astype(jnp.bfloat16))
-    before = jax.config.read("jax_enable_x64")
     expected = jax.jit(augment)(KEY, jnp.asarray(images, jnp.float32), INFO)
-    jax.config.update("jax_enable_x64", dtype == "float64")
-    try:
+    with jax.enable_x64(dtype == "float64"):
         result = jax.jit(augment)(KEY, jnp.asarray(images, dtype), INFO)
-    finally:
-        jax.config.update("jax_enable_x64", before)
     assert result.dtype == dtype
     np.testing.assert_array_equal(np.asarray(result, np.float32), expected)
 

@@ -72,12 +72,8 @@ def test_keeps_the_range_and_always_applies(transform):
 def test_keeps_shape_and_dtype(transform, shape, dtype):
     if isinstance(getattr(transform, "value", 0), tuple):
         shape = (*shape[:3], 3)
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", dtype == jnp.float64)
-    try:
+    with jax.enable_x64(dtype == jnp.float64):
         result = jax.eval_shape(transform, KEY, jax.ShapeDtypeStruct(shape, dtype))
-    finally:
-        jax.config.update("jax_enable_x64", before)
     assert result.shape == shape
     assert result.dtype == dtype
 

@@ -92,12 +92,8 @@ def test_other_dtypes_stay(dtype):
     augment = jax.jit(compose((ROTATION, GRID)))
     images = np.asarray(IMAGES.astype(jnp.bfloat16))
     expected = augment(KEY, jnp.asarray(images, jnp.float32))
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", dtype == "float64")
-    try:
+    with jax.enable_x64(dtype == "float64"):
         result = augment(KEY, jnp.asarray(images, dtype))
-    finally:
-        jax.config.update("jax_enable_x64", before)
     assert result.dtype == dtype
     np.testing.assert_allclose(np.asarray(result, np.float32), expected, atol=4e-3 if dtype == "bfloat16" else 1e-4)
 

@@ -138,12 +138,8 @@ def test_the_key_decides_and_the_range_is_kept(mixer):
 def test_mixing_keeps_other_dtypes(dtype):
     mixer = make_mixer(BOTH)
     assert mixer is not None
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", dtype == "float64")
-    try:
+    with jax.enable_x64(dtype == "float64"):
         images, targets = jax.jit(mixer)(KEY, IMAGES.astype(dtype), CLASSES)
-    finally:
-        jax.config.update("jax_enable_x64", before)
     assert images.dtype == dtype
     assert targets.dtype == np.float32
     np.testing.assert_allclose(np.asarray(images, np.float32), jax.jit(mixer)(KEY, IMAGES, CLASSES)[0], atol=0.02)

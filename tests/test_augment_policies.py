@@ -70,12 +70,8 @@ def test_every_image_has_its_own_draws(policy, least):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_other_dtypes_give_the_same_levels(dtype):
     expected = apply(MIXED, 0.7)
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", dtype == "float64")
-    try:
+    with jax.enable_x64(dtype == "float64"):
         result = apply(MIXED, 0.7, jnp.asarray(np.asarray(IMAGES), dtype))
-    finally:
-        jax.config.update("jax_enable_x64", before)
     # 256 levels are still apart in bfloat16, though only just.
     np.testing.assert_array_equal(np.rint(result), np.rint(expected))
 

@@ -37,13 +37,6 @@ CANONICAL = "b01f_01io->b01f"
 
 
 @pytest.fixture
-def x64():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
-@pytest.fixture
 def small_chunks(monkeypatch):
     """Split even these small batches: 33 images go as 3 times 11, 11 times 3 or 33 times 1."""
     monkeypatch.setattr(conv, "CHUNK_BYTES", 20_000)
