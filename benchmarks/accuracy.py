@@ -20,9 +20,10 @@ import torch
 from benchmarks.networks import TORCH_WAYS
 from benchmarks.timing import Case, in_turn
 from jax_cifar import train
-from jax_cifar.config import Config, check
-from jax_cifar.config_file import load_config
+from jax_cifar.config import Config
+from jax_cifar.config.files import load_config
 from jax_cifar.data import load_data
+from jax_cifar.errors import check
 from jax_cifar.telemetry import read_metrics
 from jax_cifar.telemetry.environment import cpu_count
 from torch_ref import steps

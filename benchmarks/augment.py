@@ -51,17 +51,17 @@ from jax_cifar.augment import (
     TrivialAugmentWide,
     compose,
 )
-from jax_cifar.config import Config, DataConfig, DatasetName, MixConfig, check
-from jax_cifar.config_file import load_config
+from jax_cifar.backend.mesh import make_mesh, replicated
+from jax_cifar.config import Config, DataConfig, DatasetName, MixConfig
+from jax_cifar.config.files import load_config
 from jax_cifar.data import Dataset, Splits, load_data
-from jax_cifar.distributed import make_mesh, replicated
-from jax_cifar.errors import ConfigError
-from jax_cifar.keys import run_key
-from jax_cifar.optimizers import Hyper
-from jax_cifar.pictures import describe
-from jax_cifar.session import initial_state, make_network
-from jax_cifar.steps import DeviceData, epoch_order, make_prepare, make_train_steps, zero_sums
+from jax_cifar.errors import ConfigError, check
+from jax_cifar.lab.pictures import describe
+from jax_cifar.optim.rules import Hyper
 from jax_cifar.telemetry.environment import cpu_count
+from jax_cifar.training.keys import run_key
+from jax_cifar.training.session import initial_state, make_network
+from jax_cifar.training.steps import DeviceData, epoch_order, make_prepare, make_train_steps, zero_sums
 from torch_ref import augment as torch_augment
 
 JITTER = ColorJitter(0.2, 0.2, 0.2, 0.1)

@@ -1,6 +1,6 @@
 """Saving and restoring the whole train state: parameters, momentum, running statistics.
 
-JAX: `jax_cifar.checkpoint`, which saves in the background, keeps the newest two, syncs the arrays to the disk, and
+JAX: `jax_cifar.run.checkpoint`, which saves in the background, keeps the newest two, syncs the arrays to the disk, and
 verifies their SHA-256 when it restores. PyTorch: `torch.save`, synced too, and `torch.load`, which check nothing. Only
 saving waits for the disk: what is restored was written a moment ago and is still in memory.
 """
@@ -23,10 +23,11 @@ from benchmarks.networks import network_config, random_batch
 from benchmarks.step import MODELS
 from benchmarks.timing import Case, in_turn, interleave
 from jax_cifar.augment import Normalize
-from jax_cifar.checkpoint import Checkpoints
-from jax_cifar.config import Config, check
+from jax_cifar.config import Config
+from jax_cifar.errors import check
 from jax_cifar.models import create_model
-from jax_cifar.session import Network, compute_dtype, initial_state
+from jax_cifar.run.checkpoint import Checkpoints
+from jax_cifar.training.session import Network, compute_dtype, initial_state
 from torch_ref.models import create_model as create_torch_model
 from torch_ref.steps import Trainer
 

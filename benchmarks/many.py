@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.timing import Case, Measurement, in_turn
-from jax_cifar.config_file import load_config
+from jax_cifar.config.files import load_config
 from jax_cifar.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

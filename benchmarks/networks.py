@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Work
-from jax_cifar.compiler import compiler_options
+from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.config import Config, ModelConfig, ModelName, OptimConfig, ScheduleConfig, TrainConfig
-from jax_cifar.evaluate import by_portions
-from jax_cifar.keys import Purpose, purpose_key, run_key
+from jax_cifar.evaluation.predict import by_portions
 from jax_cifar.models import create_model, frozen_parameters, init_variables
-from jax_cifar.optimizers import Hyper, make_optimizer
-from jax_cifar.session import compute_dtype
-from jax_cifar.steps import make_train_step
+from jax_cifar.optim.rules import Hyper, make_optimizer
 from jax_cifar.telemetry.environment import cpu_count
-from jax_cifar.train_state import TrainState, create_train_state
+from jax_cifar.training.keys import Purpose, purpose_key, run_key
+from jax_cifar.training.session import compute_dtype
+from jax_cifar.training.state import TrainState, create_train_state
+from jax_cifar.training.steps import make_train_step
 from torch_ref.models import SpeedrunNet
 from torch_ref.models import create_model as create_torch_model
 from torch_ref.steps import Trainer

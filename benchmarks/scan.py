@@ -8,12 +8,13 @@ import numpy as np
 from benchmarks.networks import network_config
 from benchmarks.step import MODELS
 from benchmarks.timing import Case, Work, interleave
-from jax_cifar.clock import Clock
-from jax_cifar.config import Config, check
+from jax_cifar.backend.mesh import make_mesh
+from jax_cifar.config import Config
 from jax_cifar.data import Dataset, Splits
-from jax_cifar.distributed import make_mesh
-from jax_cifar.plan import Plan
-from jax_cifar.session import build
+from jax_cifar.errors import check
+from jax_cifar.run.clock import Clock
+from jax_cifar.training.plan import Plan
+from jax_cifar.training.session import build
 
 SMALL = ("simple_cnn", "tiny_cnn", "cifar_cnn", "speedrun_net")  # where a call costs something beside its steps
 

@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Case, Timing
-from jax_cifar.config import check
-from jax_cifar.errors import ConfigError, UserError
+from jax_cifar.errors import ConfigError, UserError, check
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -125,7 +124,7 @@ def measure(options: argparse.Namespace) -> list[Speedrun]:
 def train_baseline(way: str) -> Any:
     """The last epoch of the plain baseline in PyTorch, whose lines go to stderr."""
     from benchmarks.accuracy import comparable, train_torch
-    from jax_cifar.config_file import load_config
+    from jax_cifar.config.files import load_config
 
     with contextlib.redirect_stdout(sys.stderr):
         return train_torch(comparable(load_config(CONFIGS / "cifar10_simple_cnn.py")), way)[-1]
@@ -263,9 +262,9 @@ def train(job: Mapping[str, Any], started: float) -> None:
     """Report seed by seed: seconds since the report before, the first since `started`."""
     import jax
 
-    from jax_cifar.config_file import load_config
+    from jax_cifar.config.files import load_config
     from jax_cifar.data import load_data
-    from jax_cifar.many import ManyResult, train_many
+    from jax_cifar.training.many import ManyResult, train_many
 
     config = load_config(job["config"], job["overrides"])
     before = time.perf_counter()
@@ -295,10 +294,10 @@ def inspect(job: Mapping[str, Any]) -> None:
     """Do all of a training that can find the user's mistakes in little time; what it loads is in memory after it."""
     import jax
 
-    from jax_cifar.config_file import load_config
+    from jax_cifar.config.files import load_config
     from jax_cifar.data import load_data
-    from jax_cifar.plan import make_plan
-    from jax_cifar.session import initial_state, make_network, plan_schedule
+    from jax_cifar.training.plan import make_plan
+    from jax_cifar.training.session import initial_state, make_network, plan_schedule
 
     config = load_config(job["config"], job["overrides"])
     splits = load_data(config.data)

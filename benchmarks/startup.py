@@ -30,7 +30,7 @@ HELP = "import runpy; sys.argv = ['train', '--help']; runpy."
 IMPORTS = {
     "import jax / torch": ("import jax", "import torch"),
     "import jax_cifar / torch_ref": ("import jax_cifar", "import torch_ref"),
-    "import the training loop": ("import jax_cifar.loop", "import torch_ref.train, torch_ref.steps"),
+    "import the training loop": ("import jax_cifar.training.loop", "import torch_ref.train, torch_ref.steps"),
     "train --help": (
         HELP + "run_path('scripts/train.py', run_name='__main__')",
         HELP + "run_module('torch_ref.train', run_name='__main__')",
@@ -124,7 +124,7 @@ def report_first_step(framework: str, options: Sequence[str], started: float) ->
 
 def report_after_advance(report: Callable[[], None]) -> None:
     """Have the training loop report as soon as its first stop is reached, the device waited for."""
-    from jax_cifar.loop import Trainer
+    from jax_cifar.training.loop import Trainer
 
     advance = Trainer.advance
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jax_cifar.config import Config
-    from jax_cifar.config_file import load_config
-    from jax_cifar.loop import TrainResult, train
-    from jax_cifar.many import train_many
+    from jax_cifar.config.files import load_config
+    from jax_cifar.training.loop import TrainResult, train
+    from jax_cifar.training.many import train_many
 
 __all__ = ["Config", "TrainResult", "load_config", "train", "train_many"]
 
 _HOMES = {
     "Config": "config",
-    "load_config": "config_file",
-    "train": "loop",
-    "TrainResult": "loop",
-    "train_many": "many",
+    "load_config": "config.files",
+    "train": "training.loop",
+    "TrainResult": "training.loop",
+    "train_many": "training.many",
 }
 
 

@@ -11,6 +11,12 @@ class ConfigError(UserError):
     """A configuration field is unknown, of the wrong type or out of range."""
 
 
+def check(condition: bool, name: str, value: object, expected: str) -> None:
+    """Raise `ConfigError` naming the field, its value and what is allowed unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{name} = {value!r} is not allowed: {expected}.")
+
+
 class DataError(UserError):
     """A data set is missing, incomplete or not what it claims to be."""
 

@@ -34,8 +34,12 @@ class Mutant(NamedTuple):
 
 
 LAYERS, CNN, RESNET = "jax_cifar/models/layers.py", "jax_cifar/models/cnn.py", "jax_cifar/models/resnet.py"
-SPEEDRUN, OPTIMIZERS, SCHEDULES = "jax_cifar/models/speedrun.py", "jax_cifar/optimizers.py", "jax_cifar/schedules.py"
-GEOMETRIC, MIXING, CONVERT = "jax_cifar/augment/geometric.py", "jax_cifar/augment/mixing.py", "torch_ref/convert.py"
+SPEEDRUN, RULES, SCHEDULES = (
+    "jax_cifar/models/speedrun.py",
+    "jax_cifar/optim/rules.py",
+    "jax_cifar/optim/schedules.py",
+)
+GEOMETRIC, MIXING, CONVERT = "jax_cifar/augment/crop_flip.py", "jax_cifar/augment/mixing.py", "torch_ref/convert.py"
 
 MUTANTS = (
     # Layers.
@@ -227,7 +231,7 @@ MUTANTS = (
     # Losses.
     Mutant(
         "smoothing: eps / (K - 1)",
-        "jax_cifar/losses.py",
+        "jax_cifar/training/losses.py",
         "label_smoothing / classes",
         "label_smoothing / (classes - 1)",
         "test_losses.py::test_value_in_float32",
@@ -235,7 +239,7 @@ MUTANTS = (
     ),
     Mutant(
         "loss of bfloat16 logits in bfloat16",
-        "jax_cifar/losses.py",
+        "jax_cifar/training/losses.py",
         "logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)",
         "logits",
         "test_losses.py::test_bfloat16_logits_are_raised_to_float32_first",
@@ -244,7 +248,7 @@ MUTANTS = (
     # Optimizers.
     Mutant(
         "SGD: weight decay after the momentum",
-        OPTIMIZERS,
+        RULES,
         "optax.chain(add_decay, momentum(config.nesterov), by_rate)",
         "optax.chain(momentum(config.nesterov), add_decay, by_rate)",
         "test_optimizers.py::test_rule_is_torchs[sgd-None]",
@@ -252,7 +256,7 @@ MUTANTS = (
     ),
     Mutant(
         "SGD: Nesterov's form left out",
-        OPTIMIZERS,
+        RULES,
         "jax.tree.map(accumulate, updates, buffer) if nesterov else buffer",
         "buffer",
         "test_optimizers.py::test_rule_is_torchs[nesterov-None]",
@@ -260,7 +264,7 @@ MUTANTS = (
     ),
     Mutant(
         "clipping: no 1e-6 under the norm",
-        OPTIMIZERS,
+        RULES,
         "(global_norm(updates) + 1e-6)",
         "global_norm(updates)",
         "test_optimizers.py::test_clipping_is_torchs",
@@ -268,56 +272,56 @@ MUTANTS = (
     ),
     Mutant(
         "clipping: after the decay is added",
-        OPTIMIZERS,
+        RULES,
         "rule = optax.chain(clip_by_global_norm(config.clip_norm), rule)",
         "rule = optax.chain(add_weight_decay(decay), clip_by_global_norm(config.clip_norm), rule)",
         "test_optimizers.py::test_rule_is_torchs[sgd-2.0]",
     ),
     Mutant(
         "Adam: epsilon inside the root",
-        OPTIMIZERS,
+        RULES,
         "(jnp.sqrt(v) / jnp.sqrt(correction2) + eps)",
         "jnp.sqrt(v / correction2 + eps)",
         "test_optimizers.py::test_rule_is_torchs[adam-None]",
     ),
     Mutant(
         "Adam: no bias correction",
-        OPTIMIZERS,
+        RULES,
         "return m / correction1 /",
         "return m /",
         "test_optimizers.py::test_rule_is_torchs[adam-None]",
     ),
     Mutant(
         "AdamW: decay coupled, as Adam's",
-        OPTIMIZERS,
+        RULES,
         "optax.chain(adam(config.b2, config.eps), add_decay, by_rate)",
         "optax.chain(add_decay, adam(config.b2, config.eps), by_rate)",
         "test_optimizers.py::test_rule_is_torchs[adamw-None]",
     ),
     Mutant(
         "Adagrad: sum of squares starts at 0.1 (optax's default)",
-        OPTIMIZERS,
+        RULES,
         "return AdagradState(jax.tree.map(jnp.zeros_like, params))",
         "return AdagradState(jax.tree.map(lambda p: jnp.full_like(p, 0.1), params))",
         "test_optimizers.py::test_rule_is_torchs[adagrad-None]",
     ),
     Mutant(
         "Muon: kernels not renormalised",
-        OPTIMIZERS,
+        RULES,
         "(muon.renormalising_factor(p) * shrink - 1) * p",
         "(shrink - 1) * p",
         "test_optimizers.py::test_muon_is_airbenchs",
     ),
     Mutant(
         "Muon: five iterations (torch.optim.Muon's)",
-        "jax_cifar/muon.py",
+        "jax_cifar/optim/muon.py",
         "ITERATIONS = 3",
         "ITERATIONS = 5",
         "test_optimizers.py::test_muon_is_airbenchs",
     ),
     Mutant(
         "averaged weights: old and new swapped",
-        OPTIMIZERS,
+        RULES,
         "e + jnp.asarray(1 - decay, e.dtype) * (x - e)",
         "e + jnp.asarray(decay, e.dtype) * (x - e)",
         "test_optimizers.py::test_ema_is_torchs_averaged_model_started_at_the_initial_weights",
@@ -376,7 +380,7 @@ MUTANTS = (
     ),
     Mutant(
         "Cutout: squares pushed inside the image",
-        "jax_cifar/augment/erasing.py",
+        "jax_cifar/augment/cutout.py",
         "first = (centre - self.length // 2)[:, None]",
         "first = jnp.clip(centre - self.length // 2, 0, size - self.length)[:, None]",
         "test_mixing.py::test_cutout",
@@ -510,14 +514,14 @@ MUTANTS = (
     ),
     Mutant(
         "erasing: the last rectangle that fits",
-        "jax_cifar/augment/dropout.py",
+        "jax_cifar/augment/boxes.py",
         "first = fits & (jnp.cumsum(fits, axis=0, dtype=jnp.int32) == 1)",
         "first = fits & (jnp.cumsum(fits[::-1], axis=0, dtype=jnp.int32)[::-1] == 1)",
         "test_augment_colour.py::test_erasing_takes_the_first_rectangle_that_fits",
     ),
     Mutant(
         "dropout of boxes: a row and a column short",
-        "jax_cifar/augment/dropout.py",
+        "jax_cifar/augment/boxes.py",
         "positions < (first + length)[..., None]",
         "positions < (first + length - 1)[..., None]",
         "test_augment_colour.py::test_boxes_are_filled",
@@ -525,35 +529,35 @@ MUTANTS = (
     # The step as a whole.
     Mutant(
         "accumulation: parts of neighbouring images",
-        "jax_cifar/steps.py",
+        "jax_cifar/training/steps.py",
         "jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)",
         "x.reshape(parts, -1, *x.shape[1:])",
         "test_accumulation.py::test_accumulated_updates_agree[2-None]",
     ),
     Mutant(
         "accumulation: the sum for the mean",
-        "jax_cifar/steps.py",
+        "jax_cifar/training/steps.py",
         "lambda g: g / parts, total",
         "lambda g: g, total",
         "test_accumulation.py::test_accumulated_updates_agree[2-0.5]",
     ),
     Mutant(
         "accumulation: every part from the first statistics",
-        "jax_cifar/steps.py",
+        "jax_cifar/training/steps.py",
         "grad_fn(state.params, batch_stats, images, targets, part_key)",
         "grad_fn(state.params, state.batch_stats, images, targets, part_key)",
         "test_accumulation.py::test_accumulated_updates_agree[2-None]",
     ),
     Mutant(
         "averaged weights: batch statistics left out",
-        "jax_cifar/steps.py",
+        "jax_cifar/training/steps.py",
         'update_ema(ema, {"params": params, "batch_stats": batch_stats}',
         'update_ema(ema, {"params": params, "batch_stats": ema["batch_stats"]}',
         "test_torch_steps.py::test_updates_are_those_of_the_jax_stack[ema]",
     ),
     Mutant(
         "lookahead: the fast weights go on",
-        OPTIMIZERS,
+        RULES,
         "jnp.where(now, s - p, u)",
         "u",
         "test_optimizers.py::test_lookahead[5-0.5]",
@@ -581,21 +585,21 @@ MUTANTS = (
     ),
     Mutant(
         "bfloat16: loss rounded",
-        "jax_cifar/losses.py",
+        "jax_cifar/training/losses.py",
         "jax.nn.log_softmax(logits), axis=-1)",
         "jax.nn.log_softmax(logits), axis=-1).astype(jnp.bfloat16)",
         "test_precision.py::test_bfloat16_agrees_with_autocast[tiny_cnn]",
     ),
     Mutant(
         "folding: running mean with the wrong sign",
-        "jax_cifar/compress/fold.py",
+        "jax_cifar/models/fold.py",
         "bias - mean * factor",
         "bias + mean * factor",
         "test_fold.py::test_every_convolution_is_pytorchs_folded_one[tiny_cnn]",
     ),
     Mutant(
         "folding: another network's epsilon",
-        "jax_cifar/compress/fold.py",
+        "jax_cifar/models/fold.py",
         "model.norm_epsilon if isinstance(model, SpeedrunNet) else BatchNorm.epsilon",
         "BatchNorm.epsilon",
         "test_fold.py::test_the_folded_network_gives_the_same_logits[speedrun_net]",

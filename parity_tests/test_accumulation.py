@@ -15,9 +15,9 @@ from tolerances import agree, assert_close
 
 from jax_cifar import models
 from jax_cifar.config import Config, ModelConfig, OptimConfig, TrainConfig
-from jax_cifar.optimizers import Hyper, make_optimizer
-from jax_cifar.steps import make_train_step
-from jax_cifar.train_state import create_train_state
+from jax_cifar.optim.rules import Hyper, make_optimizer
+from jax_cifar.training.state import create_train_state
+from jax_cifar.training.steps import make_train_step
 from torch_ref.convert import to_torch
 from torch_ref.models import create_model
 

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from tolerances import agree, assert_close
 
+from jax_cifar.augment.boxes import CoarseDropout, RandomErasing, fitting
 from jax_cifar.augment.clahe import CLAHE
 from jax_cifar.augment.colour import ColorJitter, ToGray
-from jax_cifar.augment.dropout import CoarseDropout, RandomErasing, fitting
 
 RNG = np.random.default_rng(0)
 ORDERS = np.asarray(list(itertools.permutations(range(4))), np.int32)

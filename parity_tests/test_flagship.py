@@ -19,11 +19,11 @@ from tolerances import TOLERANCES
 from jax_cifar import models
 from jax_cifar.augment import HorizontalFlip, Normalize, RandomCrop, SampleInfo
 from jax_cifar.config import Config, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
-from jax_cifar.losses import cross_entropy
-from jax_cifar.optimizers import Hyper, make_optimizer
-from jax_cifar.schedules import make_schedule
-from jax_cifar.steps import make_train_step
-from jax_cifar.train_state import create_train_state
+from jax_cifar.optim.rules import Hyper, make_optimizer
+from jax_cifar.optim.schedules import make_schedule
+from jax_cifar.training.losses import cross_entropy
+from jax_cifar.training.state import create_train_state
+from jax_cifar.training.steps import make_train_step
 from torch_ref import augment as torch_augment
 from torch_ref import convert
 from torch_ref import models as torch_models

@@ -15,9 +15,9 @@ from tolerances import agree, assert_close
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from jax_cifar import models
-from jax_cifar.compress import fold_batch_norm
 from jax_cifar.config import ModelConfig
 from jax_cifar.errors import CheckpointError, ConfigError
+from jax_cifar.models.fold import fold_batch_norm
 from torch_ref.convert import to_torch
 from torch_ref.models import create_model
 

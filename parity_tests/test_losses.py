@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tolerances import agree, assert_close
 
-from jax_cifar.losses import cross_entropy
+from jax_cifar.training.losses import cross_entropy
 
 BATCH, CLASSES = 12, 7
 SMOOTHING = (0.0, 0.1, 1.0)

@@ -16,9 +16,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from torch.optim import swa_utils
 
 import torch_ref.optimizers
-from jax_cifar import optimizers
 from jax_cifar.config import OptimConfig
-from jax_cifar.optimizers import Hyper, make_optimizer, update_ema
+from jax_cifar.optim import rules as optimizers
+from jax_cifar.optim.rules import Hyper, make_optimizer, update_ema
 from torch_ref.optimizers import make_optimizers
 
 STEPS = 25

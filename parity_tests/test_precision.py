@@ -13,13 +13,14 @@ from jaxprs import equations
 from networks import QUICK_COMPILE
 from tolerances import agree, assert_close
 
-from jax_cifar import models, steps
+from jax_cifar import models
 from jax_cifar.config import Config, ModelConfig, OptimConfig, TrainConfig
-from jax_cifar.losses import cross_entropy
 from jax_cifar.models import cnn
 from jax_cifar.ops import conv
-from jax_cifar.optimizers import Hyper, make_optimizer
-from jax_cifar.train_state import create_train_state
+from jax_cifar.optim.rules import Hyper, make_optimizer
+from jax_cifar.training import steps
+from jax_cifar.training.losses import cross_entropy
+from jax_cifar.training.state import create_train_state
 from torch_ref.convert import to_torch
 from torch_ref.models import create_model
 

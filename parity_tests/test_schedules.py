@@ -13,10 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tolerances import agree, assert_close
 
-from jax_cifar import schedules
 from jax_cifar.config import ScheduleConfig
 from jax_cifar.errors import ConfigError
-from jax_cifar.schedules import make_schedule
+from jax_cifar.optim import schedules
+from jax_cifar.optim.schedules import make_schedule
 from torch_ref.schedules import make_scheduler
 
 settings.register_profile("schedules", max_examples=30, derandomize=True, deadline=None)

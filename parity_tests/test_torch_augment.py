@@ -9,7 +9,7 @@ from small_runs import small_config
 from tolerances import agree, assert_close
 
 from jax_cifar import augment as jax_augment
-from jax_cifar.augment.geometric import alternating
+from jax_cifar.augment.crop_flip import alternating
 from jax_cifar.config import MixConfig
 from jax_cifar.data import load_data
 from torch_ref import augment, steps

@@ -15,11 +15,11 @@ from jax_cifar import augment as jax_augment
 from jax_cifar import models
 from jax_cifar.config import Config, MixConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 from jax_cifar.errors import ConfigError
-from jax_cifar.losses import cross_entropy
-from jax_cifar.optimizers import Hyper, constant_momentum, make_optimizer
-from jax_cifar.schedules import make_schedule
-from jax_cifar.steps import make_train_step
-from jax_cifar.train_state import create_train_state
+from jax_cifar.optim.rules import Hyper, constant_momentum, make_optimizer
+from jax_cifar.optim.schedules import make_schedule
+from jax_cifar.training.losses import cross_entropy
+from jax_cifar.training.state import create_train_state
+from jax_cifar.training.steps import make_train_step
 from torch_ref import augment, convert, steps
 from torch_ref import models as torch_models
 from torch_ref.optimizers import make_optimizers

@@ -19,11 +19,11 @@ from jax_cifar import augment as jax_augment
 from jax_cifar import models
 from jax_cifar.cli import run
 from jax_cifar.config import Config, ModelConfig, TrainConfig
-from jax_cifar.config_file import load_config
+from jax_cifar.config.files import load_config
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError, Diverged
-from jax_cifar.plan import make_plan
-from jax_cifar.schedules import make_schedule
+from jax_cifar.optim.schedules import make_schedule
+from jax_cifar.training.plan import make_plan
 from torch_ref import models as torch_models
 from torch_ref import steps, train
 from torch_ref.schedules import make_scheduler

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import ModuleType
 
 from jax_cifar.cli import Parser, run
-from jax_cifar.config_file import write_json
 from jax_cifar.errors import ConfigError
+from jax_cifar.files import write_json
 
 SUITES = ("step", "scan", "startup", "augment", "checkpoint", "accuracy", "many", "speedrun")
 

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="newest, or best by validation")
     options = parser.parse_args(arguments)
 
-    from jax_cifar.trained import load_trained
+    from jax_cifar.run.load import load_trained
 
     trained = load_trained(options.workdir, options.checkpoint)
     report = trained.evaluate(options.split, options.tta)

@@ -13,7 +13,7 @@ from jax_cifar.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jax_cifar.trained import Trained
+    from jax_cifar.run.load import Trained
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
 
     # Agreement to five digits asks for float32 throughout, which accelerators round; and no GPU is needed.
     jax.config.update("jax_platforms", "cpu")
-    from jax_cifar.trained import load_trained
+    from jax_cifar.run.load import load_trained
 
     export(load_trained(options.workdir, options.checkpoint, dtype="float32"), out, options.float_input)
 
@@ -48,8 +48,8 @@ def export(trained: "Trained", out: "Path", float_input: bool) -> None:
     """JAX variables -> torch_ref -> ONNX -> checked in ONNX Runtime on all test images -> `out`."""
     import jax
 
-    from jax_cifar.config_file import to_dict
-    from jax_cifar.metrics import report
+    from jax_cifar.config.files import to_dict
+    from jax_cifar.evaluation.metrics import report
     from torch_ref import convert
     from torch_ref import export as onnx_export
     from torch_ref.models import create_model

@@ -16,7 +16,7 @@ from collections.abc import Sequence  # noqa: E402
 
 from jax_cifar.cli import Parser, run  # noqa: E402
 from jax_cifar.config import Config  # noqa: E402
-from jax_cifar.config_file import help_text, load_config  # noqa: E402
+from jax_cifar.config.files import help_text, load_config  # noqa: E402
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.debug_nans:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, debug_nans=True))
 
-    from jax_cifar.loop import train
+    from jax_cifar.training.loop import train
 
     train(config, options.workdir, started=STARTED)
 

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from jax_cifar.cli import Parser, run
 from jax_cifar.config import Config
-from jax_cifar.config_file import help_text, load_config, to_dict, write_json
+from jax_cifar.config.files import help_text, load_config, to_dict
+from jax_cifar.files import write_json
 
 if TYPE_CHECKING:
-    from jax_cifar.many import ManyResult
+    from jax_cifar.training.many import ManyResult
 
 STARTED = time.time()
 VARIED = ("lr", "momentum", "weight_decay")
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str]) -> None:
     config = load_config(options.config, overrides)
     settings = combinations(options, config)
 
-    from jax_cifar.many import choose_way, train_many
+    from jax_cifar.training.many import choose_way, train_many
 
     how = choose_way(config, len(settings)) if options.how == "auto" else options.how
     results: list[ManyResult] = []

@@ -28,11 +28,11 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--out {options.out} must be a .png file in a folder that exists.")
 
     from jax_cifar import load_config
-    from jax_cifar.config import check
     from jax_cifar.data import load_data
-    from jax_cifar.pictures import augmentation_rows, filter_panels, first_layer_panels
+    from jax_cifar.errors import check
+    from jax_cifar.lab.pictures import augmentation_rows, filter_panels, first_layer_panels
+    from jax_cifar.run.load import load_trained
     from jax_cifar.telemetry.images import draw_rows, draw_sections
-    from jax_cifar.trained import load_trained
 
     trained = load_trained(options.workdir) if options.workdir else None
     config = trained.config if trained else load_config(options.config, overrides)

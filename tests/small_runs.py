@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_cifar import loop
 from jax_cifar.config import (
     CheckpointConfig,
     Config,
@@ -19,6 +18,7 @@ from jax_cifar.config import (
     ScheduleConfig,
     TrainConfig,
 )
+from jax_cifar.training import loop
 
 
 def small_config(**sections: Mapping[str, Any]) -> Config:

@@ -13,9 +13,9 @@ import pytest
 from scipy import stats
 
 from jax_cifar.augment.base import Transform
+from jax_cifar.augment.boxes import CoarseDropout, RandomErasing, fitting, placed
 from jax_cifar.augment.clahe import CLAHE
 from jax_cifar.augment.colour import ColorJitter, ToGray
-from jax_cifar.augment.dropout import CoarseDropout, RandomErasing, fitting, placed
 from jax_cifar.errors import ConfigError
 
 KEY = jax.random.key(0)

@@ -10,9 +10,9 @@ from scipy import stats
 
 from jax_cifar.augment.base import SampleInfo, Transform, compose
 from jax_cifar.augment.colour import ToGray
-from jax_cifar.augment.erasing import Cutout
-from jax_cifar.augment.geometric import HorizontalFlip
-from jax_cifar.augment.grouping import OneOf, Sometimes
+from jax_cifar.augment.crop_flip import HorizontalFlip
+from jax_cifar.augment.cutout import Cutout
+from jax_cifar.augment.groups import OneOf, Sometimes
 from jax_cifar.errors import ConfigError
 
 KEY = jax.random.key(0)

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cifar.augment import scheduling
+from jax_cifar.augment import portions as scheduling
 from jax_cifar.augment.affine import RandomRotation
 from jax_cifar.augment.base import SampleInfo, compose
+from jax_cifar.augment.boxes import CoarseDropout
 from jax_cifar.augment.clahe import CLAHE
 from jax_cifar.augment.colour import ColorJitter, ToGray
-from jax_cifar.augment.dropout import CoarseDropout
-from jax_cifar.augment.erasing import Cutout
-from jax_cifar.augment.geometric import HorizontalFlip, RandomCrop
-from jax_cifar.augment.grouping import OneOf, Sometimes
-from jax_cifar.augment.scheduling import PORTION, change_chosen, once
+from jax_cifar.augment.crop_flip import HorizontalFlip, RandomCrop
+from jax_cifar.augment.cutout import Cutout
+from jax_cifar.augment.groups import OneOf, Sometimes
+from jax_cifar.augment.portions import PORTION, change_chosen, once
 from jax_cifar.augment.warp import ElasticTransform, GridDistortion
 
 KEY = jax.random.key(0)

@@ -17,9 +17,10 @@ from benchmarks.networks import TORCH_WAYS
 from benchmarks.speedrun import RECIPES, REPORT, Speedrun
 from benchmarks.tables import as_json
 from benchmarks.timing import Timing
-from jax_cifar import load_config, many
+from jax_cifar import load_config
 from jax_cifar.cli import run
 from jax_cifar.errors import ConfigError
+from jax_cifar.training import many
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 QUICKSTART = str(SCRIPT.parents[1] / "configs" / "quickstart.py")

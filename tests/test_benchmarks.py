@@ -22,10 +22,10 @@ from benchmarks.accuracy import Epoch
 from benchmarks.checkpoint import Files
 from benchmarks.tables import as_json, markdown
 from benchmarks.timing import Case, Timing, Work, in_turn, interleave
-from jax_cifar import loop
-from jax_cifar.checkpoint import Checkpoints
 from jax_cifar.cli import run
 from jax_cifar.errors import ConfigError
+from jax_cifar.run.checkpoint import Checkpoints
+from jax_cifar.training import loop
 from torch_ref import steps as torch_steps
 from torch_ref.train import train as train_torch
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cifar.checkpoint import Checkpoints
 from jax_cifar.errors import CheckpointError
+from jax_cifar.run.checkpoint import Checkpoints
 
 
 def make_state(seed: int = 0, **changes):
@@ -157,7 +157,7 @@ def test_a_missing_library_is_not_taken_for_damage(saved, warnings, monkeypatch)
     def missing(*_):
         raise ImportError("no orbax")
 
-    monkeypatch.setattr("jax_cifar.checkpoint._read_arrays", missing)
+    monkeypatch.setattr("jax_cifar.run.checkpoint._read_arrays", missing)
     with pytest.raises(ImportError):
         saved.restore(make_state())
     assert folders(saved) == ["1", "2", "3"] and not warnings
@@ -402,7 +402,7 @@ def test_relative_directory_and_default_warning(tmp_path, monkeypatch, capsys):
 
 SAVING_FOR_EVER = """
 import sys, numpy as np
-from jax_cifar.checkpoint import Checkpoints
+from jax_cifar.run.checkpoint import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep=2)
 for step in range(int(sys.argv[2]), 10**9):
     checkpoints.save(step, {f"layer{i}": np.full((200, 200), step, np.float32) for i in range(8)}, {"step": step})

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jax_cifar import load_config
 from jax_cifar.augment import CutMix, RandomCrop
 from jax_cifar.config import Config, DataConfig, OptimConfig, ScheduleConfig
-from jax_cifar.config_file import apply_overrides, differing_fields, field_types, from_dict, help_text, to_dict
+from jax_cifar.config.files import apply_overrides, differing_fields, field_types, from_dict, help_text, to_dict
 from jax_cifar.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -215,7 +215,7 @@ def test_help_lists_every_field_with_a_meaning():
     for name in field_types():
         assert bool(re.search(rf"__{re.escape(name)}\b", text)) == (name != "augment"), name
     # A field's meaning is the comment behind it.
-    source = (ROOT / "jax_cifar/config.py").read_text()
+    source = (ROOT / "jax_cifar/config/sections.py").read_text()
     for line in source.splitlines():
         if line.startswith("    ") and ": " in line and " = " in line and line.strip()[0].islower() and "(" not in line:
             name = line.split(":")[0].strip()

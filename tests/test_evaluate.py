@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jax_cifar.augment import Normalize
-from jax_cifar.evaluate import evaluate, make_predictor, predict_logits, tta_views
+from jax_cifar.evaluation.predict import evaluate, make_predictor, predict_logits, tta_views
 
 CLASSES = 3
 NORMALIZE = Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
@@ -142,7 +142,7 @@ def test_bfloat16_network_gives_float32_logits():
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax_cifar.evaluate import predict_logits
+from jax_cifar.evaluation.predict import predict_logits
 sharding = NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec("batch"))
 seen = []
 def predict(variables, images):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cifar.losses import cross_entropy
+from jax_cifar.training.losses import cross_entropy
 
 
 def test_uniform_logits_cost_log_k_whatever_the_target():

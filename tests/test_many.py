@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from small_runs import largest_difference, loop, same_bits, small_config
 
-from jax_cifar import cli, many
+from jax_cifar import cli
 from jax_cifar.config import Config
 from jax_cifar.errors import ConfigError
-from jax_cifar.many import ManyResult, Setting, make_settings, train_many, with_setting
 from jax_cifar.ops.conv import conv2d
+from jax_cifar.training import many
+from jax_cifar.training.many import ManyResult, Setting, make_settings, train_many, with_setting
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_many.py"
 ALL = {"seed": 3, "lr": 0.02, "momentum": 0.7, "weight_decay": 1e-2}
@@ -122,7 +123,7 @@ DEVICES = """
 import json, sys; sys.path.insert(0, sys.argv[1])
 import dataclasses, strictness, test_many
 from jax_cifar.config import DistributedConfig
-from jax_cifar.many import choose_way, train_many
+from jax_cifar.training.many import choose_way, train_many
 config = test_many.tiny_config(eval={"tta": "mirror"})
 assert choose_way(config, 3) == "devices" and choose_way(config, 1) == "sequential"
 config = dataclasses.replace(config, distributed=DistributedConfig(devices=2))

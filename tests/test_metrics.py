@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from jax_cifar.metrics import add_sums, batch_metrics, mean_metrics, report
+from jax_cifar.evaluation.metrics import add_sums, batch_metrics, mean_metrics, report
 
 NAMES = tuple("abcdefgh")
 

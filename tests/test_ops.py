@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax import export, lax
 
+from jax_cifar.backend.portions import map_chunks, sum_chunks
 from jax_cifar.ops import avg_pool, channels, conv, conv2d, max_pool, winograd
 from jax_cifar.ops.activations import gelu
-from jax_cifar.ops.chunks import map_chunks, sum_chunks
 
 SAME = ((1, 1), (1, 1))
 NONE = ((0, 0), (0, 0))

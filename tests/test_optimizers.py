@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from jax_cifar import muon
 from jax_cifar.config import OptimConfig, OptimizerName
 from jax_cifar.errors import ConfigError
-from jax_cifar.optimizers import Hyper, Transform, constant_momentum, global_norm, make_optimizer, update_ema
+from jax_cifar.optim import muon
+from jax_cifar.optim.rules import Hyper, Transform, constant_momentum, global_norm, make_optimizer, update_ema
 
 NAMES = get_args(OptimizerName)
 

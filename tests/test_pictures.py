@@ -17,11 +17,11 @@ from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
 from jax_cifar.config import Config, MixConfig, ModelName
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError
+from jax_cifar.lab.pictures import augmentation_rows, describe, edge_kernel, filter_panels, first_layer_panels
 from jax_cifar.ops import conv2d
-from jax_cifar.pictures import augmentation_rows, describe, edge_kernel, filter_panels, first_layer_panels
-from jax_cifar.session import make_network
+from jax_cifar.run.load import Trained
 from jax_cifar.telemetry.images import draw_rows, draw_sections
-from jax_cifar.trained import Trained
+from jax_cifar.training.session import make_network
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "visualize.py"
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}

@@ -2,7 +2,7 @@
 
 from small_runs import small_config
 
-from jax_cifar.plan import Plan, make_plan
+from jax_cifar.training.plan import Plan, make_plan
 
 
 def walk(plan: Plan, step: int = 0) -> list[int]:

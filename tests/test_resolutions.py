@@ -11,10 +11,10 @@ from small_runs import StopAt, loop, same_bits, small_config
 from jax_cifar.augment import downsample
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError, Interrupted
-from jax_cifar.loop import train
 from jax_cifar.models import SpeedrunNet
-from jax_cifar.plan import make_plan
-from jax_cifar.session import make_network
+from jax_cifar.training.loop import train
+from jax_cifar.training.plan import make_plan
+from jax_cifar.training.session import make_network
 
 SPEEDRUN = {"name": "speedrun_net", "width": 4, "convs_per_group": 1}
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jax_cifar import schedules
 from jax_cifar.config import ScheduleConfig
 from jax_cifar.errors import ConfigError
-from jax_cifar.schedules import make_schedule
+from jax_cifar.optim import schedules
+from jax_cifar.optim.schedules import make_schedule
 
 NAMES = ("constant", "cosine", "onecycle", "warm_restarts", "step", "triangular")
 
@@ -120,5 +120,5 @@ def test_a_run_without_updates_is_refused():
 
 
 def test_schedules_need_no_jax():
-    code = "import sys, jax_cifar.schedules; sys.exit('jax' in sys.modules)"
+    code = "import sys, jax_cifar.optim.schedules; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from jax_cifar.signals import StopRequest
+from jax_cifar.run.signals import StopRequest
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])

@@ -15,13 +15,13 @@ from small_runs import largest_difference, small_config
 
 from jax_cifar import train
 from jax_cifar.augment import HorizontalFlip, RandomCrop
+from jax_cifar.backend.mesh import make_mesh
 from jax_cifar.data import load_data
-from jax_cifar.distributed import make_mesh
 from jax_cifar.errors import ConfigError
-from jax_cifar.keys import Purpose, purpose_key, run_key
-from jax_cifar.optimizers import Hyper
-from jax_cifar.session import initial_state, make_network
-from jax_cifar.steps import DeviceData, epoch_order, make_train_steps, zero_sums
+from jax_cifar.optim.rules import Hyper
+from jax_cifar.training.keys import Purpose, purpose_key, run_key
+from jax_cifar.training.session import initial_state, make_network
+from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
 
 TESTS = Path(__file__).parent
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -140,7 +140,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(monkeypatch):
 
 
 def test_the_step_is_traced_once_for_the_whole_run(tmp_path, monkeypatch):
-    from jax_cifar import session
+    from jax_cifar.training import session
 
     traces = []
     make_train_steps = session.make_train_steps

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import pytest
 from small_runs import StopAt, largest_difference, same_bits, small_config
 
-from jax_cifar import loop, train
+from jax_cifar import train
 from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
-from jax_cifar.checkpoint import Checkpoints
 from jax_cifar.config import Config
 from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
+from jax_cifar.run.checkpoint import Checkpoints
+from jax_cifar.run.load import load_trained
 from jax_cifar.telemetry import console, read_metrics
-from jax_cifar.trained import load_trained
+from jax_cifar.training import loop
 
 ROOT = Path(__file__).parents[1]
 TRANSFORMS = (RandomCrop(padding=2), HorizontalFlip(mode="alternate"), Cutout(length=8))

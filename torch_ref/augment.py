@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import Beta
 
-from jax_cifar.config import MixConfig, check
-from jax_cifar.errors import ConfigError
+from jax_cifar.config import MixConfig
+from jax_cifar.errors import ConfigError, check
 
 Images = Float[Tensor, "batch channel height width"]
 Targets = Float[Tensor, "batch classes"]

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jax_cifar.config import ModelConfig, check
+from jax_cifar.config import ModelConfig
+from jax_cifar.errors import check
 
 NormName = Literal["batch", "group", "none"]
 Conv = Callable[..., nn.Conv2d]

@@ -6,7 +6,8 @@ import numpy as np
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from jax_cifar.config import ScheduleConfig, check
+from jax_cifar.config import ScheduleConfig
+from jax_cifar.errors import check
 
 
 def make_scheduler(
@@ -67,7 +68,7 @@ def _in_steps(length: float, config: ScheduleConfig, steps_per_epoch: float) -> 
 
 
 def _check(c: ScheduleConfig, total: int, steps_per_epoch: float) -> None:
-    """What `jax_cifar.schedules` refuses, and the one OneCycle at which PyTorch divides by zero."""
+    """What `jax_cifar.optim.schedules` refuses, and the one OneCycle at which PyTorch divides by zero."""
     has_warmup = c.name in ("constant", "cosine", "step")
     check(has_warmup or c.warmup == 0, "schedule.warmup", c.warmup, f"{c.name} has no warm-up, set it to 0")
     fits = _in_steps(c.warmup, c, steps_per_epoch) < total

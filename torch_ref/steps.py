@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from jax_cifar.config import Config, check
+from jax_cifar.config import Config
 from jax_cifar.data import Dataset, channel_statistics
+from jax_cifar.errors import check
 from torch_ref.augment import make_augment, make_mixer
 from torch_ref.models import SpeedrunNet, create_model
 from torch_ref.optimizers import Lookahead, make_optimizers

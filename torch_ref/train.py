@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jax_cifar.cli import Parser, run
-from jax_cifar.config import Config, check
-from jax_cifar.config_file import help_text, load_config, write_json
+from jax_cifar.config import Config
+from jax_cifar.config.files import help_text, load_config
 from jax_cifar.data import load_data
-from jax_cifar.errors import ConfigError, Diverged
+from jax_cifar.errors import ConfigError, Diverged, check
+from jax_cifar.files import write_json
 
 # PyTorch is loaded when training begins, so that --help and error messages come at once.
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.per_image.base import Change, Rng, below, between, reference, with_probability
 from jax_cifar.augment import CoarseDropout, Cutout, RandomErasing
-from jax_cifar.augment.dropout import TRIES
+from jax_cifar.augment.boxes import TRIES
 
 
 def fill_box(rng: Rng, image: np.ndarray, height: int, width: int, fill: Any) -> None:

@@ -9,12 +9,12 @@ if mix is not None:
 
 from jax_cifar.augment.affine import RandomAffine, RandomResizedCrop, RandomRotation
 from jax_cifar.augment.base import SampleInfo, Transform, compose
+from jax_cifar.augment.boxes import CoarseDropout, RandomErasing
 from jax_cifar.augment.clahe import CLAHE
 from jax_cifar.augment.colour import ColorJitter, ToGray
-from jax_cifar.augment.dropout import CoarseDropout, RandomErasing
-from jax_cifar.augment.erasing import Cutout
-from jax_cifar.augment.geometric import HorizontalFlip, RandomCrop
-from jax_cifar.augment.grouping import OneOf, Sometimes
+from jax_cifar.augment.crop_flip import HorizontalFlip, RandomCrop
+from jax_cifar.augment.cutout import Cutout
+from jax_cifar.augment.groups import OneOf, Sometimes
 from jax_cifar.augment.mixing import CutMix, MixUp, cutmix, make_mixer, mixup
 from jax_cifar.augment.normalize import Normalize
 from jax_cifar.augment.policies import AutoAugment, TrivialAugmentWide

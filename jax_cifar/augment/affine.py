@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Images, Resampling, SampleInfo, check_number, is_number
 from jax_cifar.augment.sampling import Grid, Move, affine_map
-from jax_cifar.config import check
+from jax_cifar.errors import check
 
 Range = tuple[float, float]
 TRIES = 10  # boxes that torchvision's RandomResizedCrop draws before it falls back on the middle of the image

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jax_cifar.augment.portions import Draws, once
 from jax_cifar.augment.sampling import Move, resample
-from jax_cifar.augment.scheduling import Draws, once
-from jax_cifar.config import check
-from jax_cifar.errors import ConfigError
+from jax_cifar.errors import ConfigError, check
 
 Images = Float[Array, "batch height width channel"]
 

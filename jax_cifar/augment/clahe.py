@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_number, check_range, is_number
 from jax_cifar.augment.colour import Planes, split
-from jax_cifar.augment.scheduling import change_chosen, once
-from jax_cifar.config import check
+from jax_cifar.augment.portions import change_chosen, once
+from jax_cifar.errors import check
 
 Levels = Int[Array, "batch height width"]
 Tiles = Int[Array, "..."]  # levels of tiles: first the pixels of a tile (or its rows, columns), last the tiles

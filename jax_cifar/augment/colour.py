@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_number, check_range
-from jax_cifar.augment.scheduling import once
+from jax_cifar.augment.portions import once
 from jax_cifar.errors import ConfigError
 
 Planes = Float[Array, "channel batch height width"]

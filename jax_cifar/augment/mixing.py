@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Images, check_floating, check_number
-from jax_cifar.config import MixConfig, check
+from jax_cifar.config import MixConfig
+from jax_cifar.errors import check
 
 Targets = Float[Array, "batch classes"]
 Mixer = Callable[[PRNGKeyArray, Images, Targets], tuple[Images, Targets]]

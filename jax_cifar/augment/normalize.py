@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from jax_cifar.augment.base import Drawn, Images, SampleInfo, is_number
-from jax_cifar.config import check
-from jax_cifar.errors import ConfigError
+from jax_cifar.errors import ConfigError, check
 
 
 @dataclass(frozen=True)

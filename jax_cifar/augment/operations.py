@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_cifar.augment.base import Images
-from jax_cifar.augment.scheduling import change_chosen, once
+from jax_cifar.augment.portions import change_chosen, once
 from jax_cifar.errors import ConfigError
 
 # The first fourteen in the order of torchvision's TrivialAugmentWide.

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jax_cifar.augment.base import Images, Resampling, SampleInfo, check_choice, check_integer, check_number
+from jax_cifar.augment.portions import once
 from jax_cifar.augment.sampling import Grid, Move, PaddingMode, resample, sample
-from jax_cifar.augment.scheduling import once
-from jax_cifar.config import check
+from jax_cifar.errors import check
 
 Noise = Float[Array, "batch height width 2"]
 Stretch = Float[Array, "batch steps 2"]

@@ -18,6 +18,7 @@ import numpy as np
 
 from jax_cifar.data.binary import Parts
 from jax_cifar.data.dataset import Dataset
+from jax_cifar.files import user_cache_dir
 
 _FORMAT = 1
 
@@ -30,11 +31,6 @@ class Entry:
     source: str
     fingerprint: list[list[str | int]]
     parts: Parts
-
-
-def user_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/jax_cifar`, or `~/.cache/jax_cifar`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jax_cifar"
 
 
 def entry_path(name: str, folder: Path) -> Path:

@@ -11,11 +11,12 @@ and otherwise the binary archive is downloaded into it.
 import os
 from pathlib import Path
 
-from jax_cifar.data.cache import Entry, entry_path, read_entry, user_cache_dir, write_entry
+from jax_cifar.data.cache import Entry, entry_path, read_entry, write_entry
 from jax_cifar.data.dataset import Splits
 from jax_cifar.data.published import CifarSpec
 from jax_cifar.data.sources import Source, find_source
 from jax_cifar.errors import DataError
+from jax_cifar.files import user_cache_dir
 
 ENVIRONMENT_VARIABLE = "JAX_CIFAR_DATA"
 

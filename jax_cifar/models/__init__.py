@@ -16,7 +16,8 @@ from flax.traverse_util import flatten_dict
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_cifar.config import ModelConfig, check
+from jax_cifar.config import ModelConfig
+from jax_cifar.errors import check
 from jax_cifar.models.cnn import CifarCNN, SimpleCNN, TinyCNN
 from jax_cifar.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
 from jax_cifar.models.speedrun import SpeedrunNet, whitening_kernel

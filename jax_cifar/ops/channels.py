@@ -14,7 +14,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_cifar.ops.chunks import sum_chunks
+from jax_cifar.backend.portions import sum_chunks
 
 Images = Float[Array, "batch height width channel"]
 PerChannel = Float[Array, " channel"]

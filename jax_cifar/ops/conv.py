@@ -15,7 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_cifar.ops.chunks import sum_chunks
+from jax_cifar.backend.portions import sum_chunks
 from jax_cifar.ops.winograd import winograd_conv, winograd_kernel_gradient, winograd_turned_conv
 
 Pair = tuple[int, int]

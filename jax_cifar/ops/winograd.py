@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jax_cifar.ops.chunks import map_chunks, sum_chunks
+from jax_cifar.backend.portions import map_chunks, sum_chunks
 
 Matrix = Sequence[Sequence[float]]
 Padding = tuple[tuple[int, int], tuple[int, int]]

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-from jax_cifar.config_file import write_json
+from jax_cifar.files import write_json
 
 PACKAGES = {
     "jax_cifar": "jax-cifar",

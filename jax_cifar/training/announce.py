@@ -3,9 +3,9 @@
 from jax_cifar.config import Config
 from jax_cifar.data import Splits
 from jax_cifar.models import parameter_table
-from jax_cifar.session import Session, compute_dtype
 from jax_cifar.telemetry import Console, describe_devices, describe_versions, gpu_warning
-from jax_cifar.train_state import TrainState
+from jax_cifar.training.session import Session, compute_dtype
+from jax_cifar.training.state import TrainState
 
 
 def announce_machine(console: Console, config: Config) -> None:

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Drawn, Images, SampleInfo, Transform, check_number, check_range, is_number
-from jax_cifar.config import check
-from jax_cifar.errors import ConfigError
+from jax_cifar.errors import ConfigError, check
 
 Fill = float | tuple[float, ...] | Literal["random"]
 Boxes = Int[Array, "4 hole batch"]  # top, left, height, width; a box without height or width is none

@@ -10,9 +10,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float32, Int, UInt8
 
-from jax_cifar.compiler import compiler_options
-from jax_cifar.metrics import Report, report
-from jax_cifar.ops.chunks import map_chunks, on_one_cpu
+from jax_cifar.backend.compiler import compiler_options
+from jax_cifar.backend.portions import map_chunks, on_one_cpu
+from jax_cifar.evaluation.metrics import Report, report
 
 TestTimeAugmentation = Literal["none", "mirror", "mirror-translate"]
 Predictor = Callable[[Any, UInt8[Array, "batch height width channel"]], Float32[Array, "batch classes"]]

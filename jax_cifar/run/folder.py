@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jax_cifar.config import Config
-from jax_cifar.config_file import differing_fields, from_dict, to_dict, write_json
+from jax_cifar.config.files import differing_fields, from_dict, to_dict
 from jax_cifar.errors import CheckpointError, ConfigError
+from jax_cifar.files import write_json
 
 CHECKPOINTS = "checkpoints"
 

@@ -15,20 +15,21 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from jax_cifar.augment import Normalize, downsample
-from jax_cifar.clock import Clock
-from jax_cifar.compiler import compiler_options
-from jax_cifar.config import Config, check
+from jax_cifar.backend.compiler import compiler_options
+from jax_cifar.backend.mesh import replicated, split_batch
+from jax_cifar.config import Config
 from jax_cifar.data import Dataset, Splits, channel_statistics
-from jax_cifar.distributed import replicated, split_batch
-from jax_cifar.evaluate import Predictor, TestTimeAugmentation, evaluate, make_predictor, rows_per_batch
-from jax_cifar.keys import Purpose, purpose_key, run_key
-from jax_cifar.metrics import Report, Sums
+from jax_cifar.errors import check
+from jax_cifar.evaluation.metrics import Report, Sums
+from jax_cifar.evaluation.predict import Predictor, TestTimeAugmentation, evaluate, make_predictor, rows_per_batch
 from jax_cifar.models import create_model, frozen_parameters, init_variables
-from jax_cifar.optimizers import Hyper, constant_momentum, make_optimizer
-from jax_cifar.plan import Plan
-from jax_cifar.schedules import Tables, make_schedule
-from jax_cifar.steps import DeviceData, epoch_order, make_train_steps, zero_sums
-from jax_cifar.train_state import TrainState, create_train_state
+from jax_cifar.optim.rules import Hyper, constant_momentum, make_optimizer
+from jax_cifar.optim.schedules import Tables, make_schedule
+from jax_cifar.run.clock import Clock
+from jax_cifar.training.keys import Purpose, purpose_key, run_key
+from jax_cifar.training.plan import Plan
+from jax_cifar.training.state import TrainState, create_train_state
+from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
 
 # Data-dependent initialisation looks at this many training images (cifar10-airbench).
 SAMPLE_IMAGES = 5000

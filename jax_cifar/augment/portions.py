@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
-from jax_cifar.ops.chunks import on_one_cpu
+from jax_cifar.backend.portions import on_one_cpu
 
 Images = Shaped[Array, "batch _ _ _"]  # floating pixels, or whole levels with their axes in another order
 Draws = Any  # arrays, nested in any way, that begin with the axis of the images

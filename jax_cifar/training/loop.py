@@ -11,24 +11,24 @@ from typing import Any, NoReturn
 
 import jax
 
-from jax_cifar.announce import announce_data, announce_machine, announce_network
-from jax_cifar.checkpoint import Checkpoints
-from jax_cifar.clock import Clock
-from jax_cifar.compiler import compilation_cache
+from jax_cifar.backend.compiler import compilation_cache
+from jax_cifar.backend.mesh import make_mesh
 from jax_cifar.config import Config
-from jax_cifar.config_file import write_json
 from jax_cifar.data import load_data
-from jax_cifar.distributed import make_mesh
 from jax_cifar.errors import CheckpointError, Diverged, Interrupted
-from jax_cifar.metrics import Report, mean_metrics
+from jax_cifar.evaluation.metrics import Report, mean_metrics
+from jax_cifar.files import write_json
 from jax_cifar.models import parameter_table
-from jax_cifar.optimizers import global_norm
-from jax_cifar.plan import make_plan
-from jax_cifar.run_folder import CHECKPOINTS, choose_folder, make_folder
-from jax_cifar.session import Session, build
-from jax_cifar.signals import StopRequest
+from jax_cifar.optim.rules import global_norm
+from jax_cifar.run.checkpoint import Checkpoints
+from jax_cifar.run.clock import Clock
+from jax_cifar.run.folder import CHECKPOINTS, choose_folder, make_folder
+from jax_cifar.run.signals import StopRequest
 from jax_cifar.telemetry import Console, RunLog, draw_confusion_matrix, draw_plots, write_environment
-from jax_cifar.train_state import TrainState
+from jax_cifar.training.announce import announce_data, announce_machine, announce_network
+from jax_cifar.training.plan import make_plan
+from jax_cifar.training.session import Session, build
+from jax_cifar.training.state import TrainState
 
 # About as long as one compiled call may take on a CPU: what a signal has to wait for.
 CALL_SECONDS = 1.0

@@ -11,10 +11,10 @@ from jaxtyping import Float, UInt8
 from jax_cifar.augment import SampleInfo, Sometimes, compose, make_mixer
 from jax_cifar.config import Config
 from jax_cifar.errors import CheckpointError
-from jax_cifar.keys import Purpose, purpose_key, run_key
 from jax_cifar.ops import conv2d
-from jax_cifar.train_state import PyTree
-from jax_cifar.trained import Trained
+from jax_cifar.run.load import Trained
+from jax_cifar.training.keys import Purpose, purpose_key, run_key
+from jax_cifar.training.state import PyTree
 
 # Kernel size, stride and padding of the convolutions that are shown beside each other.
 SETTINGS = tuple((size, stride, padding) for size in (3, 5, 9) for stride in (1, 2) for padding in (0, size // 2))

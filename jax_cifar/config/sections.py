@@ -1,99 +1,28 @@
 """The configuration of a run: frozen dataclasses, each field with its meaning, its type and its range.
 
-A config file defines `get_config() -> Config`; `jax_cifar.config_file` reads it and applies the command line. This
+A config file defines `get_config() -> Config`; `jax_cifar.config.files` reads it and applies the command line. This
 module needs nothing but the standard library, so that `--help` is quick and `torch_ref` can share it.
 """
 
-import math
 import re
-import types
-import typing
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jax_cifar.errors import ConfigError
+from jax_cifar.config.checks import (
+    check_at_least,
+    check_below_one,
+    check_fraction,
+    check_patterns,
+    check_positive,
+    check_types,
+)
+from jax_cifar.errors import check
 
 DatasetName = Literal["cifar10", "cifar100", "digits", "synthetic"]
 ModelName = Literal["tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet50", "speedrun_net"]
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "muon"]
 ScheduleName = Literal["constant", "cosine", "onecycle", "warm_restarts", "step", "triangular"]
-
-
-def check(condition: bool, name: str, value: object, expected: str) -> None:
-    """Raise `ConfigError` naming the field, its value and what is allowed unless `condition` holds."""
-    if not condition:
-        raise ConfigError(f"{name} = {value!r} is not allowed: {expected}.")
-
-
-def _has_type(value: object, expected: Any) -> bool:
-    """Whether `value` is of the annotated type; an int passes for a float, a bool for nothing but a bool."""
-    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
-    if origin is Callable:
-        return callable(value)
-    if origin is Literal:
-        return value in arguments
-    if origin in (typing.Union, types.UnionType):
-        return any(_has_type(value, option) for option in arguments)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        items = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-        return len(items) == len(value) and all(map(_has_type, value, items))
-    if isinstance(value, bool):
-        return expected is bool
-    return isinstance(value, (int, float) if expected is float else expected)
-
-
-def type_name(expected: Any) -> str:
-    """The annotated type in words, for messages."""
-    if typing.get_origin(expected) is Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(expected)))
-    return expected.__name__ if type(expected) is type else str(expected)
-
-
-def check_types(obj: Any, section: str) -> None:
-    """Raise `ConfigError` for the first field of a dataclass whose value is not of its annotated type."""
-    hints = typing.get_type_hints(type(obj))
-    for item in fields(obj):
-        value, expected = getattr(obj, item.name), hints[item.name]
-        name = f"{section}.{item.name}" if section else item.name
-        check(_has_type(value, expected), name, value, f"it must be {type_name(expected)}")
-
-
-def _at_least(obj: object, section: str, **bounds: float) -> None:
-    for name, bound in bounds.items():
-        value = getattr(obj, name)
-        if value is not None:
-            check(math.isfinite(value) and value >= bound, f"{section}.{name}", value, f"it must be at least {bound}")
-
-
-def _positive(obj: object, section: str, *names: str) -> None:
-    for name in names:
-        value = getattr(obj, name)
-        if value is not None:
-            check(math.isfinite(value) and value > 0, f"{section}.{name}", value, "it must be greater than 0")
-
-
-def _fraction(obj: object, section: str, *names: str) -> None:
-    for name in names:
-        value = getattr(obj, name)
-        check(0 <= value <= 1, f"{section}.{name}", value, "it must lie between 0 and 1")
-
-
-def _below_one(obj: object, section: str, *names: str) -> None:
-    for name in names:
-        value = getattr(obj, name)
-        check(0 <= value < 1, f"{section}.{name}", value, "it must be at least 0 and less than 1")
-
-
-def _patterns(rules: tuple[tuple[str, float], ...], name: str) -> None:
-    for pattern, factor in rules:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(f"{name}: {pattern!r} is not a regular expression ({error}).") from None
-        check(math.isfinite(factor) and factor >= 0, name, factor, "a multiplier must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -108,8 +37,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "data")
-        _below_one(self, "data", "val_fraction")
-        _positive(self, "data", "subset")
+        check_below_one(self, "data", "val_fraction")
+        check_positive(self, "data", "subset")
         check(0 <= self.seed < 2**64, "data.seed", self.seed, "it must lie between 0 and 2**64 - 1")
 
 
@@ -124,8 +53,8 @@ class MixConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "mix")
-        _at_least(self, "mix", mixup_alpha=0, cutmix_alpha=0)
-        _fraction(self, "mix", "probability", "switch_probability")
+        check_at_least(self, "mix", mixup_alpha=0, cutmix_alpha=0)
+        check_fraction(self, "mix", "probability", "switch_probability")
 
 
 @dataclass(frozen=True)
@@ -149,7 +78,7 @@ class ModelConfig:
             convs = self.convs_per_group
             check(convs in (1, 2, 3), "model.convs_per_group", convs, "it must be 1, 2 or 3")
         if self.dropout is not None:
-            _below_one(self, "model", "dropout")
+            check_below_one(self, "model", "dropout")
         self._check_architecture_has_options()
 
     def _check_architecture_has_options(self) -> None:
@@ -190,12 +119,12 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "optim")
-        _positive(self, "optim", "lr", "eps", "clip_norm", "aux_lr")
-        _below_one(self, "optim", "momentum", "b1", "b2", "ema_decay", "aux_momentum")
-        _at_least(self, "optim", weight_decay=0, lookahead_every=0, accumulate=1)
-        _fraction(self, "optim", "lookahead_alpha")
-        _patterns(self.decay_multipliers, "optim.decay_multipliers")
-        _patterns(self.lr_multipliers, "optim.lr_multipliers")
+        check_positive(self, "optim", "lr", "eps", "clip_norm", "aux_lr")
+        check_below_one(self, "optim", "momentum", "b1", "b2", "ema_decay", "aux_momentum")
+        check_at_least(self, "optim", weight_decay=0, lookahead_every=0, accumulate=1)
+        check_fraction(self, "optim", "lookahead_alpha")
+        check_patterns(self.decay_multipliers, "optim.decay_multipliers")
+        check_patterns(self.lr_multipliers, "optim.lr_multipliers")
         if self.nesterov:
             check(self.momentum > 0, "optim.nesterov", True, "Nesterov's form needs optim.momentum > 0")
 
@@ -226,10 +155,10 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "schedule")
-        _at_least(self, "schedule", warmup=0, eta_min=0, t_mult=1)
-        _positive(self, "schedule", "t_0", "gamma", "div_factor", "final_div_factor")
-        _fraction(self, "schedule", "warmup_start", "pct_start", "start_factor", "end_factor")
-        _below_one(self, "schedule", "base_momentum", "max_momentum")
+        check_at_least(self, "schedule", warmup=0, eta_min=0, t_mult=1)
+        check_positive(self, "schedule", "t_0", "gamma", "div_factor", "final_div_factor")
+        check_fraction(self, "schedule", "warmup_start", "pct_start", "start_factor", "end_factor")
+        check_below_one(self, "schedule", "base_momentum", "max_momentum")
         if self.name == "onecycle":
             check(0 < self.pct_start < 1, "schedule.pct_start", self.pct_start, "onecycle needs it inside (0, 1)")
         ascending = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
@@ -255,8 +184,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "train")
-        _positive(self, "train", "epochs", "steps", "batch_size", "steps_per_call")
-        _fraction(self, "train", "label_smoothing")
+        check_positive(self, "train", "epochs", "steps", "batch_size", "steps_per_call")
+        check_fraction(self, "train", "label_smoothing")
         for side, share in self.resolutions:
             check(side >= 1, "train.resolutions", side, "an image has at least 1 pixel a side")
             check(0 < share <= 1, "train.resolutions", share, "a share of the run lies between 0 and 1")
@@ -275,8 +204,8 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "eval")
-        _positive(self, "eval", "batch_size")
-        _at_least(self, "eval", every=0)
+        check_positive(self, "eval", "batch_size")
+        check_at_least(self, "eval", every=0)
 
 
 @dataclass(frozen=True)
@@ -288,7 +217,7 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "checkpoint")
-        _at_least(self, "checkpoint", every=0, keep=1)
+        check_at_least(self, "checkpoint", every=0, keep=1)
 
 
 @dataclass(frozen=True)
@@ -302,7 +231,7 @@ class LogConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "log")
-        _at_least(self, "log", every=1)
+        check_at_least(self, "log", every=1)
 
 
 @dataclass(frozen=True)
@@ -313,7 +242,7 @@ class DistributedConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "distributed")
-        _positive(self, "distributed", "devices")
+        check_positive(self, "distributed", "devices")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Images, SampleInfo, Transform, check_number, check_transform, is_number
-from jax_cifar.augment.scheduling import Draws, change_chosen
-from jax_cifar.config import check
+from jax_cifar.augment.portions import Draws, change_chosen
+from jax_cifar.errors import check
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jax_cifar.config import Config
-from jax_cifar.data.cache import user_cache_dir
+from jax_cifar.files import user_cache_dir
 
 # On a CPU, matrix products by Eigen: by YNNPACK, the default, those of a convolution take up to twice as long.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jax_cifar.config import ScheduleConfig, check
+from jax_cifar.config import ScheduleConfig
+from jax_cifar.errors import check
 
 Anneal = Literal["cos", "linear"]
 

@@ -1,6 +1,6 @@
 """Many answers at once: N seeds, or N settings of learning rate, momentum and decay, in one process, compiled once.
 
-from jax_cifar.many import train_many
+from jax_cifar.training.many import train_many
 results = train_many(config, seeds=range(8))
 results = train_many(config, settings=[{"lr": 0.1}, {"lr": 0.05, "momentum": 0.8, "seed": 1}])
 
@@ -21,19 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jax_cifar.compiler import compilation_cache
-from jax_cifar.config import Config, check
+from jax_cifar.backend.compiler import compilation_cache
+from jax_cifar.backend.mesh import make_mesh, replicated
+from jax_cifar.config import Config
 from jax_cifar.data import Dataset, load_data
-from jax_cifar.distributed import make_mesh, replicated
-from jax_cifar.errors import ConfigError
-from jax_cifar.evaluate import TestTimeAugmentation, evaluate, make_predictor
-from jax_cifar.keys import run_key
-from jax_cifar.metrics import Report
-from jax_cifar.optimizers import Hyper, constant_momentum, global_norm
-from jax_cifar.plan import make_plan
-from jax_cifar.session import compile_calls, initial_state, make_network, plan_schedule
-from jax_cifar.steps import DeviceData, epoch_order, make_train_steps, zero_sums
-from jax_cifar.train_state import TrainState
+from jax_cifar.errors import ConfigError, check
+from jax_cifar.evaluation.metrics import Report
+from jax_cifar.evaluation.predict import TestTimeAugmentation, evaluate, make_predictor
+from jax_cifar.optim.rules import Hyper, constant_momentum, global_norm
+from jax_cifar.training.keys import run_key
+from jax_cifar.training.plan import make_plan
+from jax_cifar.training.session import compile_calls, initial_state, make_network, plan_schedule
+from jax_cifar.training.state import TrainState
+from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
 
 How = Literal["auto", "sequential", "vmap", "devices"]
 Programs = Callable[[int], Callable[..., Any]]  # number of updates -> what makes them in one call

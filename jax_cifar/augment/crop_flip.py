@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_choice, check_integer, check_number
-from jax_cifar.config import check
-from jax_cifar.errors import ConfigError
+from jax_cifar.errors import ConfigError, check
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import difflib
 import importlib
 import io
 import json
-import os
 import re
 import runpy
 import typing
@@ -14,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax_cifar.config import Config, check, type_name
-from jax_cifar.errors import ConfigError
+from jax_cifar.config import Config
+from jax_cifar.config.checks import type_name
+from jax_cifar.errors import ConfigError, check
 
 TRANSFORMS = "jax_cifar.augment"
 # These change what a run shows and keeps, not what it computes, so a resumed run may set them anew.
@@ -196,13 +196,6 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
 def from_dict(values: Mapping[str, Any]) -> Config:
     """The `Config` that `to_dict` wrote; raises `ConfigError` for a field or transform this version does not have."""
     return _build(Config, {"augment": [], **values}, "")
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON in one step: a reader sees the old file or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jax_cifar.config import check
-from jax_cifar.errors import CheckpointError
+from jax_cifar.errors import CheckpointError, check
 from jax_cifar.models import SpeedrunNet
 from jax_cifar.models.layers import BatchNorm
 

@@ -9,15 +9,15 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from jax_cifar.checkpoint import Checkpoints
 from jax_cifar.config import Config
 from jax_cifar.data import Dataset, Splits, load_data
 from jax_cifar.errors import CheckpointError, DataError
-from jax_cifar.evaluate import TestTimeAugmentation, make_predictor, predict_logits
-from jax_cifar.metrics import Report, report
-from jax_cifar.run_folder import CHECKPOINTS, read_config
-from jax_cifar.session import Network, initial_state, make_network
-from jax_cifar.train_state import TrainState
+from jax_cifar.evaluation.metrics import Report, report
+from jax_cifar.evaluation.predict import TestTimeAugmentation, make_predictor, predict_logits
+from jax_cifar.run.checkpoint import Checkpoints
+from jax_cifar.run.folder import CHECKPOINTS, read_config
+from jax_cifar.training.session import Network, initial_state, make_network
+from jax_cifar.training.state import TrainState
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, PyTree, ScalarLike
 
-from jax_cifar import muon
 from jax_cifar.config import OptimConfig
 from jax_cifar.errors import ConfigError
+from jax_cifar.optim import muon
 
 Transform = optax.GradientTransformationExtraArgs
 

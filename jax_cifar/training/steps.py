@@ -11,13 +11,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt8
 
 from jax_cifar.augment import SampleInfo, compose, make_mixer
+from jax_cifar.backend.mesh import split_batch
 from jax_cifar.config import Config
-from jax_cifar.distributed import split_batch
-from jax_cifar.keys import Purpose, purpose_key
-from jax_cifar.losses import cross_entropy
-from jax_cifar.metrics import Sums, add_sums, batch_metrics
-from jax_cifar.optimizers import Hyper, global_norm, update_ema
-from jax_cifar.train_state import PyTree, TrainState
+from jax_cifar.evaluation.metrics import Sums, add_sums, batch_metrics
+from jax_cifar.optim.rules import Hyper, global_norm, update_ema
+from jax_cifar.training.keys import Purpose, purpose_key
+from jax_cifar.training.losses import cross_entropy
+from jax_cifar.training.state import PyTree, TrainState
 
 
 class DeviceData(NamedTuple):

@@ -1,0 +1,1 @@
+"""How programs are compiled and over which devices they are spread."""

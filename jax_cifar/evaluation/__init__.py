@@ -1,0 +1,1 @@
+"""Prediction over a whole set, and how good it is."""

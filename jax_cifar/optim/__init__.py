@@ -1,0 +1,1 @@
+"""Update rules, and the learning rates that they use."""

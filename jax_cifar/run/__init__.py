@@ -1,0 +1,1 @@
+"""The folder of a run and everything kept in it."""

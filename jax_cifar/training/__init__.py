@@ -1,0 +1,1 @@
+"""From the initial state to the trained one."""
