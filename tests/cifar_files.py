@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jax_cifar.data.archive import PublishedArchive
 from jax_cifar.data.dataset import Dataset
-from jax_cifar.data.published import CIFAR10, CIFAR100, CifarSpec
+from jax_cifar.data.published import CIFAR10, CIFAR100, CifarSpec, PublishedArchive
 
 TINY10 = dataclasses.replace(
     CIFAR10,

@@ -11,12 +11,11 @@ import pytest
 from cifar_files import TINY10, TINY100, binary_files, make_part, write_archive, write_files
 
 from jax_cifar.config import DataConfig
-from jax_cifar.data import cifar, default_data_dir, load_data
-from jax_cifar.data.cache import entry_path, read_entry
+from jax_cifar.data import cache, cifar, default_data_dir, load_data
+from jax_cifar.data.cache import Entry, entry_path, read_entry
 from jax_cifar.data.cifar import load_cifar
 from jax_cifar.data.dataset import Splits
 from jax_cifar.data.published import CIFAR10, CifarSpec
-from jax_cifar.data.sources import Source
 from jax_cifar.errors import DataError
 
 
@@ -37,10 +36,15 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The descriptions of the sources that were decoded, in order."""
+    """The descriptions of the sources that were decoded, in order: whoever decodes tries to write what it found."""
     decoded: list[str] = []
-    original = Source.decode
-    monkeypatch.setattr(Source, "decode", lambda self: decoded.append(self.description) or original(self))
+    original = cache.write_entry
+
+    def write_entry(path: Path, entry: Entry) -> None:
+        decoded.append(entry.source)
+        original(path, entry)
+
+    monkeypatch.setattr(cache, "write_entry", write_entry)
     return decoded
 
 
@@ -203,7 +207,7 @@ def test_default_folders(tmp_path: Path, user_cache: Path, monkeypatch: pytest.M
 
 def test_folder_named_by_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_CIFAR_DATA", str(folder))
-    monkeypatch.setattr("jax_cifar.data._CIFAR", {"cifar10": TINY10})
+    monkeypatch.setattr("jax_cifar.data.CIFAR10", TINY10)
     splits = load_data(DataConfig(name="cifar10", val_fraction=0.25))
     assert (len(splits.train), len(splits.test)) == (9, 6)
     assert splits.validation is not None

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from jax_cifar.data import download
-from jax_cifar.data.archive import ARCHIVES, PublishedArchive
 from jax_cifar.data.download import download_archive
+from jax_cifar.data.published import ARCHIVES, PublishedArchive
 from jax_cifar.errors import DataError
 
 CONTENT = gzip.compress(np.random.default_rng(0).bytes(5000), mtime=0)

@@ -23,27 +23,28 @@ from cifar_files import (
     write_files,
 )
 
-from jax_cifar.data.archive import read_members
-from jax_cifar.data.dataset import Dataset
-from jax_cifar.data.pickles import load_pickle
-from jax_cifar.data.published import CIFAR10, CIFAR100, CifarSpec
-from jax_cifar.data.sources import find_source
+from jax_cifar.data.cifar import find_source
+from jax_cifar.data.dataset import Dataset, Decoded
+from jax_cifar.data.layouts import load_pickle
+from jax_cifar.data.published import CIFAR10, CIFAR100, CifarSpec, read_members
 from jax_cifar.errors import DataError
 
 both_sets = pytest.mark.parametrize("spec", [TINY10, TINY100], ids=["cifar10", "cifar100"])
 
 
-def decode(spec: CifarSpec, folder: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
+def decode(spec: CifarSpec, folder: Path) -> Decoded:
     source = find_source(spec, folder)
     assert source is not None
-    return source.decode()
+    return source.read()
 
 
-def assert_is_tiny(spec: CifarSpec, parts: tuple[Dataset, Dataset, tuple[str, ...]]) -> None:
-    for part, expected in ((parts[0], make_part(spec, "train")), (parts[1], make_part(spec, "test"))):
+def assert_is_tiny(spec: CifarSpec, decoded: Decoded) -> None:
+    assert list(decoded.parts) == ["train", "test"]
+    for name, part in decoded.parts.items():
+        expected = make_part(spec, name)  # type: ignore[arg-type]
         np.testing.assert_array_equal(part.images, expected.images)
         np.testing.assert_array_equal(part.labels, expected.labels)
-    assert parts[2] == ("ant", "bee", "cow")
+    assert decoded.label_names == ("ant", "bee", "cow")
 
 
 @both_sets
@@ -71,22 +72,23 @@ def test_archives_are_read_in_place(spec: CifarSpec, layout: str, tmp_path: Path
 
 def test_a_prepared_tfds_folder_is_found_after_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(tmp_path / "cifar10" / "3.0.2", {"dataset_info.json": b"{}", "cifar10-train.array_record": b"x"})
-    parts = make_part(TINY10, "train"), make_part(TINY10, "test"), TINY10.label_names
-    monkeypatch.setattr("jax_cifar.data.tfds.load_prepared", lambda root, spec: parts if root == tmp_path else None)
+    parts = {"train": make_part(TINY10, "train"), "test": make_part(TINY10, "test")}
+    decoded = Decoded(parts, TINY10.label_names)
+    monkeypatch.setattr("jax_cifar.data.tfds.load_prepared", lambda root, spec: decoded if root == tmp_path else None)
     assert_is_tiny(TINY10, decode(TINY10, tmp_path))
     source = find_source(TINY10, tmp_path)
     assert source is not None
     assert {file.name for file in source.files} == {"dataset_info.json", "cifar10-train.array_record"}
     assert find_source(TINY100, tmp_path) is None
     write_files(tmp_path / TINY10.binary_folder, binary_files(TINY10, seed=1))
-    assert (decode(TINY10, tmp_path)[0].images != parts[0].images).any()
+    assert (decode(TINY10, tmp_path).parts["train"].images != parts["train"].images).any()
 
 
 def test_label_names_fall_back_on_the_published_ones(tmp_path: Path) -> None:
     files = binary_files(TINY10)
     del files[TINY10.names_file]
     write_files(tmp_path / TINY10.binary_folder, files)
-    assert decode(TINY10, tmp_path)[2] == TINY10.label_names
+    assert decode(TINY10, tmp_path).label_names == TINY10.label_names
 
 
 def test_published_tables() -> None:
@@ -294,7 +296,7 @@ def test_archive_with_hostile_members(kind: str, tmp_path: Path) -> None:
 
 def test_archive_with_a_member_larger_than_any_published_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = write_archive(TINY10, "binary", tmp_path)
-    monkeypatch.setattr("jax_cifar.data.archive._LARGEST_MEMBER", 18_437)
+    monkeypatch.setattr("jax_cifar.data.published._LARGEST_MEMBER", 18_437)
     with pytest.raises(DataError, match="claims 18,438 bytes"):
         decode(published, tmp_path)
 
@@ -332,8 +334,8 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 def test_wrong_image_shape_of_a_prepared_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = Dataset(np.zeros((12, 8, 8, 3), np.uint8), make_part(TINY10, "train").labels)
     write_files(tmp_path / "cifar10" / "3.0.2", {"dataset_info.json": b"{}"})
-    parts = small, make_part(TINY10, "test"), TINY10.label_names
-    monkeypatch.setattr("jax_cifar.data.tfds.load_prepared", lambda root, spec: parts)
+    decoded = Decoded({"train": small, "test": make_part(TINY10, "test")}, TINY10.label_names)
+    monkeypatch.setattr("jax_cifar.data.tfds.load_prepared", lambda root, spec: decoded)
     with pytest.raises(DataError, match="training images have shape"):
         decode(TINY10, tmp_path)
     monkeypatch.setattr("jax_cifar.data.tfds.load_prepared", lambda root, spec: None)

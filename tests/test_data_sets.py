@@ -52,8 +52,8 @@ def test_division_is_stratified_disjoint_and_repeatable(
     take = None if take is None else min(take, available)
     # One more than a multiple of the number of classes asks for one more of the first, where so many are left.
     subset = None if take is None else min(take * classes + 1, available * classes)
-    divided = divide_training(splits, fraction, subset, seed)
-    again = divide_training(splits, fraction, subset, seed)
+    divided = divide_training(splits, DataConfig(val_fraction=fraction, subset=subset, seed=seed))
+    again = divide_training(splits, DataConfig(val_fraction=fraction, subset=subset, seed=seed))
     train = indices(divided.train)
     assert train == sorted(set(train)) == indices(again.train)
     one_more = subset is not None and subset % classes == 1
@@ -69,13 +69,14 @@ def test_division_is_stratified_disjoint_and_repeatable(
     assert not set(train) & set(validation)
     np.testing.assert_array_equal(np.bincount(splits.train.labels[validation], minlength=classes), held_out)
     # The validation part is the same whatever the subset.
-    assert validation == indices(divide_training(splits, fraction, None, seed).validation)
+    assert validation == indices(divide_training(splits, DataConfig(val_fraction=fraction, seed=seed)).validation)
 
 
 def test_subsets_of_one_seed_lie_inside_each_other() -> None:
     splits = numbered([30, 30])
     small, large, other = (
-        set(indices(divide_training(splits, 0.1, subset, seed).train)) for subset, seed in ((10, 3), (20, 3), (10, 4))
+        set(indices(divide_training(splits, DataConfig(val_fraction=0.1, subset=subset, seed=seed)).train))
+        for subset, seed in ((10, 3), (20, 3), (10, 4))
     )
     assert small < large
     assert small != other
@@ -84,7 +85,7 @@ def test_subsets_of_one_seed_lie_inside_each_other() -> None:
 
 def test_division_of_nothing_is_the_identity() -> None:
     splits = numbered([5, 5])
-    assert divide_training(splits, 0.0, None, 7) is splits
+    assert divide_training(splits, DataConfig(seed=7)) is splits
 
 
 def test_seeded_ranks_never_change() -> None:
@@ -102,15 +103,15 @@ RANKS_OF_SEED_0 = [0, 0, 1, 2, 2, 1, 3, 3]
     ("fraction", "subset", "message"),
     [
         (0.0, 1, r"data\.subset = 1 is not allowed: 2 classes need at least 2"),
-        (0.0, 21, r"data\.subset = 21 is not allowed: 10 training images .* use at most 20\."),
-        (0.5, 12, r"data\.subset = 12 is not allowed: 5 training images .* use at most 10\."),
+        (0.0, 23, r"data\.subset = 23 is not allowed: 22 training images .* use at most 22\."),
+        (0.5, 12, r"data\.subset = 12 is not allowed: 11 training images .* use at most 11\."),
         (0.01, None, r"data\.val_fraction = 0\.01 is not allowed: of the 10 to 12 .* holds out 0;"),
         (0.99, None, r"data\.val_fraction = 0\.99 is not allowed"),
     ],
 )
 def test_impossible_divisions(fraction: float, subset: int | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        divide_training(numbered([10, 12]), fraction, subset, 0)
+        divide_training(numbered([10, 12]), DataConfig(val_fraction=fraction, subset=subset))
 
 
 def images_and_labels(count: int, shape: tuple[int, ...] = (4, 4, 3)) -> tuple[np.ndarray, np.ndarray]:

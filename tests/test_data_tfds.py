@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tfds_folders import TINY10, TINY100, example, message, png, same, tfrecord, varint, write_binary, write_tfrecords
+from tfds_folders import TINY10, TINY100, example, png, same, tfrecord, write_binary, write_tfrecords
 
 from jax_cifar.data import tfds
-from jax_cifar.data.archive import PublishedArchive
-from jax_cifar.data.published import CifarSpec
+from jax_cifar.data.published import CifarSpec, PublishedArchive
 from jax_cifar.data.tfds import load_prepared, prepare
-from jax_cifar.data.tfds_records import crc32c, parse_example
+from jax_cifar.data.tfds_records import crc32c
 from jax_cifar.errors import DataError
 
 SPECS = pytest.mark.parametrize("spec", [TINY10, TINY100], ids=lambda spec: spec.name)
@@ -39,11 +38,11 @@ def test_round_trip_is_bit_identical_and_quiet(
     assert folder == tmp_path / "data" / spec.name / "3.0.2"
     assert [path.name for path in (tmp_path / "data").iterdir()] == [spec.name]
     assert [path.name for path in (tmp_path / "data" / spec.name).iterdir()] == ["3.0.2"]
-    parts = load_prepared(tmp_path / "data", spec)
-    assert parts is not None
-    assert same(parts[0], train)
-    assert same(parts[1], test)
-    assert parts[2] == tuple(reversed(spec.label_names))
+    found = load_prepared(tmp_path / "data", spec)
+    assert found is not None
+    assert same(found.parts["train"], train)
+    assert same(found.parts["test"], test)
+    assert found.label_names == tuple(reversed(spec.label_names))
     assert capfd.readouterr() == ("", "")
 
 
@@ -72,9 +71,9 @@ def test_prepares_from_the_archive(tmp_path: Path) -> None:
     archive = PublishedArchive(path.name, "binary", len(content), hashlib.sha256(content).hexdigest(), "")
     spec = dataclasses.replace(TINY10, archives=(archive,))
     prepare(spec, path, tmp_path / "data")
-    parts = load_prepared(tmp_path / "data", spec)
-    assert parts is not None
-    assert same(parts[0], train)
+    found = load_prepared(tmp_path / "data", spec)
+    assert found is not None
+    assert same(found.parts["train"], train)
     path.write_bytes(content[:-1] + b"x")
     with pytest.raises(DataError, match=r"tiny\.tar\.gz is damaged"):
         prepare(spec, path, tmp_path / "other")
@@ -125,26 +124,26 @@ def test_another_number_of_images_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shards", [1, 3])
 def test_reads_tfrecord_folders_in_the_published_order(shards: int, tmp_path: Path) -> None:
     train, test = write_tfrecords(TINY10, tmp_path / "cifar10" / "3.0.2", shards)
-    parts = load_prepared(tmp_path, TINY10)
-    assert parts is not None
-    assert same(parts[0], train)
-    assert same(parts[1], test)
-    assert parts[2] == TINY10.label_names
+    found = load_prepared(tmp_path, TINY10)
+    assert found is not None
+    assert same(found.parts["train"], train)
+    assert same(found.parts["test"], test)
+    assert found.label_names == TINY10.label_names
 
 
 def test_without_ids_the_order_is_the_files(tmp_path: Path) -> None:
     train, _ = write_tfrecords(TINY10, tmp_path / "cifar10" / "1.0.2", with_id=False)
-    parts = load_prepared(tmp_path, TINY10)
-    assert parts is not None
-    assert same(parts[0], train.take(np.arange(len(train))[::-1]))
+    found = load_prepared(tmp_path, TINY10)
+    assert found is not None
+    assert same(found.parts["train"], train.take(np.arange(len(train))[::-1]))
 
 
 def test_without_a_names_file_the_published_names_are_taken(tmp_path: Path) -> None:
     write_tfrecords(TINY10, tmp_path / "cifar10" / "3.0.2")
     (tmp_path / "cifar10" / "3.0.2" / "label.labels.txt").unlink()
-    parts = load_prepared(tmp_path, TINY10)
-    assert parts is not None
-    assert parts[2] == TINY10.label_names
+    found = load_prepared(tmp_path, TINY10)
+    assert found is not None
+    assert found.label_names == TINY10.label_names
 
 
 def test_takes_the_newest_complete_version(tmp_path: Path) -> None:
@@ -232,8 +231,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"label": 1, "image": png(np.zeros((28, 28, 3), np.uint8))}, "28x28"),
         ({"label": 1, "image": png(np.zeros((32, 32), np.uint8))}, "a L image"),
         ({"label": 1, "image": b"no picture"}, "cannot identify"),
-        ({"label": 1}, "image"),
-        ({"image": png(np.zeros((32, 32, 3), np.uint8)), "label": b"cat"}, "another type"),
+        ({"label": 1}, "not enough values"),
+        ({"image": png(np.zeros((32, 32, 3), np.uint8)), "label": b"cat"}, "not enough values"),
     ],
 )
 def test_a_record_that_is_no_cifar_image_is_named(
@@ -246,6 +245,23 @@ def test_a_record_that_is_no_cifar_image_is_named(
     path.write_bytes(tfrecord([good] * 3 + [example(features)] + [good] * 6))
     with pytest.raises(DataError, match=f"{path.name}: record 3 .*{message}"):
         load_prepared(tmp_path, TINY10)
+
+
+@pytest.mark.parametrize("broken", [b"\x0a\x05ab", b"\x0a", b"\x80" * 11 + b"\x08\x01", b"\x0b"])
+def test_a_malformed_example_is_named(broken: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "cifar10" / "3.0.2"
+    write_tfrecords(TINY10, folder)
+    good = example({"label": 1, "image": png(np.zeros((32, 32, 3), np.uint8))})
+    path = folder / "cifar10-test.tfrecord-00000-of-00001"
+    path.write_bytes(tfrecord([good] * 3 + [broken.ljust(4, b"\0")] + [good] * 6))
+    with pytest.raises(DataError, match=f"{path.name}: record 3 is not a CIFAR example"):
+        load_prepared(tmp_path, TINY10)
+
+
+def test_a_source_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere does not exist\. Name cifar-10-binary\.tar\.gz, or the folder"):
+        prepare(TINY10, tmp_path / "nowhere", tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -278,17 +294,3 @@ def test_crc32c_gives_the_published_values() -> None:
     # RFC 3720 B.4, and the check value of the CRC catalogue.
     records = [bytes(32), b"\xff" * 32, bytes(range(32)), b"123456789"]
     assert crc32c(records).tolist() == [0x8A9136AA, 0x62A8AB43, 0x46DD794E, 0xE3069283]
-
-
-def test_an_example_may_hold_unpacked_numbers_and_unknown_fields() -> None:
-    unpacked = message((3, message((1, 7), (1, 300))))
-    floats = message((2, message((1, struct.pack("<2f", 1.0, 2.0)))))
-    entries = [(1, message((1, b"label"), (2, unpacked))), (1, message((1, b"weights"), (2, floats)))]
-    fixed = varint(5 << 3 | 5) + b"\0\0\0\0" + varint(6 << 3 | 1) + bytes(8)
-    assert parse_example(message((1, message(*entries))) + fixed) == {"label": [7, 300], "weights": []}
-
-
-@pytest.mark.parametrize("broken", [b"\x0a\x05ab", b"\x0a", b"\x80" * 11 + b"\x08\x01", b"\x0b"])
-def test_a_malformed_example_is_refused(broken: bytes) -> None:
-    with pytest.raises(ValueError, match="example"):
-        parse_example(broken)

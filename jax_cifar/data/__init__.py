@@ -1,32 +1,60 @@
 """Host side of the data: bytes on disk to uint8 arrays, with NumPy alone."""
 
+from pathlib import Path
+
 from jax_cifar.config import DataConfig
 from jax_cifar.data.cifar import default_data_dir, load_cifar
-from jax_cifar.data.dataset import Dataset, Splits
+from jax_cifar.data.dataset import Dataset, Splits, channel_statistics
 from jax_cifar.data.digits import load_digits
+from jax_cifar.data.npz import load_npz, read_npz
 from jax_cifar.data.published import CIFAR10, CIFAR100
 from jax_cifar.data.splits import divide_training
-from jax_cifar.data.statistics import channel_statistics
 from jax_cifar.data.synthetic import load_synthetic
+from jax_cifar.errors import check
 
-__all__ = ["Dataset", "Splits", "channel_statistics", "default_data_dir", "load_data"]
-
-_CIFAR = {spec.name: spec for spec in (CIFAR10, CIFAR100)}
+__all__ = [
+    "Dataset",
+    "Splits",
+    "channel_statistics",
+    "default_data_dir",
+    "divide_training",
+    "load_data",
+    "read_npz",
+]
 
 
 def load_data(config: DataConfig) -> Splits:
-    """Load the set that `config` names, with its validation part and subset taken.
+    """Load the set that `config` names, divided and changed as its other fields say.
 
     CIFAR comes from a decoded cache, else from `config.dir` (default: `default_data_dir()`), else, where `config.dir`
-    is not given, from a verified download into that default; `jax_cifar.data.cifar` has the exact rules. The digits and
-    the synthetic set need no file.
+    is not given, from a verified download into that default; `jax_cifar.data.cifar` has the exact rules. `folder` and
+    `npz` are images of one's own; the modules of these names say how they have to lie. The digits and the synthetic set
+    need no file.
 
     Raises:
         DataError: the files are missing, damaged or another set; the message names the file and the way out.
-        ConfigError: `val_fraction` or `subset` cannot be met.
+        ConfigError: a part, subset, long tail or noise that is asked for cannot be had of this set.
     """
-    if config.name in _CIFAR:
-        splits = load_cifar(_CIFAR[config.name], config.dir)
-    else:
-        splits = load_digits() if config.name == "digits" else load_synthetic()
-    return divide_training(splits, config.val_fraction, config.subset, config.seed)
+    return divide_training(_load_whole(config), config)
+
+
+def _load_whole(config: DataConfig) -> Splits:
+    match config.name:
+        case "cifar10":
+            return load_cifar(CIFAR10, config.dir)
+        case "cifar100":
+            return load_cifar(CIFAR100, config.dir)
+        case "digits":
+            return load_digits()
+        case "synthetic":
+            return load_synthetic()
+        case "npz" | "folder":
+            expected = f"data.name = {config.name} has to be told where the files are"
+            check(config.dir is not None, "data.dir", config.dir, expected)
+            path = Path(config.dir or "").expanduser()
+            if config.name == "npz":
+                return load_npz(path, config)
+            # Pillow is not needed for the other sets, and takes its time to load.
+            from jax_cifar.data.folder import load_folder
+
+            return load_folder(path, config)

@@ -9,14 +9,22 @@ and otherwise the binary archive is downloaded into it.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-from jax_cifar.data.cache import Entry, entry_path, read_entry, write_entry
-from jax_cifar.data.dataset import Splits
-from jax_cifar.data.published import CifarSpec
-from jax_cifar.data.sources import Source, find_source
+from jax_cifar.data.cache import Source, entry_path, load_decoded, read_entry
+from jax_cifar.data.dataset import Decoded, Splits
+from jax_cifar.data.layouts import Reader, decode_binary, decode_python
+from jax_cifar.data.published import CifarSpec, PublishedArchive, check_complete, read_members
 from jax_cifar.errors import DataError
 from jax_cifar.files import user_cache_dir
+
+Layout = Literal["binary", "python"]
+_DECODERS: dict[Layout, Callable[[CifarSpec, Reader, str], Decoded]] = {
+    "binary": decode_binary,
+    "python": decode_python,
+}
 
 ENVIRONMENT_VARIABLE = "JAX_CIFAR_DATA"
 
@@ -42,19 +50,28 @@ def load_cifar(spec: CifarSpec, directory: str | None = None) -> Splits:
     if source is None:
         entry = read_entry(path, spec.name, fingerprint=None)
         if entry is not None:
-            return _splits(entry, f"decoded cache {path} of {entry.source}, since removed")
+            return _splits(spec, entry.decoded, f"decoded cache {path} of {entry.source}, since removed")
         source = _download(spec, folder)
-    fingerprint = source.fingerprint()
-    entry = read_entry(path, spec.name, fingerprint)
-    if entry is not None:
-        return _splits(entry, f"{entry.source} (decoded cache {path})")
-    entry = Entry(spec.name, source.description, fingerprint, source.decode())
-    try:
-        write_entry(path, entry)
-    except OSError as error:
-        reason = error.strerror or error
-        return _splits(entry, f"{entry.source} (decoded at every start: cannot write {path.parent}, {reason})")
-    return _splits(entry, entry.source)
+    return _splits(spec, *load_decoded(source, path))
+
+
+def find_source(spec: CifarSpec, folder: Path) -> Source | None:
+    """The first form of the set that lies in `folder`, or None; no image is read yet.
+
+    Extracted files come before archives, binary before python (no pickle), prepared TFDS folders last. Extracted files
+    may lie in their published folder or in `folder` itself. What is found first is used or reported, never passed over.
+    """
+    layouts: tuple[Layout, ...] = ("binary", "python")
+    for layout in layouts:
+        for place in (folder / _folder_name(spec, layout), folder):
+            files = tuple(place / file for file in _batch_files(spec, layout))
+            named = place.name == _folder_name(spec, layout) and place.is_dir()
+            if named or all(file.is_file() for file in files):
+                return _extracted(spec, layout, place)
+    for archive in spec.archives:
+        if (folder / archive.file_name).is_file():
+            return _archived(spec, archive, folder / archive.file_name)
+    return _prepared(spec, folder)
 
 
 def _existing_folder(directory: str | None) -> Path:
@@ -93,6 +110,70 @@ def _nothing_there(spec: CifarSpec, folder: Path) -> str:
     )
 
 
-def _splits(entry: Entry, source: str) -> Splits:
-    train, test, label_names = entry.parts
-    return Splits(entry.name, train, test, None, label_names, source)
+def _folder_name(spec: CifarSpec, layout: Layout) -> str:
+    return spec.binary_folder if layout == "binary" else spec.python_folder
+
+
+def _batch_files(spec: CifarSpec, layout: Layout) -> list[str]:
+    return [f"{batch}.bin" if layout == "binary" else batch for batch in spec.batches]
+
+
+def _layout_files(spec: CifarSpec, layout: Layout) -> list[str]:
+    return [*_batch_files(spec, layout), spec.names_file if layout == "binary" else spec.meta_file]
+
+
+def _extracted(spec: CifarSpec, layout: Layout, place: Path) -> Source:
+    def read(name: str) -> bytes | None:
+        try:
+            return (place / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DataError(f"{place / name} cannot be read ({error.strerror}).") from None
+
+    # A missing file is left for the decoder to name, or to do without.
+    files = tuple(place / name for name in _layout_files(spec, layout) if (place / name).exists())
+    return _checked(spec, f"{layout} files in {place}", files, lambda: _DECODERS[layout](spec, read, str(place)))
+
+
+def _archived(spec: CifarSpec, archive: PublishedArchive, path: Path) -> Source:
+    def read() -> Decoded:
+        prefix = _folder_name(spec, archive.layout)
+        wanted = {f"{prefix}/{name}": name for name in _layout_files(spec, archive.layout)}
+        members = {wanted[name]: content for name, content in read_members(path, archive, wanted).items()}
+        return _DECODERS[archive.layout](spec, members.get, f"{path}:{prefix}")
+
+    return _checked(spec, f"published archive {path}", (path,), read)
+
+
+def _prepared(spec: CifarSpec, folder: Path) -> Source | None:
+    # TFDS's own layout: <name>/<version>, or <name>/<config>/<version>.
+    infos = [info for depth in ("*", "*/*") for info in (folder / spec.name).glob(f"{depth}/dataset_info.json")]
+    if not infos:
+        return None
+
+    def read() -> Decoded:
+        from jax_cifar.data.tfds import load_prepared
+
+        decoded = load_prepared(folder, spec)
+        if decoded is None:
+            raise DataError(f"{folder / spec.name} is no complete prepared TFDS folder. Prepare it again.")
+        return decoded
+
+    files = tuple(sorted(file for info in infos for file in info.parent.iterdir() if file.is_file()))
+    return _checked(spec, f"prepared TFDS folder {folder / spec.name}", files, read)
+
+
+def _checked(spec: CifarSpec, description: str, files: tuple[Path, ...], read: Callable[[], Decoded]) -> Source:
+    """A source whose reading fails where the set is not complete."""
+
+    def read_all() -> Decoded:
+        decoded = read()
+        check_complete(spec, decoded.parts["train"], decoded.parts["test"], description)
+        return decoded
+
+    return Source(spec.name, description, files, read_all)
+
+
+def _splits(spec: CifarSpec, decoded: Decoded, origin: str) -> Splits:
+    return Splits(spec.name, decoded.parts["train"], decoded.parts["test"], None, decoded.label_names, origin)

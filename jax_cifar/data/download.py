@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from jax_cifar.data.archive import ARCHIVES, PublishedArchive, check_archive
+from jax_cifar.data.published import ARCHIVES, PublishedArchive, check_archive
 from jax_cifar.errors import DataError
 
 try:

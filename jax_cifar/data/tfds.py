@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jax_cifar.data.archive import read_members
-from jax_cifar.data.binary import Parts, Reader, decode_binary
-from jax_cifar.data.dataset import Dataset
-from jax_cifar.data.published import IMAGE_BYTES, IMAGE_SHAPE, CifarSpec, check_complete, check_names
-from jax_cifar.data.tfds_records import Value, parse_example, read_records
+from jax_cifar.data.dataset import Dataset, Decoded
+from jax_cifar.data.layouts import Reader, decode_binary
+from jax_cifar.data.published import IMAGE_BYTES, IMAGE_SHAPE, CifarSpec, check_complete, check_names, read_members
+from jax_cifar.data.tfds_records import read_records
 from jax_cifar.errors import DataError
 
 _VERSION = "3.0.2"  # of TFDS's cifar10 and cifar100, whose features are kept
@@ -40,7 +39,7 @@ class _Content:
     names: dict[str, tuple[str, ...]]  # of the labels, by feature
 
 
-def load_prepared(root: Path, spec: CifarSpec) -> Parts | None:
+def load_prepared(root: Path, spec: CifarSpec) -> Decoded | None:
     """Read the newest version prepared in `root`/<name>/[<config>/]<version>, or return None where there is none.
 
     Images come in the published order (TFDS shuffles them, and keeps their place in `id`), so that a run does not
@@ -61,11 +60,11 @@ def load_prepared(root: Path, spec: CifarSpec) -> Parts | None:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{info_file} is damaged ({error!r}). {_again(folder)}") from None
     train, test = (_read_split(files, file_format, _again(folder)) for files in shards)
-    names_file = folder / "label.labels.txt"
-    if not names_file.is_file():
-        return train, test, spec.label_names
-    names = tuple(names_file.read_text(errors="replace").split())
-    return train, test, check_names(names, spec.num_classes, str(names_file))
+    names_file, names = folder / "label.labels.txt", spec.label_names
+    if names_file.is_file():
+        names = tuple(names_file.read_text(errors="replace").split())
+        check_names(names, spec.num_classes, str(names_file))
+    return Decoded({"train": train, "test": test}, names)
 
 
 def prepare(spec: CifarSpec, source: Path, data_dir: Path) -> Path:
@@ -155,9 +154,11 @@ def _import_tfds() -> Any:
 
 def _read_source(spec: CifarSpec, source: Path) -> _Content:
     read = _source_reader(spec, source)
-    train, test, names = decode_binary(spec, read, str(source))
+    decoded = decode_binary(spec, read, str(source))
+    train, test = decoded.parts["train"], decoded.parts["test"]
     check_complete(spec, train, test, str(source))
-    labels, label_names = {"train": {"label": train.labels}, "test": {"label": test.labels}}, {"label": names}
+    labels = {"train": {"label": train.labels}, "test": {"label": test.labels}}
+    label_names = {"label": decoded.label_names}
     coarse_names = read(_COARSE_NAMES_FILE)
     if spec.coarse_classes is not None and coarse_names is not None:
         names = tuple(coarse_names.decode(errors="replace").split())
@@ -173,6 +174,9 @@ def _coarse_labels(read: Reader, batches: tuple[str, ...]) -> np.ndarray:
 
 
 def _source_reader(spec: CifarSpec, source: Path) -> Reader:
+    if not source.exists():
+        archive = spec.archives[0].file_name
+        raise DataError(f"{source} does not exist. Name {archive}, or the folder {spec.binary_folder}/ that it holds.")
     if source.is_dir():
         folder = source / spec.binary_folder if (source / spec.binary_folder).is_dir() else source
         return lambda name: (folder / name).read_bytes() if (folder / name).is_file() else None
@@ -200,6 +204,8 @@ def _shards(folder: Path, info: dict[str, Any], file_format: str, split: str) ->
 
 
 def _read_split(shards: list[tuple[Path, int]], file_format: str, again: str) -> Dataset:
+    from google.protobuf.message import DecodeError
+
     examples: list[tuple[str, np.ndarray, int]] = []
     for path, length in shards:
         records = read_records(path, file_format)
@@ -207,8 +213,8 @@ def _read_split(shards: list[tuple[Path, int]], file_format: str, again: str) ->
             raise DataError(f"{path} holds {len(records):,} records, expected {length:,}. {again}")
         for index, record in enumerate(records):
             try:
-                examples.append(_decode_example(parse_example(record)))
-            except (ValueError, LookupError, TypeError, OSError, SyntaxError) as error:
+                examples.append(_decode_example(record))
+            except (DecodeError, ValueError, OSError, SyntaxError) as error:
                 raise DataError(f"{path}: record {index} is not a CIFAR example ({error}). {again}") from None
     # Old versions have no ids; a stable sort then keeps the order of the files.
     examples.sort(key=lambda example: example[0])
@@ -216,11 +222,14 @@ def _read_split(shards: list[tuple[Path, int]], file_format: str, again: str) ->
     return Dataset(images, np.array([label for _, _, label in examples], np.int32))
 
 
-def _decode_example(features: dict[str, list[Value]]) -> tuple[str, np.ndarray, int]:
-    """Return id ("" where there is none), image and label of an example."""
-    (name,), (encoded,), (label,) = features.get("id", [b""]), features["image"], features["label"]
-    if not (isinstance(name, bytes) and isinstance(encoded, bytes) and isinstance(label, int)):
-        raise ValueError("id, image or label is of another type")
+def _decode_example(record: bytes) -> tuple[str, np.ndarray, int]:
+    """Return id ("" where there is none), image and label of a serialized `tf.train.Example`."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    messages: Any = tf_example_pb2  # its classes are made when it is loaded
+    features = messages.Example.FromString(record).features.feature
+    (encoded,), (label,) = features["image"].bytes_list.value, features["label"].int64_list.value
+    (name,) = features["id"].bytes_list.value or [b""]
     with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
         if (image.height, image.width, len(image.getbands())) != IMAGE_SHAPE:
             raise ValueError(f"a {image.mode} image of {image.width}x{image.height} pixels")

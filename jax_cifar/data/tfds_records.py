@@ -1,9 +1,8 @@
-"""TFDS record files read without TensorFlow: TFRecord and ArrayRecord framing, and the `tf.train.Example` message.
+"""TFDS record files read without TensorFlow: the framing of TFRecord and ArrayRecord.
 
-The layouts are those of tensorflow/core/lib/io/record_writer.h and tensorflow/core/example/{example,feature}.proto.
+The former's layout is that of tensorflow/core/lib/io/record_writer.h.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from jaxtyping import UInt32
 
 from jax_cifar.errors import DataError
 
-Value = int | bytes
 _CRC_BLOCK = 4096  # records checked together; bounds the memory of the padded copy
 
 
@@ -32,24 +30,6 @@ def read_records(path: Path, file_format: str) -> list[bytes]:
     except (ValueError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} is damaged ({reason}); delete {path.parent} and prepare it again.") from None
-
-
-def parse_example(record: bytes) -> dict[str, list[Value]]:
-    """Return the byte and integer features of a serialized `tf.train.Example`, by name; float features are left out.
-
-    Raises:
-        ValueError: the message is malformed.
-    """
-    features: dict[str, list[Value]] = {}
-    for entry in (entry for message in _submessages(record, 1) for entry in _submessages(message, 1)):
-        name, values = b"", []
-        for number, value in _fields(entry):
-            if number == 1 and isinstance(value, bytes):
-                name = value
-            elif number == 2 and isinstance(value, bytes):
-                values = _feature_values(value)
-        features[name.decode()] = values
-    return features
 
 
 def crc32c(records: list[bytes]) -> UInt32[np.ndarray, " n"]:
@@ -125,52 +105,3 @@ def _read_array_record(path: Path) -> list[bytes]:
     finally:
         # close() raises what made the reader not ok, which is the reason a damaged file deserves.
         reader.close()
-
-
-def _submessages(message: bytes, wanted: int) -> Iterator[bytes]:
-    return (value for number, value in _fields(message) if number == wanted and isinstance(value, bytes))
-
-
-def _feature_values(feature: bytes) -> list[Value]:
-    """Return the values of a `tf.train.Feature`: field 1 holds byte strings, field 3 integers, packed or not."""
-    values: list[Value] = []
-    for kind, content in _fields(feature):
-        for _, value in _fields(content) if isinstance(content, bytes) and kind in (1, 3) else ():
-            if kind == 1 or isinstance(value, int):
-                values.append(value)
-                continue
-            position = 0
-            while position < len(value):
-                number, position = _varint(value, position)
-                values.append(number)
-    return values
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, Value]]:
-    """Yield (field number, value) of a protocol-buffer message, in wire order."""
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type == 0:
-            value, position = _varint(message, position)
-            yield number, value
-            continue
-        if wire_type not in (1, 2, 5):
-            raise ValueError(f"wire type {wire_type} in an example")
-        length, position = _varint(message, position) if wire_type == 2 else ({1: 8, 5: 4}[wire_type], position)
-        if position + length > len(message):
-            raise ValueError("an example is cut off")
-        yield number, message[position : position + length]
-        position += length
-
-
-def _varint(message: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < len(message) and shift < 64:
-        byte = message[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a number in an example is cut off")

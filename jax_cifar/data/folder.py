@@ -1,0 +1,110 @@
+"""Pictures of one's own: a folder with a subfolder a class, divided into train/ and test/ or not.
+
+    flowers/train/rose/1.jpg        flowers/rose/1.jpg
+    flowers/train/tulip/2.png       flowers/tulip/2.png
+    flowers/test/rose/3.webp
+    flowers/test/tulip/4.gif
+
+On the left, `val/` may hold a validation part. On the right, a seeded share of every class is taken for testing. The
+labels are the subfolders' names in the order of their characters. Below a class's folder, files are looked for at any
+depth, each has to be a picture, and hidden ones are passed over.
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from jax_cifar.config import DataConfig
+from jax_cifar.data.cache import Source, entry_path, load_decoded
+from jax_cifar.data.dataset import Dataset, Decoded, Splits
+from jax_cifar.data.pictures import read_pictures
+from jax_cifar.data.splits import WHOLE, with_test_part
+from jax_cifar.errors import DataError
+
+_PARTS = {"train": "train", "test": "test", "val": "validation"}  # by the name of the subfolder
+_HIDDEN = ("thumbs.db", "desktop.ini")  # as Windows hides them
+_DEFAULT_SIZE = 32
+
+Files = list[tuple[Path, int]]  # a picture and its label
+
+
+def load_folder(folder: Path, config: DataConfig) -> Splits:
+    """The pictures below `folder` at `config.image_size`, read once and cached, like CIFAR's.
+
+    Raises:
+        DataError: the folder is missing or not made of class folders, a class has no picture, or a file is none.
+        ConfigError: `data.test_fraction` cannot be met.
+    """
+    if not folder.is_dir():
+        fault = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"data.dir = {str(folder)!r}: {folder.absolute()} {fault}. Name the folder with the pictures.")
+    size = config.image_size or _DEFAULT_SIZE
+    names, parts = _find_pictures(folder)
+    files = tuple(path for found in parts.values() for path, _ in found)
+    source = Source("folder", f"{len(files):,} pictures in {folder}", files, partial(_read, parts, names, size))
+    decoded, origin = load_decoded(source, entry_path(f"folder-{size}", folder))
+    return with_test_part("folder", decoded, origin, config)
+
+
+def _find_pictures(folder: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
+    """The label names and the files of every part; nothing is opened yet."""
+    subfolders = _class_names(folder)
+    if not {"train", "test"} <= set(subfolders):
+        if subfolders and set(subfolders) <= set(_PARTS):
+            raise DataError(
+                f"{folder} holds {subfolders[0]}/ but not both train/ and test/. Add what is missing, or name the "
+                "folder of the class folders itself, of which data.test_fraction is then taken for testing."
+            )
+        return tuple(subfolders), {WHOLE: _part_files(folder, subfolders)}
+    present = [name for name in _PARTS if name in subfolders]
+    names = _class_names(folder / "train")
+    for part in present[1:]:
+        other = _class_names(folder / part)
+        if other != names:
+            odd = ", ".join(sorted(set(names) ^ set(other)))
+            raise DataError(f"{folder}: train/ and {part}/ hold different classes: {odd} in one of them only.")
+    return tuple(names), {_PARTS[part]: _part_files(folder / part, names) for part in present}
+
+
+def _class_names(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}).") from None
+
+
+def _part_files(folder: Path, names: list[str]) -> Files:
+    if len(names) < 2:
+        found = f"only {names[0]}/" if names else "no folder"
+        raise DataError(f"{folder} holds {found}; expected a subfolder with pictures for each of two classes or more.")
+    files = [(path, label) for label, name in enumerate(names) for path in _class_files(folder / name)]
+    empty = sorted(set(range(len(names))) - {label for _, label in files})
+    if empty:
+        raise DataError(f"{folder / names[empty[0]]} holds no picture. Add some, or remove the folder.")
+    return files
+
+
+def _class_files(folder: Path) -> list[Path]:
+    """All files below `folder` that are not hidden, in the order of their paths."""
+    found = []
+    for place, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
+        found += [Path(place) / name for name in sorted(names) if not _is_hidden(name)]
+    return found
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _HIDDEN
+
+
+def _read(parts: dict[str, Files], names: tuple[str, ...], size: int) -> Decoded:
+    """Read all pictures of all parts in one go."""
+    files = [item for found in parts.values() for item in found]
+    images, labels = read_pictures([path for path, _ in files], size), np.array([label for _, label in files], np.int32)
+    decoded, start = {}, 0
+    for part, found in parts.items():
+        place = slice(start, start := start + len(found))
+        decoded[part] = Dataset(images[place], labels[place])
+    return Decoded(decoded, names)

@@ -1,0 +1,126 @@
+"""Arrays of one's own in NumPy's .npz files: one file, or a folder with train.npz and test.npz.
+
+A file holds `images` (uint8, or floats from 0 to 1; [n, side, side] or [n, side, side, 1 or 3]), `labels` (integers
+[n], from 0) and, if wanted, `label_names` (text [classes]); a single file may hold `test_images` and `test_labels` too,
+or else a seeded share of every class is taken for testing. Nothing is ever unpickled.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from jax_cifar.config import DataConfig
+from jax_cifar.data.dataset import Dataset, Decoded, Splits
+from jax_cifar.data.splits import WHOLE, with_test_part
+from jax_cifar.errors import DataError
+
+Names = tuple[str, ...] | None
+
+
+def load_npz(path: Path, config: DataConfig) -> Splits:
+    """The arrays at `path`, a file or a folder. Without label names, the classes are called by their numbers.
+
+    Raises:
+        DataError: a file is missing or damaged, or an array is missing or not as described above.
+        ConfigError: `data.test_fraction` cannot be met.
+    """
+    if path.is_dir():
+        train, names = read_npz(path / "train.npz")
+        test, other = read_npz(path / "test.npz")
+        if other is not None and other != names:
+            raise DataError(f"{path}: train.npz and test.npz have different label names, {names} and {other}.")
+        parts = {"train": train, "test": test}
+    else:
+        arrays = _read_arrays(path)
+        whole, names = _dataset(arrays, path), _label_names(arrays, path)
+        has_test = any(f"test_{name}" in arrays for name in ("images", "labels"))
+        parts = {"train": whole, "test": _dataset(arrays, path, "test_")} if has_test else {WHOLE: whole}
+    if names is None:
+        classes = 1 + max(int(part.labels.max(initial=0)) for part in parts.values())
+        names = tuple(map(str, range(classes)))
+    return with_test_part("npz", Decoded(parts, names), f"arrays in {path}", config)
+
+
+def read_npz(path: Path) -> tuple[Dataset, Names]:
+    """The `images` and `labels` of one file, and its `label_names` or None.
+
+    Raises:
+        DataError: the file is missing or damaged, or an array is missing or not as this module describes.
+    """
+    arrays = _read_arrays(path)
+    return _dataset(arrays, path), _label_names(arrays, path)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    wanted = ("images", "labels", "label_names", "test_images", "test_labels")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in wanted if name in file.files}
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Name an .npz file, or a folder with train.npz and test.npz.") from None
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise _unreadable(path, error) from None
+        raise DataError(
+            f"{path} holds Python objects, which are not read; save arrays of numbers, or of text."
+        ) from None
+    # Damaged files surface as almost any exception, none of them of interest.
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or error or type(error).__name__
+    return DataError(f"{path} is no .npz file that can be read ({reason}). Make it with numpy.savez.")
+
+
+def _dataset(arrays: Mapping[str, np.ndarray], path: Path, prefix: str = "") -> Dataset:
+    names = [f"{prefix}{name}" for name in ("images", "labels")]
+    for name in names:
+        if name not in arrays:
+            raise DataError(f"{path} holds no array {name!r}, only {', '.join(arrays) or 'none that is read'}.")
+    images = _images(arrays[names[0]], f"{path}: {names[0]}")
+    labels = _labels(arrays[names[1]], f"{path}: {names[1]}")
+    if len(images) != len(labels):
+        raise DataError(
+            f"{path} holds {len(images):,} {names[0]} and {len(labels):,} {names[1]}; expected one for each."
+        )
+    return Dataset(images, labels)
+
+
+def _images(values: np.ndarray, where: str) -> np.ndarray:
+    """The images as uint8 [n, side, side, channel]."""
+    if values.ndim == 3:
+        values = values[..., None]
+    if values.ndim != 4 or values.shape[1] != values.shape[2] or values.shape[3] not in (1, 3):
+        expected = "[n, side, side] or [n, side, side, 1 or 3], channels last"
+        raise DataError(f"{where} has shape {list(values.shape)}; expected square images, {expected}.")
+    if values.size == 0:
+        raise DataError(f"{where} holds no image.")
+    if values.dtype == np.uint8:
+        return values
+    expected = "expected uint8 from 0 to 255, or floating point from 0 to 1"
+    if values.dtype.kind != "f":
+        raise DataError(f"{where} is {values.dtype}; {expected}.")
+    lowest, highest = values.min(), values.max()
+    if not (lowest >= 0 and highest <= 1):  # false of NaN too
+        raise DataError(f"{where} runs from {lowest} to {highest}; {expected}.")
+    return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+
+
+def _labels(values: np.ndarray, where: str) -> np.ndarray:
+    if values.dtype.kind not in "iu" or values.ndim != 1:
+        raise DataError(f"{where} is {values.dtype} {list(values.shape)}; expected integers [n], one for each image.")
+    if values.size and (values.min() < 0 or values.max() >= 2**31):
+        raise DataError(f"{where} runs from {values.min()} to {values.max()}; expected labels from 0 on.")
+    return values.astype(np.int32)
+
+
+def _label_names(arrays: Mapping[str, np.ndarray], path: Path) -> Names:
+    if "label_names" not in arrays:
+        return None
+    names = arrays["label_names"]
+    if names.dtype.kind != "U" or names.ndim != 1:
+        raise DataError(f"{path}: label_names is {names.dtype} {list(names.shape)}; expected text, one for each class.")
+    return tuple(names.tolist())

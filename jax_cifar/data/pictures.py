@@ -1,0 +1,97 @@
+"""Picture files of any kind and size as square RGB arrays of one size, as training and prediction see them."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jax_cifar.errors import DataError
+
+_DRAWINGS = ("EPS", "WMF")  # Pillow has other programs draw them
+
+
+def picture_to_array(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Turn a picture upright, crop its largest central square, and shrink or enlarge that to `size` pixels a side.
+
+    - EXIF's orientation is applied. What is cut off is the same on both sides, up to one pixel less above or left.
+    - Grey becomes three equal channels, 16 bits are scaled to 8, a palette is looked up, what is transparent shows
+      white. Of an animation the first frame counts.
+    - Bilinear with antialiasing (a triangle as wide as the shrinking asks for), in the file's own values from 0 to 255.
+
+    Raises:
+        DataError: the pixels have no range that is known (floating point, or integers beyond 16 bits).
+    """
+    image = ImageOps.exif_transpose(image)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = _to_rgb(image.crop((left, top, left + side, top + side)))
+    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def read_pictures(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n {size} {size} 3"]:
+    """Read picture files, several at once, in the order of `paths`.
+
+    Raises:
+        DataError: a file is no picture, is damaged or cut off, or is so large that it may be meant to fill the memory.
+            The message names the first such file.
+    """
+    images = np.empty((len(paths), size, size, 3), np.uint8)
+    with _quiet_pillow(), ThreadPoolExecutor() as pool:
+        for index, array in enumerate(pool.map(partial(_read_picture, size=size), paths)):
+            images[index] = array
+    return images
+
+
+def _read_picture(path: Path, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    try:
+        with Image.open(path) as image:
+            if image.format in _DRAWINGS:
+                raise DataError("it is a drawing without pixels; save it as PNG")
+            return picture_to_array(image, size)
+    except UnidentifiedImageError:
+        reason = "it is no picture of a known format"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        reason = f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels"
+    except DataError as error:
+        reason = str(error)
+    # Damaged files surface as almost any exception, none of them of interest.
+    except Exception as error:
+        reason = str(getattr(error, "strerror", None) or error or type(error).__name__)
+    raise DataError(
+        f"{path} cannot be read as a picture: {reason.rstrip('.')}. Repair it, or take it out of the folder."
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        image = _to_grey(image)
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    """Single-channel pictures of more than 8 bits, from 0-65535 to 0-255, rounded."""
+    values = np.asarray(image)
+    if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 65535:
+        raise DataError(
+            f"its pixels are {values.dtype} from {values.min()} to {values.max()}; save it with 8 or 16 bits"
+        )
+    return Image.fromarray(((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8))
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Turn Pillow's warning of huge pictures into an error, and keep its remarks on odd metadata from the console."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
