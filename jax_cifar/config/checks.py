@@ -74,7 +74,7 @@ ascending = Bound(_ascends, "it must be a pair (least, most), the smaller one fi
 def _are_patterns(rules: tuple[tuple[str, float], ...]) -> bool:
     try:
         return all(re.compile(pattern) is not None and factor >= 0 for pattern, factor in rules)
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return False
 
 
@@ -106,7 +106,7 @@ def fault(value: object, expected: Any) -> str | None:
             return next((wrong for wrong in faults if wrong is not None), None)
     if not _is_a(value, expected):
         return f"it must be {type_name(expected)}"
-    if isinstance(value, int | float) and not isinstance(value, bool) and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return "it must be a finite number"
     return None
 

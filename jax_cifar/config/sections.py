@@ -19,6 +19,7 @@ from jax_cifar.config.checks import (
     multipliers,
     only_for,
 )
+from jax_cifar.config.placeholder import Recorded
 from jax_cifar.errors import check
 
 DatasetName = Literal["cifar10", "cifar100", "digits", "folder", "npz", "synthetic"]
@@ -110,9 +111,8 @@ class OptimConfig:
     b1: Annotated[BelowOne, adams] = 0.9  # adam, adamw: decay of the first moment
     b2: Annotated[BelowOne, adams] = 0.999  # adam, adamw: decay of the second moment
     eps: Annotated[Positive, only_for("adam", "adamw", "adagrad")] = 1e-8  # those: added to the denominator
-    weight_decay: Annotated[NotNegative, rules] = (
-        0.0  # coupled (sgd, adam, adagrad) or decoupled (adamw, muon): PyTorch
-    )
+    # coupled (sgd, adam, adagrad) or decoupled (adamw, muon), as PyTorch has it
+    weight_decay: Annotated[NotNegative, rules] = 0.0
     decay_multipliers: Annotated[Multipliers, rules] = ()  # factors on weight_decay by parameter path
     lr_multipliers: Multipliers = ()  # factors on lr by parameter path
     clip_norm: Positive | None = None  # clip gradients to this global norm
@@ -146,9 +146,8 @@ class ScheduleConfig:
     t_mult: Annotated[Count, restarts] = 1  # warm_restarts: each cycle is this many times longer than the last
     milestones: Annotated[tuple[float, ...], only_for("step")] = ()  # step: when the rate is multiplied by gamma
     gamma: Annotated[Positive, only_for("step")] = 0.1  # step: factor at each milestone
-    pct_start: Annotated[Probability, only_for("onecycle", "triangular")] = (
-        0.3  # those: share of the run before the peak
-    )
+    # onecycle, triangular: share of the run before the peak
+    pct_start: Annotated[Probability, only_for("onecycle", "triangular")] = 0.3
     div_factor: Annotated[Positive, onecycle] = 25.0  # onecycle: peak / first rate
     final_div_factor: Annotated[Positive, onecycle] = 1e4  # onecycle: first rate / last rate
     anneal: Annotated[Literal["cos", "linear"], onecycle] = "cos"  # onecycle: shape of the phases
@@ -257,6 +256,8 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    # the module that load_config made of the config file; no part of the experiment, neither set nor kept nor compared
+    loaded_as: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self, "")
@@ -269,5 +270,7 @@ class Config:
 
 
 def is_network(value: object) -> bool:
-    """Whether `value` is a linen module, told without importing flax; the class of one is none."""
+    """Whether `value` is a linen module, or stands for one, told without importing flax; the class of one is none."""
+    if isinstance(value, Recorded):
+        return value.kind == "network"
     return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in ("init", "apply"))

@@ -1,0 +1,178 @@
+"""The source of an experiment, kept in its run folder: source.json says what came from where, source/ holds the files.
+
+It documents every run, and is run only for objects of a user's own: where the user says so, or where the files still
+lie unchanged at their places, so that it is the user's own code that runs.
+"""
+
+import hashlib
+import importlib
+import json
+import sys
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jax_cifar.config.modules import PROGRAMS, running, source_file
+from jax_cifar.config.record import code_of
+from jax_cifar.config.revive import is_installed
+from jax_cifar.config.sections import Config
+from jax_cifar.errors import ConfigError
+from jax_cifar.files import write_json, write_text
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of an experiment."""
+
+    name: str  # relative to the folder of the config file: "my_layers.py"
+    path: Path  # where it lies
+    sha256: str  # of what was run
+    text: str
+
+
+def source_of(config: Config) -> list[SourceFile]:
+    """The config file, the neighbours that it imported, and the files of objects that come from elsewhere.
+
+    Empty for a configuration that was made in Python of the library's parts. What is installed is not listed.
+
+    Raises:
+        ConfigError: a file is not UTF-8, or two of the same name are needed.
+    """
+    files: dict[str, SourceFile] = {}
+    for module in filter(None, (config.loaded_as, *code_of(config).values())):
+        for name, path, source in _files(module):
+            file = SourceFile(name, path, _digest(source), _decoded(path, source))
+            if files.setdefault(name, file).path != path:
+                raise ConfigError(f"The run needs two files called {name}, {files[name].path} and {path}: rename one.")
+    return list(files.values())
+
+
+def _files(module: str) -> Iterable[tuple[str, Path, bytes]]:
+    """Name, place and content of the files that belong to a module."""
+    if module in PROGRAMS:
+        program = PROGRAMS[module][0]
+        return [(name, program.folder / name, source) for name, source in program.sources.items()]
+    path = source_file(module)
+    return [] if path is None else [(_file_name(module, path), path, path.read_bytes())]
+
+
+def _file_name(module: str, path: Path) -> str:
+    """`my_layers.py`, or with the packages that it is in `package/my_layers.py`."""
+    packages = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    return "/".join([*packages, path.name])
+
+
+def _digest(source: bytes) -> str:
+    return hashlib.sha256(source).hexdigest()
+
+
+def _decoded(path: Path, source: bytes) -> str:
+    try:
+        return source.decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is kept with the run and has to be UTF-8: save it as that.") from None
+
+
+def record_source(folder: Path, config: Config) -> None:
+    """Write `source.json` and the files in `source/` into a run folder."""
+    files = source_of(config)
+    for file in files:
+        place = folder / "source" / file.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_text(place, file.text)
+    # Which file an object's "from" means; null where it is a module without one.
+    origins = {}
+    for origin, module in code_of(config).items():
+        if not is_installed(origin):
+            path = source_file(module)
+            named = PROGRAMS[module][1] if module in PROGRAMS else path and _file_name(module, path)
+            origins[origin] = named
+    listed = [{"name": file.name, "path": str(file.path), "sha256": file.sha256} for file in files]
+    write_json(folder / "source.json", {"files": listed, "origins": origins})
+
+
+def trusted_namespaces(folder: Path, trust_code: bool) -> dict[str, types.ModuleType]:
+    """The modules of a run's own code by origin, for `revive_all`; call it only for a run that has any.
+
+    With `trust_code` the files in the run folder are run. Without it, those at their old places, and only where each
+    is byte for byte what the run folder keeps.
+
+    Raises:
+        ConfigError: the code is not to be trusted without being told so, is missing or fails.
+    """
+    files, origins = _read(folder)
+    loaded: dict[str, types.ModuleType] = {}
+    if not trust_code:
+        _check_unchanged(folder, files, origins)
+    # The config file first: what it imports are the same modules for all.
+    names = {file["name"]: origin for file in files for origin, name in origins.items() if name == file["name"]}
+    for name, origin in names.items():
+        if origin not in loaded:
+            place = next(Path(file["path"]) for file in files if file["name"] == name)
+            loaded |= _run(folder / "source" / name if trust_code else place, name, origin, names)
+    for origin, name in origins.items():
+        if name is None:
+            loaded[origin] = _imported(origin)
+    return loaded
+
+
+def _run(path: Path, name: str, origin: str, names: Mapping[str, str]) -> dict[str, types.ModuleType]:
+    """Run a file, or find it running already; the modules of all origins that came of it."""
+    main = sys.modules.get("__main__")
+    if source_file("__main__") == path.resolve():
+        return {origin: main} if main is not None else {}
+    if not path.is_file():
+        raise ConfigError(f"{path}, which {origin} of this run is from, is missing.")
+    root = path.parents[len(PurePosixPath(name).parts) - 1]
+    with running(path, root) as module:
+        pass
+    program = PROGRAMS[module.__name__][0]
+    return {names[found]: module for found, module in program.modules.items() if found in names}
+
+
+def _imported(origin: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(origin)
+    except ImportError as error:
+        raise ConfigError(f"The run needs the module {origin}, which cannot be imported: {error}.") from None
+
+
+def _check_unchanged(folder: Path, files: Iterable[Mapping[str, str]], origins: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` unless every file lies at its place as it is kept, and nothing else is needed."""
+    changed = [file["path"] for file in files if not _is_unchanged(folder, file)]
+    changed += [f"the module {origin}" for origin, name in origins.items() if name is None and origin != "__main__"]
+    if changed:
+        raise ConfigError(
+            f"{folder} has code of its own, and {', '.join(changed)} is not, or no longer, known to be what the run "
+            "used. Read the files in its folder source/, then say --trust-code (trust_code=True in Python) to run them."
+        )
+
+
+def _is_unchanged(folder: Path, file: Mapping[str, str]) -> bool:
+    place, kept = Path(file["path"]), folder / "source" / file["name"]
+    # A file that came with the run folder proves nothing.
+    if not place.is_absolute() or place.resolve().is_relative_to(folder.resolve()):
+        return False
+    try:
+        return place.read_bytes() == kept.read_bytes()
+    except OSError:
+        return False
+
+
+def _read(folder: Path) -> tuple[list[dict[str, str]], dict[str, str | None]]:
+    """The content of source.json; raises `ConfigError` where there is none, or it is not what `record_source` wrote."""
+    path = folder / "source.json"
+    try:
+        values = json.loads(path.read_text())
+        files = [{key: str(file[key]) for key in ("name", "path", "sha256")} for file in values["files"]]
+        origins = {str(origin): name if name is None else str(name) for origin, name in values["origins"].items()}
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} has code of its own, but {path.name} is missing.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged: {type(error).__name__}: {error}.") from None
+    for name in (file["name"] for file in files):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ConfigError(f"{path} names {name}, which is not in the folder source/.")
+    return files, origins
