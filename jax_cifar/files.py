@@ -1,9 +1,16 @@
-"""Files that everybody writes the same way, and the user's cache folder."""
+"""The one way in which files are written, and the user's cache folder."""
 
 import json
 import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+_SUFFIX = ".unfinished"
+_DAY = 86_400  # seconds
 
 
 def user_cache_dir() -> Path:
@@ -11,8 +18,46 @@ def user_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jax_cifar"
 
 
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file that becomes `path` when the block ends, and is removed when it fails.
+
+    A reader sees the old file or the new one, never a part. Every writer has a file of its own, so that of several at
+    once, on one machine or on several, one wins whole. What a killed process left in the folder goes with the next
+    write after a day.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written to, or the disk is full.
+    """
+    _remove_leftovers(path.parent)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        with unfinished.open("xb") as file:
+            yield file
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text at once or not at all."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON in one step: a reader sees the old file or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
+    """Write JSON at once or not at all.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for leftover in folder.glob(f".*{_SUFFIX}"):
+        # Another process may have been quicker.
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _DAY:
+                leftover.unlink()

@@ -1,0 +1,79 @@
+"""Files are written at once or not at all, whatever happens to the writer."""
+
+import os
+import stat
+import threading
+
+import pytest
+
+from jax_cifar.files import atomic_write, write_json, write_text
+
+
+def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "a.json"
+    write_text(path, "old")
+    write_json(path, {"accuracy": 0.5})
+    assert path.read_text() == '{\n  "accuracy": 0.5\n}\n'
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_block_that_fails_keeps_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as file:
+        file.write(b"half of the n")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_number_that_is_not_finite_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_readers_see_the_old_file_while_the_new_one_is_written(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with atomic_write(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_of_several_writers_at_once_one_wins_whole(tmp_path):
+    path, barrier = tmp_path / "a.txt", threading.Barrier(4)
+
+    def write(letter: str) -> None:
+        with atomic_write(path) as file:
+            barrier.wait()
+            for _ in range(1000):
+                file.write(letter.encode())
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_text() in {letter * 1000 for letter in "abcd"}
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_a_killed_process_left_goes_after_a_day_and_a_writer_at_work_is_left_alone(tmp_path):
+    with atomic_write(tmp_path / "killed") as file:
+        leftover = file.name
+        os.link(leftover, tmp_path / "kept")
+    (tmp_path / "kept").rename(leftover)
+    write_text(tmp_path / "a.txt", "1")
+    assert os.path.exists(leftover)
+    os.utime(leftover, (0, 0))
+    write_text(tmp_path / "a.txt", "2")
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "killed"]
+
+
+def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    write_text(tmp_path / "a.txt", "1")
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
