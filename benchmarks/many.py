@@ -6,8 +6,6 @@ that a process before has filled. Separate processes run one after another, or a
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from benchmarks.processes import ROOT, run_python
 from benchmarks.timing import Case, Measurement, in_turn
 from jax_cifar.config.files import load_config
-from jax_cifar.errors import ConfigError
+from jax_cifar.errors import check
+from jax_cifar.telemetry.environment import cpu_count
 
-ROOT = Path(__file__).parents[1]
 WAYS = ("train_many", "vmap", "one by one", "at once")
 
 
@@ -35,8 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> list[Case]:
     """Time every length of run in every way."""
-    if options.runs < 1:
-        raise ConfigError(f"--runs {options.runs} is not allowed: it must be at least 1")
+    check(options.runs >= 1, "--runs", options.runs, "it must be at least 1")
     cases, name = [], load_config(options.config).name
     for epochs in options.epochs:
         common = ["--config", options.config, "--train.epochs", str(epochs)]
@@ -59,10 +57,8 @@ def make_way(way: str, common: Sequence[str], runs: int, cache: Path) -> Measure
     """All the runs in one of `WAYS`."""
     if way in ("train_many", "vmap"):
         how = {"train_many": "auto", "vmap": "vmap"}[way]
-        command = ["scripts/train_many.py", *common, "--seeds", str(runs), "--how", how]
+        command = [f"{ROOT}/scripts/train_many.py", *common, "--seeds", str(runs), "--how", how]
         return lambda _: together(command, cache)
-    from jax_cifar.telemetry.environment import cpu_count
-
     at_once = 1 if way == "one by one" else cpu_count()
     return lambda _: separate_runs(common, runs, at_once, cache)
 
@@ -78,7 +74,7 @@ def separate_runs(common: Sequence[str], runs: int, at_once: int, cache: Path) -
     """Seconds until a process per seed has come to its end, so many at a time."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(at_once) as pool:
         commands = [
-            ["scripts/train.py", *common, "--train.seed", str(seed), "--workdir", f"{folder}/{seed}"]
+            [f"{ROOT}/scripts/train.py", *common, "--train.seed", str(seed), "--workdir", f"{folder}/{seed}"]
             for seed in range(runs)
         ]
         started = time.perf_counter()
@@ -90,7 +86,4 @@ def run_script(cache: Path, command: Sequence[str]) -> None:
     """Run a script of this project to its end, its compiled programs kept in `cache`."""
     # Not XDG_CACHE_HOME, where data sets lie too.
     kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=os.environ | kept, capture_output=True, text=True)
-    if done.returncode:
-        said = done.stderr.strip().rpartition("\n")[2]
-        raise ConfigError(f"A process to be timed failed: {said} ({' '.join(command)})")
+    run_python(command, os.environ | kept)

@@ -14,23 +14,20 @@ way's seconds of training are those of a run with its loading of the data.
 import argparse
 import contextlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import ROOT, report, run_python
 from benchmarks.timing import Case, Timing
 from jax_cifar.errors import ConfigError, UserError, check
+from jax_cifar.lab.tables import markdown, spread
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-REPORT = "speedrun: "
 WAYS = ("torch", "torch channels_last", "torch.compile")  # benchmarks.networks.TORCH_WAYS, which imports JAX
 CACHES = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
@@ -183,16 +180,16 @@ def table(cases: Sequence[Speedrun]) -> str:
     head = ["recipe", "n", "test accuracy", "target", "p", "seconds a run", "set-up, cold", "cached", "cold process"]
     compared = any(case.baseline_seconds for case in cases)
     head += ["data", "PyTorch baseline", "times as fast"] if compared else []
-    lines, notes = [head, ["-"] * len(head)], []
+    rows, notes = [], []
     for case in cases:
-        lines.append(
+        rows.append(
             [
                 case.name,
                 str(len(case.ours.seconds)),
-                _spread(case.accuracies["run"], ".2%"),
+                spread(case.accuracies["run"], ".2%"),
                 "" if case.target is None else f"{case.target:.4g}",
                 "" if case.p_value is None else f"{case.p_value:.2g}",
-                _spread(case.ours.seconds, ".3f"),
+                spread(case.ours.seconds, ".3f"),
                 *(f"{value:.1f} s" if value is not None else "-" for value in (case.setup_cold, case.setup_cached)),
                 f"{case.cold_process:.1f} s",
                 *(_comparison(case) if compared else []),
@@ -203,8 +200,7 @@ def table(cases: Sequence[Speedrun]) -> str:
             notes.append(f"{case.name}: diverged with seed {seeds}; accuracy 0 and the seconds until then count.")
         if case.setup_cold is None or case.setup_cached is None:
             notes.append(f"{case.name}: no set-up is known, and the first run may have compiled the evaluation.")
-    rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return "\n\n".join([rows, *notes])
+    return "\n\n".join([markdown(head, rows), *notes])
 
 
 def _comparison(case: Speedrun) -> list[str]:
@@ -213,37 +209,19 @@ def _comparison(case: Speedrun) -> list[str]:
     return [f"{case.data:.2f} s", baseline, "" if case.times_as_fast is None else f"**{case.times_as_fast:.1f}**"]
 
 
-def _spread(values: Sequence[float], form: str) -> str:
-    mean = format(statistics.fmean(values), form)
-    return mean if len(values) < 2 else f"{mean} (sd {format(statistics.stdev(values), form)})"
-
-
 def run_child(job: Mapping[str, Any], environment: Mapping[str, str]) -> list[dict[str, Any]]:
     """What `main` reports of the job in a new process; raises the `ConfigError` that stopped it."""
-    command = [sys.executable, "-m", "benchmarks.speedrun", json.dumps(job)]
-    path = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
-    env = {**environment, "PYTHONPATH": path}
-    reports: list[dict[str, Any]] = []
-    with tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
-            for line in process.stdout or ():
-                if line.startswith(REPORT):
-                    reports.append(json.loads(line.removeprefix(REPORT)))
-                    print(_progress(reports[-1]), end="", file=sys.stderr, flush=True)
-        errors.seek(0)
-        said = errors.read().strip().rpartition("\n")[2]
-    if reports and "error" in reports[-1]:
+    reports = run_python(["-m", "benchmarks.speedrun", json.dumps(job)], environment, _show)
+    if "error" in reports[-1]:
         raise ConfigError(reports[-1]["error"])
-    if process.returncode or not reports:
-        raise ConfigError(f"A process to be timed failed: {said or 'it reported nothing'} ({job['config']})")
     return reports
 
 
-def _progress(report: Mapping[str, Any]) -> str:
-    if "seed" not in report:
-        return ""
-    accuracy = "diverged" if report["accuracy"] is None else f"{report['accuracy']:.2%}"
-    return f"{report['name']}, seed {report['seed']}: {accuracy}, {report['seconds']:.3f} s\n"
+def _show(run: Mapping[str, Any]) -> None:
+    if "seed" in run:
+        accuracy = "diverged" if run["accuracy"] is None else f"{run['accuracy']:.2%}"
+        line = f"{run['name']}, seed {run['seed']}: {accuracy}, {run['seconds']:.3f} s"
+        print(line, file=sys.stderr, flush=True)
 
 
 def main(job: Mapping[str, Any]) -> None:
@@ -255,7 +233,7 @@ def main(job: Mapping[str, Any]) -> None:
         else:
             inspect(job)
     except UserError as error:
-        _report({"error": str(error)})
+        report({"error": str(error)})
 
 
 def train(job: Mapping[str, Any], started: float) -> None:
@@ -272,22 +250,23 @@ def train(job: Mapping[str, Any], started: float) -> None:
     data = time.perf_counter() - before
     before = started + data
 
-    def report(result: ManyResult) -> None:
+    def judge(result: ManyResult) -> None:
         nonlocal before
         jax.block_until_ready(jax.live_arrays())
         now = time.perf_counter()
         accuracy = result.test_accuracy if config.eval.tta == "none" else result.test_accuracy_tta
         values = {
             "name": config.name,
-            "seed": result.seed,
+            "seed": result.config.train.seed,
             "accuracy": accuracy,
             "training": result.seconds,
             "data": data,
         }
-        _report({**values, "seconds": now - before})
+        report({**values, "seconds": now - before})
         before = time.perf_counter()
 
-    train_many(config, seeds=job["seeds"], how="sequential", on_result=report)
+    configs = [replace(config, train=replace(config.train, seed=seed)) for seed in job["seeds"]]
+    train_many(configs, how="sequential", on_result=judge)
 
 
 def inspect(job: Mapping[str, Any]) -> None:
@@ -303,11 +282,7 @@ def inspect(job: Mapping[str, Any]) -> None:
     splits = load_data(config.data)
     plan_schedule(config, make_plan(config, len(splits.train.labels), jax.default_backend()))
     initial_state(config, make_network(config, splits), splits.train.images)
-    _report({"name": config.name})
-
-
-def _report(values: Mapping[str, Any]) -> None:
-    print(REPORT + json.dumps(values), flush=True)
+    report({"name": config.name})
 
 
 if __name__ == "__main__":

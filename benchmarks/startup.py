@@ -8,9 +8,7 @@ memory, not to be read from the disk.
 
 import argparse
 import os
-import re
 import runpy
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,24 +17,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import REPORT, ROOT, report, run_python
 from benchmarks.timing import Case, in_turn
 from jax_cifar.errors import ConfigError
 
-ROOT = Path(__file__).parents[1]
 SETTINGS = ("--config", str(ROOT / "configs/cifar10_simple_cnn.py"), "--data.name", "synthetic", "--train.steps", "1")
 FIRST_STEP = {"jax": ("jax",), "torch": ("torch",), "torch.compile": ("torch", "--compile")}
-HELP = "import runpy; sys.argv = ['train', '--help']; runpy."
+# The start time is the last argument, which the command must not see.
+HELP = "import runpy; sys.argv = ['train', '--help']\ntry: {}\nexcept SystemExit: pass"
 # What is imported or called: ours, and what comes nearest to it in PyTorch.
 IMPORTS = {
     "import jax / torch": ("import jax", "import torch"),
     "import jax_cifar / torch_ref": ("import jax_cifar", "import torch_ref"),
     "import the training loop": ("import jax_cifar.training.loop", "import torch_ref.train, torch_ref.steps"),
     "train --help": (
-        HELP + "run_path('scripts/train.py', run_name='__main__')",
-        HELP + "run_module('torch_ref.train', run_name='__main__')",
+        HELP.format(f"runpy.run_path({str(ROOT / 'scripts/train.py')!r}, run_name='__main__')"),
+        HELP.format("runpy.run_module('torch_ref.train', run_name='__main__')"),
     ),
 }
-REPORT = "seconds since the process was started: "
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -89,55 +87,52 @@ def cold_start(command: Sequence[str], _: int = 0) -> float:
 
 def run_code(code: str, _: int = 0) -> float:
     """Seconds until a new process has run a line of Python."""
-    report = f"print({REPORT!r} + str(time.time() - started))"
-    return _reported(["-c", f"import sys, time; started = float(sys.argv[-1])\n{code}\n{report}"], os.environ)
+    line = f"print({REPORT!r} + str(time.time() - started))"
+    return _reported(["-c", f"import sys, time; started = float(sys.argv[-1])\n{code}\n{line}"], os.environ)
 
 
 def _reported(arguments: Sequence[str], environment: Mapping[str, str]) -> float:
     """The seconds that a Python process reports; its start is given to it as the last argument."""
-    command = [sys.executable, *arguments, repr(time.time())]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    reported = re.search(f"^{REPORT}(.+)$", done.stdout, re.MULTILINE)
-    if reported is None:
-        said = done.stderr.strip().rpartition("\n")[2] or "it reported no time"
-        raise ConfigError(f"A process to be timed failed: {said} ({' '.join(arguments)})")
-    return float(reported[1])
+    reports = run_python([*arguments, repr(time.time())], environment)
+    if not reports:
+        raise ConfigError(f"A process to be timed reported no time ({' '.join(arguments)})")
+    return reports[0]
 
 
 def report_first_step(framework: str, options: Sequence[str], started: float) -> None:
     """In the timed process: run the framework's command until its first step is done, say when that was, and stop."""
 
-    def report() -> None:
-        print(f"{REPORT}{time.time() - started}", flush=True)
+    def report_and_stop() -> None:
+        report(time.time() - started)
         sys.exit()
 
     sys.argv = [framework, *options]
     if framework == "torch":
-        report_after_update(report)
+        stop_after_update(report_and_stop)
         runpy.run_module("torch_ref.train", run_name="__main__")
         return
-    report_after_advance(report)
+    stop_after_advance(report_and_stop)
     with tempfile.TemporaryDirectory() as workdir:
         sys.argv += ["--workdir", workdir]
         runpy.run_path(str(ROOT / "scripts/train.py"), run_name="__main__")
 
 
-def report_after_advance(report: Callable[[], None]) -> None:
-    """Have the training loop report as soon as its first stop is reached, the device waited for."""
+def stop_after_advance(stop: Callable[[], None]) -> None:
+    """Have the training loop stop as soon as its first stop is reached, the device waited for."""
     from jax_cifar.training.loop import Trainer
 
     advance = Trainer.advance
 
     def advance_and_report(self: Trainer, state: Any, step: int) -> Any:
         result = advance(self, state, step)
-        report()
+        stop()
         return result
 
     Trainer.advance = advance_and_report
 
 
-def report_after_update(report: Callable[[], None]) -> None:
-    """Have the reference trainer report as soon as its first update is done, and leave out what is not part of it."""
+def stop_after_update(stop: Callable[[], None]) -> None:
+    """Have the reference trainer stop as soon as its first update is done, and leave out what is not part of it."""
     from torch_ref.steps import Trainer
 
     update = Trainer.update
@@ -145,7 +140,7 @@ def report_after_update(report: Callable[[], None]) -> None:
     def update_and_report(self: Trainer, images: Any, targets: Any) -> Any:
         result = update(self, images, targets)
         result[0].item()  # waits for the device
-        report()
+        stop()
         return result
 
     Trainer.update = update_and_report

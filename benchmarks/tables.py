@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Case, Timing
+from jax_cifar.lab import tables
 from jax_cifar.telemetry.environment import describe_devices, git_commit, package_versions
 
 
@@ -25,8 +26,7 @@ def markdown(cases: Sequence[Case]) -> str:
     for case in cases:
         cells = [_time(case.timings.get(name)) + _accuracy(case.accuracies.get(name)) for name in names]
         rows.append([case.name, *cells, *([_ratio(case)] if compared else [])])
-    lines = [head, ["-"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return tables.markdown(head, rows)
 
 
 def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:

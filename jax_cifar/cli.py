@@ -1,26 +1,81 @@
 """What the scripts share: options before the configuration's own, and errors as one message and an exit code."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-from jax_cifar.errors import ConfigError, UserError
+from jax_cifar.config import Config
+from jax_cifar.config.files import help_text, load_config
+from jax_cifar.errors import ConfigError, UserError, check
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that never shortens options and whose complaints are `ConfigError`s."""
 
-    def __init__(self, description: str | None, **options: object) -> None:
+    def __init__(self, description: str | None, **options: Any) -> None:
         super().__init__(
             description=description,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message}. --help shows the options.")
+
+    def add_json(self, meaning: str) -> None:
+        """Add `--json FILE`, refused before anything is computed where the file could not be written."""
+        self.add_argument("--json", metavar="FILE", type=_writable_file, help=meaning)
+
+
+class ExperimentParser(Parser):
+    """The options of a script that works on what a config file says: `--config FILE`, and every field of it.
+
+    parser = ExperimentParser(__doc__)
+    parser.add_argument("--workdir", ...)  # the script's own options
+    options, config = parser.read(arguments)
+    """
+
+    def __init__(self, description: str | None, **options: Any) -> None:
+        super().__init__(description, add_help=False, **options)
+        self.add_argument("--config", metavar="FILE", action=_Once, help="config file, such as configs/quickstart.py")
+        self.add_argument("-h", "--help", action="store_true", help="show this and every field of the configuration")
+
+    def read(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
+        """The script's own options, and the configuration with all other arguments applied to it.
+
+        Raises:
+            ConfigError: no or several config files, or one that cannot be; an argument that is nobody's.
+            SystemExit: --help, after printing it.
+        """
+        options, overrides = self.parse_known_args(arguments)
+        if options.help:
+            config = load_config(options.config) if options.config else Config(name="default")
+            print(self.format_help(), help_text(config, "fields of the configuration"), sep="\n")
+            sys.exit()
+        if options.config is None:
+            self.error("--config FILE is missing")
+        return options, load_config(options.config, overrides)
+
+
+class _Once(argparse.Action):
+    """Stores an option's value; a second one, which would silently take its place, is refused."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        earlier = getattr(namespace, self.dest)
+        if earlier is not None:
+            parser.error(f"{option} is given twice, {earlier} and {values}: choose one")
+        setattr(namespace, self.dest, values)
+
+
+def _writable_file(text: str) -> Path:
+    path = Path(text).expanduser()
+    good = os.access(path.parent, os.W_OK) and path.parent.is_dir() and not path.is_dir()
+    check(good, "--json", text, "it must be a file in a folder that can be written to")
+    return path
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:

@@ -198,7 +198,10 @@ def test_mistakes_end_in_one_message(arguments, message, tmp_path, monkeypatch, 
 
 def test_help_needs_neither_framework():
     code = (
-        "import sys; from torch_ref.train import main; main(['--help']); assert not {'torch', 'jax'} & {*sys.modules}"
+        "import sys; from torch_ref.train import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'jax'} & {*sys.modules}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr

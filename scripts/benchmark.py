@@ -3,11 +3,6 @@
 python scripts/benchmark.py step
 python scripts/benchmark.py step --models simple_cnn cifar_cnn --json step.json
 python scripts/benchmark.py SUITE --help
-
-Suites: step, a train step and inference of every network; scan, several steps inside one call against a call per step;
-startup, process start to the first step, cold and warm, and imports; augment, every transform and the pipelines;
-checkpoint, saving and restoring; accuracy, time to accuracy of whole trainings; many, several seeds in one process
-against a process each; speedrun, seconds and accuracy of n seeds of a recipe.
 """
 
 import importlib
@@ -21,14 +16,24 @@ from jax_cifar.cli import Parser, run
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import write_json
 
-SUITES = ("step", "scan", "startup", "augment", "checkpoint", "accuracy", "many", "speedrun")
+SUITES = {
+    "step": "a train step and inference of every network",
+    "scan": "several steps inside one call against a call for each",
+    "startup": "process start to the first step, cold and warm, and imports",
+    "augment": "every transform and the pipelines, against per-image code",
+    "checkpoint": "saving and restoring the train state",
+    "accuracy": "time to a test accuracy, of whole trainings",
+    "many": "several seeds in one process against a process for each",
+    "speedrun": "seconds and accuracy of n seeds of a recipe",
+}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, measure, print."""
-    parser = Parser(__doc__, add_help=False)
-    parser.add_argument("suite", metavar="SUITE", nargs="?", choices=SUITES, help=", ".join(SUITES))
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write every single time there, with versions")
+    known = "\n".join(f"  {name:<11} {meaning}" for name, meaning in SUITES.items())
+    parser = Parser(f"{__doc__}\nsuites:\n{known}", add_help=False)
+    parser.add_argument("suite", metavar="SUITE", nargs="?", choices=SUITES, help="what to measure, see above")
+    parser.add_json("write every single time there, with versions")
     parser.add_argument("--rounds", metavar="N", type=int, default=7, help="times each way is measured (default 7)")
     parser.add_argument("-h", "--help", action="store_true", help="show this and the options of SUITE")
     options, _ = parser.parse_known_args(arguments)
@@ -46,8 +51,6 @@ def main(arguments: Sequence[str]) -> None:
         return
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds} is not allowed: it must be at least 1")
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        parser.error(f"--json {options.json} must be a file in a folder that exists")
 
     from benchmarks.tables import as_json, markdown
 

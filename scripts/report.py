@@ -2,48 +2,80 @@
 
     python scripts/report.py --workdir runs/cifar10_simple_cnn/*
 
-Runs of the same configuration but for the seed share a row. The table is Markdown, as it stands in RESULTS.md.
+Runs on the same devices share a row where their configurations differ in nothing but the seed and what changes no
+result (logging, checkpoints, evaluation). The table is Markdown, as it stands in RESULTS.md. Runs that diverged or are
+not finished are left out, each with a line on stderr.
 """
 
 import json
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jax_cifar.cli import Parser, run
+from jax_cifar.config.files import differing_fields
 from jax_cifar.errors import CheckpointError
+from jax_cifar.lab.tables import markdown, spread
 
 HEAD = ("experiment", "runs", "epochs", "test accuracy", "test loss", "train accuracy", "training time", "on")
+FILES = ("config", "environment", "summary")
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """What a finished run left, as one dict; raises `CheckpointError` for a folder that holds none."""
-    files = {name: folder / f"{name}.json" for name in ("summary", "config", "environment")}
-    missing = [path.name for path in files.values() if not path.is_file()]
-    if missing:
-        raise CheckpointError(f"{folder} is not a finished run: it holds no {', '.join(missing)}.")
-    return {name: json.loads(path.read_text()) for name, path in files.items()}
+def read_run(folder: Path) -> dict[str, Any] | str:
+    """What a finished run left, as one dict; in words, why there is nothing to be counted.
+
+    Raises:
+        CheckpointError: the folder holds no run, or a file of it is damaged.
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} is no run folder: it holds no config.json. Give folders of scripts/train.py.")
+    if not (folder / "summary.json").is_file():
+        return "it is not finished: it holds no summary.json"
+    contents: dict[str, Any] = {}
+    for path in (folder / f"{name}.json" for name in FILES):
+        try:
+            contents[path.stem] = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error}). Leave this run out.") from None
+    return contents if contents["summary"]["test_loss"] is not None else "it diverged: its test loss is not finite"
 
 
-def experiment(one: dict[str, Any]) -> str:
-    """What runs of one row have in common: everything but the seed and where the data lies."""
-    config = json.loads(json.dumps(one["config"]))
-    config["train"].pop("seed")
-    config["data"].pop("dir")
-    return json.dumps([config, one["environment"]["devices"]], sort_keys=True)
+def finished_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """The finished runs, each once, however often it was named; what is left out is told on stderr."""
+    runs = []
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        one = read_run(folder)
+        if isinstance(one, str):
+            print(f"{folder} is left out: {one}.", file=sys.stderr)
+        else:
+            runs.append(one)
+    if not runs:
+        raise CheckpointError("There is no finished run to show.")
+    return runs
 
 
-def spread(values: Sequence[float], form: str) -> str:
-    """Mean, and the standard deviation over more than one run."""
-    mean = format(statistics.fmean(values), form)
-    return mean if len(values) < 2 else f"{mean} (sd {format(statistics.stdev(values), form)})"
+def share_a_row(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two runs are the same experiment on the same devices."""
+    unseeded = [{**run["config"], "train": {**run["config"]["train"], "seed": None}} for run in (one, other)]
+    return one["environment"]["devices"] == other["environment"]["devices"] and not differing_fields(*unseeded)
+
+
+def rows(runs: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A row per experiment, in the order of their first runs."""
+    groups: list[list[dict[str, Any]]] = []
+    for one in runs:
+        group = next((group for group in groups if share_a_row(group[0], one)), None)
+        if group is None:
+            groups.append(group := [])
+        group.append(one)
+    return [row(group) for group in groups]
 
 
 def row(runs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """The cells of one experiment."""
     summaries, environment = [one["summary"] for one in runs], runs[0]["environment"]
-    versions = environment["versions"]
     device = ", ".join(f"{count} x {kind}" for kind, count in environment["devices"].items())
     if environment["backend"] == "cpu":
         device = f"CPU, {environment['cpu_count']} cores"
@@ -51,11 +83,11 @@ def row(runs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         summaries[0]["config_name"],
         str(len(runs)),
         f"{summaries[0]['epochs']:g}",
-        spread([s["test_accuracy"] for s in summaries], ".2%"),
-        spread([s["test_loss"] for s in summaries], ".4f"),
-        spread([s["train_accuracy"] for s in summaries], ".2%"),
-        f"{statistics.median(s['seconds']['train'] for s in summaries):.0f} s",
-        f"{device}, jax {versions['jax']}",
+        spread((summary["test_accuracy"] for summary in summaries), ".2%"),
+        spread((summary["test_loss"] for summary in summaries), ".4f"),
+        spread((summary["train_accuracy"] for summary in summaries), ".2%"),
+        f"{statistics.median(summary['seconds']['train'] for summary in summaries):.0f} s",
+        f"{device}, jax {environment['versions']['jax']}",
     )
 
 
@@ -64,14 +96,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--workdir", metavar="DIR", nargs="+", type=Path, required=True, help="run folders")
     options = parser.parse_args(arguments)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for folder in options.workdir:
-        one = read_run(folder)
-        groups.setdefault(experiment(one), []).append(one)
-    print("| " + " | ".join(HEAD) + " |")
-    print("|" + "-|" * len(HEAD))
-    for runs in groups.values():
-        print("| " + " | ".join(row(runs)) + " |")
+    print(markdown(HEAD, rows(finished_runs(options.workdir))))
 
 
 if __name__ == "__main__":

@@ -14,26 +14,15 @@ STARTED = time.time()
 import dataclasses  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
-from jax_cifar.cli import Parser, run  # noqa: E402
-from jax_cifar.config import Config  # noqa: E402
-from jax_cifar.config.files import help_text, load_config  # noqa: E402
+from jax_cifar.cli import ExperimentParser, run  # noqa: E402
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, load, train."""
-    parser = Parser(__doc__, add_help=False)
-    parser.add_argument("--config", metavar="FILE", help="config file, such as configs/quickstart.py")
+    parser = ExperimentParser(__doc__)
     parser.add_argument("--workdir", metavar="DIR", help="run folder; default: runs/<config name>/<time>")
     parser.add_argument("--debug-nans", action="store_true", help="find the operation that makes a NaN (slow)")
-    parser.add_argument("-h", "--help", action="store_true", help="show this and every field of the configuration")
-    options, overrides = parser.parse_known_args(arguments)
-    if options.help:
-        config = load_config(options.config) if options.config else Config(name="default")
-        print(parser.format_help(), help_text(config, "fields of the configuration"), sep="\n")
-        return
-    if options.config is None:
-        parser.error("--config FILE is missing")
-    config = load_config(options.config, overrides)
+    options, config = parser.read(arguments)
     if options.debug_nans:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, debug_nans=True))
 

@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jax_cifar.cli import Parser, run
+from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config import Config
-from jax_cifar.config.files import help_text, load_config, to_dict
+from jax_cifar.config.files import to_dict
 from jax_cifar.files import write_json
+from jax_cifar.lab.tables import markdown, spread
 
 if TYPE_CHECKING:
     from jax_cifar.training.many import ManyResult
@@ -30,18 +31,16 @@ STARTED = time.time()
 VARIED = ("lr", "momentum", "weight_decay")
 
 
-def make_parser() -> Parser:
+def make_parser() -> ExperimentParser:
     """The options that are not the configuration's."""
-    parser = Parser(__doc__, add_help=False)
-    parser.add_argument("--config", metavar="FILE", help="config file, such as configs/quickstart.py")
+    parser = ExperimentParser(__doc__)
     parser.add_argument("--seeds", metavar="N", type=int, default=1, help="seeds of each combination (default 1)")
     for name in VARIED:
         parser.add_argument(f"--{name}", metavar="VALUE", type=float, nargs="+", help="default: the config's")
     ways = ["auto", "sequential", "vmap", "devices"]
     parser.add_argument("--how", choices=ways, default="auto", help="one after another, in one call, or on all devices")
     parser.add_argument("--chunk", metavar="N", type=int, help="vmap: so many runs in one call (default all)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write every single result there, as each comes")
-    parser.add_argument("-h", "--help", action="store_true", help="show this and every field of the configuration")
+    parser.add_json("write every single result there, as each comes")
     return parser
 
 
@@ -53,15 +52,6 @@ def combinations(options: Any, config: Config) -> list[dict[str, float]]:
         dict(zip(["seed", *given], [seed, *values], strict=True))
         for *values, seed in itertools.product(*given.values(), seeds)
     ]
-
-
-def spread(values: Sequence[float | None], form: str) -> str:
-    """Mean, and the standard deviation of more than one; without those that are None."""
-    numbers = [value for value in values if value is not None]
-    if not numbers:
-        return "-"
-    mean = format(statistics.fmean(numbers), form)
-    return mean if len(numbers) < 2 else f"{mean} (sd {format(statistics.stdev(numbers), form)})"
 
 
 def table(results: Sequence["ManyResult"], momentum: str) -> str:
@@ -78,14 +68,14 @@ def table(results: Sequence["ManyResult"], momentum: str) -> str:
     for result in results:
         rows.setdefault((result.lr, result.momentum, result.weight_decay), []).append(result)
     head = ["lr", momentum, "weight decay", "seeds", *shown, "training time"]
-    lines = [head, ["-"] * len(head)]
+    lines = []
     for setting, group in rows.items():
         lost = sum(result.diverged_at is not None for result in group)
         count = f"{len(group)}, {lost} diverged" if lost else str(len(group))
         cells = [spread([getattr(result, name) for result in group], form) for name, form in shown.values()]
         seconds = f"{statistics.fmean(result.seconds for result in group):.3g} s"
         lines.append([*(f"{value:g}" for value in setting), count, *cells, seconds])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(head, lines)
 
 
 def as_json(config: Config, how: str, results: Sequence["ManyResult"]) -> dict[str, Any]:
@@ -107,18 +97,9 @@ def as_json(config: Config, how: str, results: Sequence["ManyResult"]) -> dict[s
 def main(arguments: Sequence[str]) -> None:
     """Parse, train, print."""
     parser = make_parser()
-    options, overrides = parser.parse_known_args(arguments)
-    if options.help:
-        config = load_config(options.config) if options.config else Config(name="default")
-        print(parser.format_help(), help_text(config, "fields of the configuration"), sep="\n")
-        return
-    if options.config is None:
-        parser.error("--config FILE is missing")
+    options, config = parser.read(arguments)
     if options.seeds < 1:
         parser.error(f"--seeds {options.seeds} is not allowed: it must be at least 1")
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        parser.error(f"--json {options.json} must be a file in a folder that exists")
-    config = load_config(options.config, overrides)
     settings = combinations(options, config)
 
     from jax_cifar.training.many import choose_way, train_many

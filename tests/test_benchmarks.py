@@ -1,47 +1,24 @@
-"""The benchmarks: how ways are timed in turn, what is printed and written, and every suite once on something small."""
+"""The benchmarks: how ways are timed in turn, what processes report, what is printed and written."""
 
-import argparse
-import dataclasses
 import json
 import math
 import os
 import runpy
-import subprocess
 import sys
-import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import jax
-import numpy as np
 import pytest
 import torch
 
-from benchmarks import accuracy, checkpoint, networks, scan, startup, step, timing
-from benchmarks.accuracy import Epoch
-from benchmarks.checkpoint import Files
+from benchmarks import timing
+from benchmarks.processes import run_python
 from benchmarks.tables import as_json, markdown
 from benchmarks.timing import Case, Timing, Work, in_turn, interleave
 from jax_cifar.cli import run
 from jax_cifar.errors import ConfigError
-from jax_cifar.run.checkpoint import Checkpoints
-from jax_cifar.training import loop
-from torch_ref import steps as torch_steps
-from torch_ref.train import train as train_torch
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
-CONFIG = """
-from jax_cifar.config import *
-
-def get_config():
-    return Config(
-        name="small",
-        data=DataConfig(name="synthetic", subset=64, val_fraction=0.1),
-        model=ModelConfig(name="simple_cnn", width=4),
-        train=TrainConfig(epochs=2.5, batch_size=8, compilation_cache=False),
-        eval=EvalConfig(batch_size=250, every=0),
-    )
-"""
 
 
 class Watch:
@@ -66,24 +43,10 @@ class Watch:
         return work
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Nothing here runs long enough to be worth optimising, or to be worth a second thread beside other tests."""
-    before, threads = jax.config.read("jax_disable_most_optimizations"), torch.get_num_threads()
-    jax.config.update("jax_disable_most_optimizations", True)
-    torch.set_num_threads(1)
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    yield
-    monkeypatch.undo()
-    jax.config.update("jax_disable_most_optimizations", before)
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def watch(monkeypatch):
     watch = Watch()
-    for module in (timing, checkpoint):
-        monkeypatch.setattr(module, "time", watch)
+    monkeypatch.setattr(timing, "time", watch)
     return watch
 
 
@@ -92,32 +55,6 @@ def main(monkeypatch):
     """The script's `main`, called in this process; what it does to the path is undone."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     return runpy.run_path(str(SCRIPT))["main"]
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Networks of two channels, and no repeats."""
-
-    def small_config(name, batch):
-        config = networks.network_config(name, batch)
-        return dataclasses.replace(config, model=dataclasses.replace(config.model, width=2))
-
-    for suite in (step, scan, checkpoint):
-        monkeypatch.setattr(suite, "network_config", small_config)
-    monkeypatch.setattr(timing, "_repeats", lambda work, seconds: work(1) or 1)
-
-
-def measure(suite: ModuleType, *arguments: str) -> list[Case]:
-    """What a suite measures in one round, checked to fit into both kinds of table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=1)
-    suite.add_options(parser)
-    cases = suite.measure(parser.parse_args(arguments))
-    assert markdown(cases).count("\n") == len(cases) + 1
-    json.dumps(as_json("any", cases), allow_nan=False)
-    for case in cases:
-        assert all(len(way.seconds) == 1 and way.median > 0 for way in case.timings.values())
-    return cases
 
 
 def test_ways_are_timed_in_turn_forwards_and_backwards(watch):
@@ -215,6 +152,30 @@ def test_the_json_has_all_that_a_figure_rests_on():
     assert trained["summary"]["torch"] == {**never, "mean_accuracy": 0.125, "sd_accuracy": None}
 
 
+REPORTING = """
+import os, sys
+from benchmarks.processes import report
+print("much else")
+report({"path": os.environ["PYTHONPATH"], "where": os.getcwd()})
+report(sys.argv[1])
+raise SystemExit(sys.argv[2] if sys.argv[2:] else 0)
+"""
+
+
+def test_a_process_reports_among_what_else_it_prints(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    seen, root = [], str(SCRIPT.parents[1])
+    reports = run_python(["-c", REPORTING, "last"], os.environ | {"PYTHONPATH": "users"}, seen.append)
+    assert reports == seen == [{"path": os.pathsep.join([root, "users"]), "where": str(tmp_path)}, "last"]
+
+
+def test_a_process_that_fails_is_named_with_its_last_words():
+    with pytest.raises(ConfigError, match=r"^A process to be timed failed: broken \(-c .* last broken\)$"):
+        run_python(["-c", REPORTING.replace("\n", ";").strip(";"), "last", "broken"], os.environ)
+    with pytest.raises(ConfigError, match="failed: it said nothing"):
+        run_python(["-c", "raise SystemExit(3)"], os.environ)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -222,7 +183,7 @@ def test_the_json_has_all_that_a_figure_rests_on():
         ("steps", "invalid choice: 'steps'"),
         ("step --rounds 0", "--rounds 0 is not allowed: it must be at least 1"),
         ("step --rounds many", "invalid int value: 'many'"),
-        ("step --json nowhere/step.json", "--json nowhere/step.json must be a file in a folder that exists"),
+        ("step --json nowhere/step.json", "--json = 'nowhere/step.json' is not allowed"),
         ("step --models alexnet", "invalid choice: 'alexnet'"),
         ("step --batch 0", "train.batch_size = 0 is not allowed"),
         ("step --speed 9", "unrecognized arguments: --speed 9"),
@@ -238,227 +199,11 @@ def test_a_wrong_command_ends_in_one_line(main, monkeypatch, capsys, arguments, 
     assert message in line
 
 
-def test_help_shows_the_options_of_a_suite(main, capsys):
+def test_help_says_what_each_suite_is_and_shows_its_options(main, capsys):
+    suites = runpy.run_path(str(SCRIPT))["SUITES"]
     main(["--help"])
-    assert "--batch" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert all(name in printed and meaning in printed for name, meaning in suites.items())
+    assert "--batch" not in printed
     main(["step", "--help"])
     assert "--batch" in capsys.readouterr().out
-
-
-def test_the_script_prints_a_table_and_writes_json(main, small, tmp_path, capsys):
-    file = tmp_path / "step.json"
-    arguments = ["--models", "simple_cnn", "--batch", "2", "--torch", "torch", "--rounds", "2", "--json", str(file)]
-    main(["step", *arguments])
-    table = capsys.readouterr().out.splitlines()
-    assert table[0] == "| case | jax | torch | ratio |"
-    values = json.loads(file.read_text())
-    assert [case["name"] for case in values["cases"]] == ["simple_cnn, train", "simple_cnn, inference"]
-    for case in values["cases"]:
-        assert case["images"] == 2
-        assert [len(seconds) for seconds in case["seconds"].values()] == [2, 2]
-
-
-def test_every_suite_of_the_script_has_its_parts():
-    for name in runpy.run_path(str(SCRIPT))["SUITES"]:
-        suite = __import__(f"benchmarks.{name}", fromlist=["measure"])
-        parser = argparse.ArgumentParser()
-        suite.add_options(parser)
-        assert callable(suite.measure)
-        assert suite.__doc__
-
-
-def test_scan_makes_the_same_updates_in_fewer_calls(small, monkeypatch):
-    sessions, build = [], scan.build
-
-    def recording(*arguments):
-        session, state = build(*arguments)
-        seen = SimpleNamespace(calls=[], state=state)
-        sessions.append(seen)
-
-        def advance(state, sums, order, count):
-            seen.calls.append(count)
-            seen.state, sums = session.advance(state, sums, order, count)
-            return seen.state, sums
-
-        return dataclasses.replace(session, advance=advance), state
-
-    monkeypatch.setattr(scan, "build", recording)
-    (case,) = measure(scan, "--models", "simple_cnn", "--batch", "2", "--steps", "3")
-    assert (case.name, list(case.timings), case.images) == ("simple_cnn, 3 steps", ["scan", "a call per step"], 2)
-    assert [seen.calls for seen in sessions] == [[3, 3], [1] * 6]  # an epoch to warm up, one that is timed
-    assert [int(seen.state.step) for seen in sessions] == [6, 6]
-    scanned, stepped = (jax.tree.leaves(seen.state.params) for seen in sessions)
-    for one, other in zip(scanned, stepped, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-
-
-def test_scan_gives_the_seconds_of_one_step(small, monkeypatch):
-    monkeypatch.setattr(scan, "epoch", lambda config, splits, steps_per_call: None)
-    monkeypatch.setattr(scan, "interleave", lambda ways, rounds: {way: Timing((10.0,)) for way in ways})
-    (case,) = measure(scan, "--models", "simple_cnn", "--steps", "5")
-    assert {timing.seconds for timing in case.timings.values()} == {(2.0,)}
-    with pytest.raises(ConfigError, match="--steps = 1 is not allowed: it must be at least 2"):
-        measure(scan, "--steps", "1")
-
-
-def test_training_waits_for_the_hand_over_only(watch):
-    parts = (watch.work("hand over", 1.0), watch.work("wait", 10.0), watch.work("read", 100.0))
-    files = Files(*(lambda work=work: work(1) for work in parts))
-    assert files.waiting(0) == 1.0
-    assert [name for name, _ in watch.done] == ["hand over", "wait"]
-    files.save(2)
-    assert [name for name, _ in watch.done[2:]] == ["hand over", "wait"] * 2
-    assert watch.now == 33.0
-    files.restore(2)
-    assert watch.now == 233.0
-
-
-def test_both_frameworks_save_the_same_numbers(small, tmp_path):
-    config = checkpoint.network_config("simple_cnn", 2)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm="batch"))
-    with Checkpoints(tmp_path / "jax", 2) as checkpoints:
-        ours, theirs = checkpoint.jax_files(config, checkpoints), checkpoint.torch_files(config, tmp_path / "state.pt")
-        for files in (ours, theirs):
-            files.save(3)
-            files.restore(1)
-    newest = max((tmp_path / "jax").iterdir(), key=lambda path: int(path.name))
-    leaves = json.loads((newest / "manifest.json").read_text())["leaves"]
-    saved = torch.load(tmp_path / "state.pt", weights_only=True)
-    momentum = [state["momentum_buffer"] for state in saved["optimizer"]["state"].values()]
-    count = sum(tensor.numel() for tensor in [*saved["model"].values(), *momentum] if tensor.ndim)
-    assert newest.name == "3"
-    assert sum(math.prod(shape) for shape, *_ in leaves.values() if shape) == count
-
-
-def test_the_checkpoint_suite(small, tmp_path):
-    cases = measure(checkpoint, "--models", "simple_cnn", "--dir", str(tmp_path))
-    assert [case.name for case in cases] == [f"simple_cnn, {what}" for what in ("save", "training waits", "restore")]
-    assert all(list(case.timings) == ["jax", "torch"] for case in cases)
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match=r"--dir = '.*nowhere' is not allowed: it must be a folder that exists"):
-        measure(checkpoint, "--dir", str(tmp_path / "nowhere"))
-
-
-def test_the_startup_suite_gives_every_process_its_cache(monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "the user's own")
-    caches: dict[str, list[tuple[str, bool]]] = {"jax": [], "torch": []}
-
-    def fake(command, env, **options):
-        if "-m" in command:
-            folder = Path(env["XDG_CACHE_HOME"])
-            assert folder in Path(env["TORCHINDUCTOR_CACHE_DIR"]).parents
-            assert "JAX_COMPILATION_CACHE_DIR" not in env
-            caches[command[3]].append((str(folder), any(folder.glob("*"))))
-            (folder / "program").mkdir(parents=True, exist_ok=True)
-        return subprocess.CompletedProcess(command, 0, f"much else\n{startup.REPORT}1.5\nmore", "")
-
-    monkeypatch.setattr(startup, "subprocess", SimpleNamespace(run=fake))
-    cases = measure(startup, "--torch", "torch")
-    assert [case.name for case in cases[:3]] == [
-        "first step, cold cache",
-        "first step, warm cache",
-        "import jax / torch",
-    ]
-    assert all(list(case.timings) == ["jax", "torch"] for case in cases)
-    assert all(timing.seconds == (1.5,) for case in cases for timing in case.timings.values())
-    for (filled, _), (cold, cold_used), (warm, warm_used) in caches.values():
-        assert (filled == warm, filled == cold) == (True, False)
-        assert (cold_used, warm_used) == (False, True)
-    assert not any(os.path.exists(folder) for uses in caches.values() for folder, _ in uses)
-
-
-TINY = (*startup.SETTINGS, "--model.width", "2", "--train.batch_size", "2", "--eval.batch_size", "2")
-
-
-def test_a_process_reports_its_first_step(monkeypatch, tmp_path):
-    monkeypatch.setattr(startup, "SETTINGS", TINY)
-    assert startup.first_step(startup.FIRST_STEP["torch"], tmp_path) > 0
-
-
-def test_our_script_is_stopped_after_its_first_step(monkeypatch, capsys):
-    steps, advance = [], loop.Trainer.advance
-
-    def recording(self, state, step):
-        state, step = advance(self, state, step)
-        steps.append(step)
-        return state, step
-
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(loop.Trainer, "advance", recording)
-    started, options = time.time() - 1000, (*TINY, "--train.steps", "3", "--log.every", "1")
-    with pytest.raises(SystemExit) as caught:
-        startup.report_first_step("jax", [*options, "--train.compilation_cache", "False"], started)
-    assert caught.value.code is None
-    assert steps == [1]
-    (seconds,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(startup.REPORT)]
-    assert 1000 < float(seconds.removeprefix(startup.REPORT)) < 2000
-
-
-def test_pytorch_reports_after_its_first_step(monkeypatch):
-    done = []
-
-    class Fake:
-        def update(self, images, targets):
-            done.append("update")
-            return torch.tensor(1.0), torch.tensor(1)
-
-    monkeypatch.setattr(torch_steps, "Trainer", Fake)
-    startup.report_after_update(lambda: done.append("report"))
-    torch_steps.Trainer().update(None, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    assert done == ["update", "report"]
-
-
-def test_a_process_that_fails_is_named():
-    assert startup.run_code("pass") > 0
-    with pytest.raises(ConfigError, match="A process to be timed failed: ValueError: broken"):
-        startup.run_code("raise ValueError('broken')")
-    with pytest.raises(ConfigError, match="it reported no time"):
-        startup.run_code("sys.exit()")
-
-
-def test_the_accuracy_suite_trains_every_seed_in_turn(monkeypatch, tmp_path):
-    (tmp_path / "small.py").write_text(CONFIG)
-    seeds = []
-    # By seed: reached at once, reached later and left again, never reached.
-    runs = [[Epoch(1.0, 0.7)], [Epoch(1.0, 0.6), Epoch(2.0, 0.8), Epoch(3.0, 0.5)], [Epoch(1.0, 0.69)]]
-
-    def fake(config, way="jax"):
-        seeds.append((way, config.train.seed))
-        return runs[config.train.seed]
-
-    monkeypatch.setattr(accuracy, "train_jax", fake)
-    monkeypatch.setattr(accuracy, "train_torch", fake)
-    parser = argparse.ArgumentParser()
-    accuracy.add_options(parser)
-    options = ["--config", str(tmp_path / "small.py"), "--torch", "torch"]
-    (case,) = accuracy.measure(parser.parse_args(options))
-    assert seeds == [("jax", 0), ("torch", 0), ("torch", 1), ("jax", 1), ("jax", 2), ("torch", 2)]
-    assert case.timings == dict.fromkeys(["jax", "torch"], Timing((1.0, 2.0, math.inf)))
-    assert case.accuracies == dict.fromkeys(["jax", "torch"], (0.7, 0.5, 0.69))
-    for wrong, message in [
-        ("--target 0", "--target = 0.0 is"),
-        ("--target 70", "--target = 70.0"),
-        ("--seeds 0", "--seeds = 0"),
-    ]:
-        with pytest.raises(ConfigError, match=message):
-            accuracy.measure(parser.parse_args([*options, *wrong.split()]))
-
-
-def test_time_to_accuracy_of_whole_runs(tmp_path, monkeypatch, capsys):
-    runs, train_jax = [], accuracy.train_jax
-    monkeypatch.setattr(accuracy, "train_jax", lambda config: runs.append(train_jax(config)) or runs[-1])
-    (tmp_path / "small.py").write_text(CONFIG)
-    (case,) = measure(
-        accuracy, "--config", str(tmp_path / "small.py"), "--target", "0.01", "--seeds", "1", "--torch", "torch"
-    )
-    assert list(case.timings) == list(case.accuracies) == ["jax", "torch"]
-    assert all(0 < way.seconds[0] < math.inf for way in case.timings.values())
-    printed = capsys.readouterr()
-    assert not printed.out
-    assert "test accuracy" in printed.err
-    seconds = [epoch.seconds for epoch in runs[0]]
-    assert len(seconds) == 3 and seconds == sorted(seconds)
-    # PyTorch's run, evaluated three times, is still that of torch_ref.train.
-    config = accuracy.comparable(accuracy.load_config(tmp_path / "small.py"))
-    assert printed.err.count("seed 0, torch: epoch") == 3
-    assert case.accuracies["torch"] == (train_torch(config, verbose=False).test_accuracy,)

@@ -261,7 +261,7 @@ def test_the_script_prints_what_had_finished_when_it_is_stopped(script, tmp_path
     ("options", "message"),
     [
         (["--seeds", "0"], "--seeds 0 is not allowed"),
-        (["--json", "/nowhere/at/all.json"], "--json /nowhere/at/all.json must be a file in a folder that exists"),
+        (["--json", "/nowhere/at/all.json"], "--json = '/nowhere/at/all.json' is not allowed"),
         (["--lr", "fast"], "invalid float value: 'fast'"),
         (["--lr", "0.1", "0.1"], "are the same"),
         (["--optim.rate", "0.1"], "optim.rate is not a field"),

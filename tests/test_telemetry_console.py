@@ -1,15 +1,23 @@
 """The console: exact lines where there is no terminal, and a bar that survives any terminal."""
 
+import dataclasses
+import functools
 import io
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import optax
 import pytest
+from flax import linen as nn
 
-from jax_cifar.config import Config, ModelConfig, OptimConfig
-from jax_cifar.telemetry.console import Console, clock_time, describe_config
+from jax_cifar.augment import HorizontalFlip
+from jax_cifar.config import Config, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+from jax_cifar.telemetry.console import Console, clock_time
+from jax_cifar.telemetry.describe import describe, describe_config
 
 FIGURES: dict[str, Any] = {"loss": 1.25, "accuracy": 0.5, "lr": 0.02, "images_per_second": 3210.4}
 
@@ -184,6 +192,61 @@ def test_config_shows_main_fields_and_what_differs():
     }
 
 
+class OwnNet(nn.Module):
+    """A network whose fields have no defaults."""
+
+    features: tuple[int, ...]
+    activation: Callable[..., Any]
+    dtype: Any = jnp.bfloat16
+
+    def __call__(self, images, train):
+        return self.activation(images)
+
+
+class Placeholder:
+    """Stands for a function that is not at hand."""
+
+    def __str__(self):
+        return "my_rule"
+
+    def __call__(self):
+        raise NotImplementedError
+
+
+def my_loss(logits, targets, tau=1.0):
+    return logits
+
+
+class Bare:
+    def __call__(self, *_):
+        return self
+
+
+def test_config_shows_networks_and_functions_of_ones_own_by_name():
+    config = Config(
+        "x",
+        model=OwnNet((8, 16), nn.relu),
+        augment=(HorizontalFlip(), my_loss),
+        optim=OptimConfig(name=functools.partial(optax.lion, b1=0.95)),
+        schedule=ScheduleConfig(name=Bare()),
+        train=TrainConfig(loss=my_loss),
+    )
+    rows = describe_config(config)
+    assert rows["model"] == "OwnNet, features (8, 16), activation relu, dtype bfloat16"
+    assert rows["augment"] == f"{HorizontalFlip()}, my_loss"
+    assert rows["optim"] == "lion(b1=0.95), lr 0.1"
+    assert rows["schedule"] == "Bare"
+    assert rows["train"] == "epochs 10.0, batch_size 128, loss my_loss, dtype auto, seed 0"
+    assert describe_config(dataclasses.replace(config, optim=OptimConfig(name=Placeholder())))["optim"] == (
+        "my_rule, lr 0.1"
+    )
+
+
+def test_values_are_described_by_what_they_are_called():
+    assert describe(functools.partial(my_loss, nn.relu, tau=0.5)) == "my_loss(relu, tau=0.5)"
+    assert [describe(value) for value in (None, "a", (0.5,), (), Bare)] == ["None", "a", "(0.5,)", "()", "Bare"]
+
+
 def test_parameter_table():
     stream = io.StringIO()
     rows = [("conv1/kernel", (3, 3, 3, 32), 864), ("dense/bias", (1000,), 1000), ("scale", (), 1)]
@@ -218,6 +281,12 @@ def test_summary_says_where_the_seconds_went_and_where_the_results_lie():
         "seconds         160.2 = data 0.6 + compile 4.1 + train 150.2 + eval 4.0 + checkpoint 0.8 + other 0.5",
         "results         runs/x",
     ]
+
+
+def test_the_summary_of_a_run_that_diverged_late_says_what_is_not_finite():
+    stream = io.StringIO()
+    Console(stream).summary({**SUMMARY, "test_loss": None, "train_accuracy": None}, Path("runs/x"))
+    assert plain_lines(stream)[1:3] == ["test accuracy   71.31%, loss not finite", "train accuracy  not finite"]
 
 
 def test_summary_with_test_time_augmentation():

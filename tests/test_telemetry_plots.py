@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jax_cifar.telemetry import plots
-from jax_cifar.telemetry.plots import draw_confusion_matrix, draw_plots
+from jax_cifar.telemetry.plots import draw_confusion_matrix, draw_curves, draw_plots
 from jax_cifar.telemetry.run_log import RunLog
 
 
@@ -67,6 +67,13 @@ def test_curves_are_the_logged_figures_in_epochs_and_per_cent(tmp_path, drawn):
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [(s / 4, 10 * s) for s in range(1, 9)])
     rate = drawn["learning_rate.png"].axes[0]
     np.testing.assert_allclose(rate.lines[0].get_ydata(), [0.1 / s for s in range(1, 9)])
+
+
+def test_curves_are_drawn_of_records_alone(tmp_path, drawn):
+    records = [{"step": 4, "split": "test", "loss": 0.5}, {"step": 8, "split": "test", "loss": None}]
+    assert draw_curves(records, "any", tmp_path) == [tmp_path / "loss.png"]
+    assert drawn["loss.png"].axes[0].get_title(loc="left") == "any: loss"
+    np.testing.assert_equal(drawn["loss.png"].axes[0].lines[0].get_xydata(), [(4, 0.5), (8, np.nan)])
 
 
 @pytest.mark.parametrize("heights", [[0.5, 0.5, 0.5], [1.0, 0.99, 0.97], [0.0, 0.01, 0.0], [0.2, 0.9, 0.5]])

@@ -122,6 +122,17 @@ def test_a_resumed_run_tells_tensorboard_to_forget_what_comes_after_the_checkpoi
     assert [step for step, *_ in scalars(second)] == [3]
 
 
+def test_a_full_disk_is_told_where_it_happens_and_not_waited_for(tmp_path, monkeypatch):
+    def full(_, data):
+        raise OSError(28, "No space left on device")
+
+    with RunLog(tmp_path, True, None) as log:
+        monkeypatch.setattr("tensorboardX.record_writer.RecordWriter.write", full)
+        for step in range(1, 30):
+            with pytest.raises(OSError, match="No space left"):
+                log.write(record(step))
+
+
 def test_tensorboard_off_makes_no_folder(tmp_path):
     write(tmp_path, [1])
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -7,7 +7,6 @@ give, `save` writes it. Nothing here knows JAX: expected logits come in as NumPy
 import contextlib
 import json
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from jaxtyping import Float32, Num
 from torch import Tensor, nn
 
 from jax_cifar.errors import ConfigError, ExportError
+from jax_cifar.files import atomic_write
 
 BATCHES = (1, 2, 7, 64)  # sizes that every exported model is run with; all images with the last
 TOLERANCE = 1e-5  # of the largest logit: float32, in which runtimes sum in different orders
@@ -153,12 +153,10 @@ def check_destination(path: str | Path) -> Path:
 
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write the model; the file appears whole, in the place of an older one, or not at all. Raises `ConfigError`."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(model.SerializeToString())
-        os.replace(partial, path)
+        with atomic_write(path) as file:
+            file.write(model.SerializeToString())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another place.") from None
 
 

@@ -15,12 +15,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jax_cifar.cli import Parser, run
+from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config import Config
-from jax_cifar.config.files import help_text, load_config
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError, Diverged, check
 from jax_cifar.files import write_json
@@ -171,26 +169,13 @@ def _charge(seconds: dict[str, float], kind: str) -> Iterator[None]:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, load, train, write."""
-    parser = Parser(__doc__, prog="python -m torch_ref.train", add_help=False)
-    parser.add_argument("--config", metavar="FILE", help="config file, such as configs/quickstart.py")
-    parser.add_argument("--channels-last", action="store_true", help="weights and images in memory as NHWC")
-    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures and the losses to this file")
-    parser.add_argument("-h", "--help", action="store_true", help="show this and every field of the configuration")
-    options, overrides = parser.parse_known_args(arguments)
-    if options.help:
-        config = load_config(options.config) if options.config else Config(name="default")
-        print(parser.format_help(), help_text(config, "fields of the configuration"), sep="\n")
-        return
-    if options.config is None:
-        parser.error("--config FILE is missing")
-    if options.json is not None:
-        writable = options.json.parent.is_dir() and os.access(options.json.parent, os.W_OK)
-        expected = "it must be a file in a folder that can be written to"
-        check(writable and not options.json.is_dir(), "--json", str(options.json), expected)
     # Config files import jax, which would take most of a GPU's memory as soon as one asks it for its backend.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    config = load_config(options.config, overrides)
+    parser = ExperimentParser(__doc__, prog="python -m torch_ref.train")
+    parser.add_argument("--channels-last", action="store_true", help="weights and images in memory as NHWC")
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
+    parser.add_json("write the figures and the losses to this file")
+    options, config = parser.read(arguments)
     result = train(config, channels_last=options.channels_last, compiled=options.compile)
     if options.json is not None:
         figures = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}

@@ -14,20 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from jax_cifar.telemetry.describe import describe_config, describe_summary, parameter_lines
+
 # A line between two epochs says that a slow run is alive; more of them would bury the table.
 QUIET_SECONDS = 15.0
 PLAIN_WIDTH = 100
 # Facts come in several groups; their texts stand in one column all the same.
 NAME_WIDTH = 10
-
-# Shown even where they have their default values: what one asks first about an experiment.
-MAIN_FIELDS = {
-    "data": ("name",),
-    "model": ("name",),
-    "optim": ("name", "lr"),
-    "schedule": ("name",),
-    "train": ("epochs", "batch_size", "dtype", "seed"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,25 +53,6 @@ def clock_time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def describe_config(config: Any) -> dict[str, str]:
-    """One line per section of a `Config`: its main fields, and those that differ from their defaults."""
-    rows = {}
-    for section in dataclasses.fields(config):
-        value = getattr(config, section.name)
-        if dataclasses.is_dataclass(value):
-            rows[section.name] = _describe_section(value, MAIN_FIELDS.get(section.name, ()))
-        elif section.name != "name" and value:
-            rows[section.name] = ", ".join(map(str, value))
-    return {name: text for name, text in rows.items() if text}
-
-
-def _describe_section(section: Any, main: Sequence[str]) -> str:
-    default = type(section)()
-    values = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
-    shown = [name for name, value in values.items() if name in main or value != getattr(default, name)]
-    return ", ".join(str(values[name]) if name == "name" else f"{name} {values[name]}" for name in shown)
 
 
 class Console:
@@ -129,36 +103,13 @@ class Console:
 
     def parameter_table(self, rows: Sequence[tuple[str, tuple[int, ...], int]]) -> None:
         """Print name, shape and count of every parameter, and the total."""
-        shapes = [" x ".join(map(str, shape)) or "scalar" for _, shape, _ in rows]
-        total = f"{sum(count for *_, count in rows):,}"
-        name_width = max(map(len, ["parameter", *(name for name, *_ in rows)]))
-        shape_width = max(map(len, ["shape", *shapes]))
-        count_width = max(len("count"), len(total))
-        table = [("parameter", "shape", "count")]
-        table += [(name, shape, f"{count:,}") for (name, _, count), shape in zip(rows, shapes, strict=True)]
-        table += [("total", "", total)]
-        for name, shape, count in table:
-            self.line(f"{name:<{name_width}}  {shape:>{shape_width}}  {count:>{count_width}}")
+        for line in parameter_lines(rows):
+            self.line(line)
 
     def summary(self, summary: Mapping[str, Any], workdir: Path) -> None:
         """Print the figures of `summary.json`, where the seconds went, and where the results lie."""
-        test = f"{summary['test_accuracy']:.2%}, loss {summary['test_loss']:.4f}"
-        if summary.get("test_accuracy_tta") is not None:
-            test += f"; {summary['test_accuracy_tta']:.2%} with test-time augmentation"
-        seconds = dict(summary["seconds"])
-        total = seconds.pop("total")
-        parts = [f"{name} {value:.1f}" for name, value in seconds.items()]
-        parts.append(f"other {max(0.0, total - sum(seconds.values())):.1f}")
         self.line()
-        self.facts(
-            {
-                "test accuracy": test,
-                "train accuracy": f"{summary['train_accuracy']:.2%}",
-                "speed": f"{summary['images_per_second']:,.0f} images/s",
-                "seconds": f"{total:.1f} = {' + '.join(parts)}",
-                "results": str(workdir),
-            }
-        )
+        self.facts(describe_summary(summary, workdir))
 
     # The table that grows while training.
 

@@ -1,15 +1,13 @@
-"""What a run ran on: versions, devices, commit; and a word if a GPU lies idle."""
+"""What a run ran on: versions, devices, commit."""
 
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
 
 from jax_cifar.files import write_json
 
@@ -22,18 +20,6 @@ PACKAGES = {
     "orbax": "orbax-checkpoint",
     "numpy": "numpy",
 }
-# What the pip wheels of CUDA 13 need; CUDA 12's run on older drivers and older GPUs.
-CUDA13_DRIVER = 580
-CUDA13_CAPABILITY = 7.5
-# Settings by which a user keeps the GPU out of sight, on purpose or not.
-HIDING = {"JAX_PLATFORMS": ("cpu",), "CUDA_VISIBLE_DEVICES": ("", "-1")}
-
-
-class NvidiaGpu(NamedTuple):
-    """The first NVIDIA GPU of this machine; what could not be found out is None."""
-
-    driver: int | None  # major version of the driver
-    capability: float | None  # compute capability
 
 
 def package_versions() -> dict[str, str]:
@@ -53,13 +39,18 @@ def cpu_count() -> int:
 
 
 def describe_devices() -> str:
-    """One line, such as `8 x TPU v4 (tpu) on 2 hosts; CPU cores: 96`."""
+    """One line, such as `8 x TPU v4 (tpu) on 2 hosts; CPU cores: 96`.
+
+    Where the environment says which platforms JAX may use, that ends the line: it is the usual reason for a GPU that
+    lies idle. Of a jaxlib without CUDA beside an NVIDIA GPU JAX itself warns.
+    """
     import jax
 
     kinds = Counter((device.device_kind, device.platform) for device in jax.devices())
     parts = [f"{count} x {kind}" + ("" if kind == name else f" ({name})") for (kind, name), count in kinds.items()]
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
-    return f"{', '.join(parts)}{hosts}; CPU cores: {cpu_count()}"
+    allowed = f"; JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}" if os.environ.get("JAX_PLATFORMS") else ""
+    return f"{', '.join(parts)}{hosts}; CPU cores: {cpu_count()}{allowed}"
 
 
 def describe_versions() -> str:
@@ -96,42 +87,6 @@ def git_commit(root: Path) -> str | None:
         return None
     described = _output(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
     return described or None
-
-
-def gpu_warning() -> str | None:
-    """A warning, with the command that helps, if an NVIDIA GPU is there and JAX runs on the CPU; else None."""
-    import jax
-
-    backend = jax.default_backend()
-    return gpu_advice(backend, find_nvidia_gpu(), os.environ) if backend == "cpu" else None
-
-
-def gpu_advice(backend: str, gpu: NvidiaGpu | None, environ: Mapping[str, str]) -> str | None:
-    """The text of `gpu_warning` for a given machine."""
-    if backend != "cpu" or gpu is None:
-        return None
-    for name, values in HIDING.items():
-        if environ.get(name) in values:
-            return f"JAX runs on the CPU: {name}={environ[name]!r} hides the NVIDIA GPU. Unset it to train on the GPU."
-    recent = (gpu.driver is None or gpu.driver >= CUDA13_DRIVER) and (
-        gpu.capability is None or gpu.capability >= CUDA13_CAPABILITY
-    )
-    extra = "cuda13" if recent else "cuda12"
-    return f'JAX runs on the CPU although an NVIDIA GPU is there. To use it: pip install -U "jax[{extra}]"'
-
-
-def find_nvidia_gpu(root: Path = Path("/")) -> NvidiaGpu | None:
-    """The first NVIDIA GPU that this process could use, or None. `root` is where the system's files lie."""
-    listed = _output(["nvidia-smi", "--query-gpu=driver_version,compute_cap", "--format=csv,noheader"])
-    match = re.match(r"(\d+)\.[\d.]+, *(\d+\.\d+)", listed)
-    if match:
-        return NvidiaGpu(int(match[1]), float(match[2]))
-    # A container without access to the GPU still sees the driver's version, hence the device node.
-    if not list(root.glob("dev/nvidia[0-9]*")):
-        return None
-    driver = root / "proc/driver/nvidia/version"
-    match = re.search(r"\b(\d+)\.\d+", driver.read_text(encoding="utf-8")) if driver.exists() else None
-    return NvidiaGpu(int(match[1]) if match else None, None)
 
 
 def _output(command: Sequence[str]) -> str:

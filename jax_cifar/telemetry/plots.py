@@ -1,14 +1,14 @@
 """Pictures of a run: curves from `metrics.jsonl`, and the confusion matrix."""
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from jax_cifar.files import atomic_write
 from jax_cifar.telemetry.run_log import read_metrics
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
@@ -27,15 +27,21 @@ def draw_plots(workdir: Path) -> list[Path]:
 
     Returns the paths drawn; a picture without a single finite value is left out.
     """
-    records = read_metrics(workdir)
-    name = _config_name(workdir)
+    return draw_curves(read_metrics(workdir), _config_name(workdir), workdir / "plots")
+
+
+def draw_curves(records: Sequence[Mapping[str, Any]], name: str, folder: Path) -> list[Path]:
+    """Draw `loss.png`, `accuracy.png` and `learning_rate.png` of a run from its log records, oldest first.
+
+    Returns the paths drawn; a picture without a single finite value is left out.
+    """
     drawn = []
     for field, draw in (("loss", _draw_loss), ("accuracy", _draw_accuracy), ("lr", _draw_learning_rate)):
         curves = {split: _curve(records, split, field) for split in SPLITS}
         curves = {split: curve for split, curve in curves.items() if np.isfinite(curve[1]).any()}
         if curves:
             stem = "learning_rate" if field == "lr" else field
-            drawn.append(save(draw(name, curves), workdir / "plots" / f"{stem}.png"))
+            drawn.append(save(draw(name, curves), folder / f"{stem}.png"))
     return drawn
 
 
@@ -79,7 +85,7 @@ def _config_name(workdir: Path) -> str:
     return name or workdir.resolve().name
 
 
-def _curve(records: list[dict[str, Any]], split: str, field: str) -> tuple[np.ndarray, np.ndarray]:
+def _curve(records: Sequence[Mapping[str, Any]], split: str, field: str) -> tuple[np.ndarray, np.ndarray]:
     rows = [record for record in records if record.get("split") == split and field in record]
     epochs = [record.get("epoch", record["step"]) for record in rows]
     values = [np.nan if record[field] is None else record[field] for record in rows]
@@ -229,7 +235,6 @@ def _list_confusions(axes: Any, shares: np.ndarray, label_names: Sequence[str]) 
 def save(figure: Any, path: Path) -> Path:
     """Write a figure as PNG in one piece, and make its folder; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15)
-    os.replace(temporary, path)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15)
     return path

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from jax_cifar.files import write_text
+
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
 # Every flush of an event file is an fsync; the JSON lines are the record, these are for looking at now and then.
@@ -33,7 +35,7 @@ class RunLog:
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / METRICS_FILE
         lines = [] if resume_step is None else _lines_until(path, resume_step)
-        _replace(path, "".join(lines))
+        write_text(path, "".join(lines))
         self._file = path.open("a", encoding="utf-8")
         next_step = 0 if resume_step is None else resume_step + 1
         self._events = _EventFile(workdir / TENSORBOARD_DIR, next_step) if tensorboard else None
@@ -84,12 +86,6 @@ def _lines_until(path: Path, step: int) -> list[str]:
     return [line for line, record in _parsed_lines(path) if record["step"] <= step]
 
 
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _plain(value: Any) -> Any:
     """A JSON value: scalars of NumPy and JAX become Python's, what is not finite becomes None."""
     if hasattr(value, "item"):
@@ -108,7 +104,11 @@ def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _EventFile:
-    """One TensorBoard event file, written in this thread through tensorboardX's record writer."""
+    """One TensorBoard event file, written in this thread through tensorboardX's record writer.
+
+    Not its SummaryWriter: that writes in a thread of its own, which a full disk ends, and training then waits for it
+    forever; and of two that begin in the same second, the second overwrites the first.
+    """
 
     def __init__(self, directory: Path, next_step: int) -> None:
         with _torch_hidden():

@@ -3,16 +3,13 @@
 from jax_cifar.config import Config
 from jax_cifar.data import Splits
 from jax_cifar.models import parameter_table
-from jax_cifar.telemetry import Console, describe_devices, describe_versions, gpu_warning
+from jax_cifar.telemetry import Console, describe_devices, describe_versions
 from jax_cifar.training.session import Session, compute_dtype
 from jax_cifar.training.state import TrainState
 
 
 def announce_machine(console: Console, config: Config) -> None:
     """The first lines: versions, devices, what the configuration sets."""
-    warning = gpu_warning()
-    if warning:
-        console.warn(warning)
     console.facts({"versions": describe_versions(), "devices": describe_devices(), "config": config.name})
     console.config(config)
 

@@ -1,0 +1,78 @@
+"""The options that scripts share: what a config file and the command line make, and how mistakes end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jax_cifar.cli import ExperimentParser, run
+from jax_cifar.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+
+
+@pytest.fixture
+def parser():
+    parser = ExperimentParser("What it does.", prog="script")
+    parser.add_argument("--twice", action="store_true", help="an option of its own")
+    parser.add_json("figures go there")
+    return parser
+
+
+def test_own_options_and_fields_of_the_configuration_come_in_any_order(parser, tmp_path):
+    file = tmp_path / "out.json"
+    options, config = parser.read(["--optim.lr", "0.25", "--json", str(file), "--config", QUICKSTART, "--twice"])
+    assert (options.json, options.twice, options.config) == (file, True, QUICKSTART)
+    assert (config.name, config.optim.lr) == ("quickstart", 0.25)
+    options, _ = parser.read(["--config", QUICKSTART])
+    assert (options.json, options.twice) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], r"^script: --config FILE is missing\. --help shows the options\.$"),
+        (["--config", "a.py", "--config", "b.py"], r"--config is given twice, a\.py and b\.py: choose one"),
+        (["--config", QUICKSTART, "--optim.rate", "1"], r"^--optim\.rate is not a field of the configuration"),
+        (["--config", QUICKSTART, "--conf", "1"], r"^--conf is not a field of the configuration"),
+        (["--config", QUICKSTART, "more"], "Unexpected argument 'more'"),
+        (["--config"], "--config: expected one argument"),
+        (["--json", "nowhere/x.json"], r"^--json = 'nowhere/x\.json' is not allowed: it must be a file in a folder"),
+        (["--json", "."], r"^--json = '\.' is not allowed"),
+    ],
+)
+def test_mistakes_are_told_in_one_message(parser, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        parser.read(arguments)
+
+
+def test_help_lists_own_options_and_every_field_with_the_files_values(parser, capsys):
+    with pytest.raises(SystemExit) as end:
+        parser.read(["--config", QUICKSTART, "--help"])
+    printed = capsys.readouterr().out
+    assert end.value.code is None
+    assert all(text in printed for text in ("What it does.", "--twice", "figures go there", "--optim.lr"))
+    with pytest.raises(SystemExit):
+        parser.read(["-h"])
+    assert "--optim.lr" in capsys.readouterr().out
+
+
+def test_a_users_mistake_is_an_exit_code_and_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with pytest.raises(SystemExit) as end:
+        run(lambda _: ExperimentParser("").read([]))
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_options_need_no_jax():
+    code = (
+        "import sys; from jax_cifar.cli import ExperimentParser\n"
+        "import jax_cifar.lab.tables\n"
+        "try: ExperimentParser('').read(['--help'])\n"
+        "except SystemExit: assert not {'jax', 'numpy', 'torch'} & {*sys.modules}, sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "--optim.lr" in done.stdout) == (0, True), done.stderr
