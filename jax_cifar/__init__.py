@@ -1,22 +1,39 @@
 """Train CNNs and ResNets on CIFAR in pure JAX.
 
-from jax_cifar import load_config, train
+from jax_cifar import load_config, load_run, train
 result = train(load_config("configs/quickstart.py"), "runs/first")
+classes = load_run("runs/first").predict(images)
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jax_cifar.config import Config
-    from jax_cifar.config.files import load_config
+    from jax_cifar.config.files import apply_overrides, load_config
+    from jax_cifar.run.load import Run, load_run
+    from jax_cifar.training.callbacks import Callback
     from jax_cifar.training.loop import TrainResult, train
     from jax_cifar.training.many import train_many
 
-__all__ = ["Config", "TrainResult", "load_config", "train", "train_many"]
+__all__ = [
+    "Callback",
+    "Config",
+    "Run",
+    "TrainResult",
+    "apply_overrides",
+    "load_config",
+    "load_run",
+    "train",
+    "train_many",
+]
 
 _HOMES = {
     "Config": "config",
+    "apply_overrides": "config.files",
     "load_config": "config.files",
+    "Run": "run.load",
+    "load_run": "run.load",
+    "Callback": "training.callbacks",
     "train": "training.loop",
     "TrainResult": "training.loop",
     "train_many": "training.many",

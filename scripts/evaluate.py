@@ -1,19 +1,25 @@
-"""Judge a trained network on a whole part of its data set.
+"""Judge a trained network on a whole part of its data set, or on images of one's own.
 
 python scripts/evaluate.py --workdir runs/first
-python scripts/evaluate.py --workdir runs/first --tta mirror --split test --checkpoint best
+python scripts/evaluate.py --workdir runs/first --split val --checkpoint best
+python scripts/evaluate.py --workdir runs/first --split photos.npz
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from jax_cifar.cli import Parser, run
+
+PARTS = ("test", "val", "train")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, load, evaluate, print."""
     parser = Parser(__doc__)
     parser.add_argument("--workdir", metavar="DIR", required=True, help="run folder that scripts/train.py wrote")
-    parser.add_argument("--split", choices=["test", "val", "train"], default="test", help="part of the data")
+    parser.add_argument(
+        "--split", metavar="PART", default="test", help="test, val or train; or a FILE.npz with images and labels"
+    )
     parser.add_argument(
         "--tta",
         choices=["none", "mirror", "mirror-translate"],
@@ -21,12 +27,18 @@ def main(arguments: Sequence[str]) -> None:
         help="test-time augmentation: average the logits of an image and its mirror image, or of six views",
     )
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="newest, or best by validation")
+    parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
+    parser.add_argument("--trust-code", action="store_true", help="run the network's own code that the folder recorded")
     options = parser.parse_args(arguments)
+    if options.split not in PARTS and not options.split.endswith(".npz"):
+        parser.error(f"--split {options.split} is not allowed: it must be {', '.join(PARTS)} or a FILE.npz")
 
-    from jax_cifar.run.load import load_trained
+    from jax_cifar.data import read_npz
+    from jax_cifar.run.load import load_run
 
-    trained = load_trained(options.workdir, options.checkpoint)
-    report = trained.evaluate(options.split, options.tta)
+    trained = load_run(options.workdir, options.checkpoint, data_dir=options.data_dir, trust_code=options.trust_code)
+    data = options.split if options.split in PARTS else read_npz(Path(options.split))[0]
+    report = trained.evaluate(data, options.tta, data_dir=options.data_dir)
     print(f"{trained.config.name}, step {trained.step:,}, {options.split} images, tta {options.tta}\n")
     print(report.table())
 

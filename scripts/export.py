@@ -13,7 +13,8 @@ from jax_cifar.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jax_cifar.run.load import Trained
+    from jax_cifar.data import Dataset
+    from jax_cifar.run.load import Run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str]) -> None:
         help="take normalised float32 NCHW images; default: uint8 NHWC images, normalised inside the graph",
     )
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="newest, or best by validation")
+    parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
     options = parser.parse_args(arguments)
 
     try:
@@ -39,46 +41,47 @@ def main(arguments: Sequence[str]) -> None:
 
     # Agreement to five digits asks for float32 throughout, which accelerators round; and no GPU is needed.
     jax.config.update("jax_platforms", "cpu")
-    from jax_cifar.run.load import load_trained
+    from jax_cifar.run.load import load_run
 
-    export(load_trained(options.workdir, options.checkpoint, dtype="float32"), out, options.float_input)
+    trained = load_run(options.workdir, options.checkpoint, dtype="float32", data_dir=options.data_dir)
+    export(trained, trained.part("test", options.data_dir), out, options.float_input)
 
 
-def export(trained: "Trained", out: "Path", float_input: bool) -> None:
+def export(trained: "Run", test: "Dataset", out: "Path", float_input: bool) -> None:
     """JAX variables -> torch_ref -> ONNX -> checked in ONNX Runtime on all test images -> `out`."""
-    import jax
-
+    from jax_cifar.config import ModelConfig
     from jax_cifar.config.files import to_dict
     from jax_cifar.evaluation.metrics import report
     from torch_ref import convert
     from torch_ref import export as onnx_export
     from torch_ref.models import create_model
 
-    config, splits, normalize = trained.config, trained.splits, trained.network.normalize
-    shape = splits.test.images.shape[1:]
-    if trained.network.side not in (None, shape[0]):
+    config, spec = trained.config, trained.network.spec
+    if not isinstance(config.model, ModelConfig):
+        raise ConfigError(f"{type(config.model).__name__} is a network of one's own: it has no PyTorch twin to export.")
+    if spec.side not in (None, spec.image_shape[0]):
         raise ConfigError(
-            f"{config.name} is judged on images downsampled to {trained.network.side} pixels (train.resolutions),"
-            f" which the exported file cannot do. Train with a last resolution of {shape[0]} to export it."
+            f"{config.name} is judged on images downsampled to {spec.side} pixels (train.resolutions),"
+            f" which the exported file cannot do. Train with a last resolution of {spec.image_shape[0]} to export it."
         )
-    network = create_model(config.model, splits.num_classes, shape[0])
-    network.load_state_dict(convert.to_torch(jax.device_get(trained.state.eval_variables), network))
-    model = onnx_export.to_onnx(network, shape, normalize.mean, normalize.std, float_input)
+    network = create_model(config.model, spec.num_classes, spec.image_shape[0])
+    network.load_state_dict(convert.to_torch(trained.variables, network))
+    model = onnx_export.to_onnx(network, spec.image_shape, spec.mean, spec.std, float_input)
 
-    images, expected = splits.test.images, trained.logits("test")
+    images, expected = test.images, trained.logits(test.images)
     if float_input:
-        images = onnx_export.normalize(images, normalize.mean, normalize.std)
+        images = onnx_export.normalize(images, spec.mean, spec.std)
     logits = onnx_export.require_agreement(model, images, expected)
-    in_jax, in_onnx = (report(values, splits.test.labels, splits.label_names) for values in (expected, logits))
+    in_jax, in_onnx = (report(values, test.labels, spec.label_names) for values in (expected, logits))
 
     layout = "float32 NCHW, normalised with mean and std" if float_input else "uint8 NHWC, 0 to 255"
     onnx_export.set_metadata(
         model,
         input=layout,
-        label_names=splits.label_names,
-        mean=normalize.mean,
-        std=normalize.std,
-        dataset=splits.name,
+        label_names=spec.label_names,
+        mean=spec.mean,
+        std=spec.std,
+        dataset=trained.data_name,
         step=trained.step,
         test_accuracy=in_onnx.accuracy,
         config=to_dict(config),
@@ -87,7 +90,7 @@ def export(trained: "Trained", out: "Path", float_input: bool) -> None:
 
     gap, scale = abs(logits - expected).max(), abs(expected).max()
     same = (logits.argmax(1) == expected.argmax(1)).sum()
-    print(f"network         {config.name}, step {trained.step:,}: {config.model.name}, {splits.num_classes} classes")
+    print(f"network         {config.name}, step {trained.step:,}: {config.model.name}, {spec.num_classes} classes")
     print(f"input           images, {layout}, any number")
     print(
         f"agreement       logits within {gap / scale:.1e} of the largest; {same:,} of {len(logits):,} classes the same"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config import Config
-from jax_cifar.config.files import to_dict
+from jax_cifar.config.files import apply_overrides, to_dict
 from jax_cifar.files import write_json
 from jax_cifar.lab.tables import markdown, spread
 
@@ -44,14 +44,19 @@ def make_parser() -> ExperimentParser:
     return parser
 
 
-def combinations(options: Any, config: Config) -> list[dict[str, float]]:
+def members(options: Any, config: Config) -> list[Config]:
     """Every combination of the values given, each with every seed."""
-    given = {name: getattr(options, name) for name in VARIED if getattr(options, name) is not None}
+    first = "b1" if config.optim.name in ("adam", "adamw") else "momentum"
+    fields = {"lr": "optim.lr", "momentum": f"optim.{first}", "weight_decay": "optim.weight_decay"}
+    given = {field: getattr(options, name) for name, field in fields.items() if getattr(options, name) is not None}
     seeds = range(config.train.seed, config.train.seed + options.seeds)
-    return [
-        dict(zip(["seed", *given], [seed, *values], strict=True))
-        for *values, seed in itertools.product(*given.values(), seeds)
-    ]
+    configs = []
+    for *values, seed in itertools.product(*given.values(), seeds):
+        settings = zip(["train.seed", *given], [seed, *values], strict=True)
+        configs.append(
+            apply_overrides(config, [word for name, value in settings for word in (f"--{name}", str(value))])
+        )
+    return configs
 
 
 def table(results: Sequence["ManyResult"], momentum: str) -> str:
@@ -66,7 +71,8 @@ def table(results: Sequence["ManyResult"], momentum: str) -> str:
     shown |= {"test accuracy": ("test_accuracy", ".2%"), "test loss": ("test_loss", ".4f")}
     rows: dict[tuple[float, ...], list[ManyResult]] = {}
     for result in results:
-        rows.setdefault((result.lr, result.momentum, result.weight_decay), []).append(result)
+        _, *numbers = result.setting.values()
+        rows.setdefault(tuple(numbers), []).append(result)
     head = ["lr", momentum, "weight decay", "seeds", *shown, "training time"]
     lines = []
     for setting, group in rows.items():
@@ -100,11 +106,11 @@ def main(arguments: Sequence[str]) -> None:
     options, config = parser.read(arguments)
     if options.seeds < 1:
         parser.error(f"--seeds {options.seeds} is not allowed: it must be at least 1")
-    settings = combinations(options, config)
+    configs = members(options, config)
 
     from jax_cifar.training.many import choose_way, train_many
 
-    how = choose_way(config, len(settings)) if options.how == "auto" else options.how
+    how = choose_way(config, len(configs)) if options.how == "auto" else options.how
     results: list[ManyResult] = []
     momentum = "b1" if config.optim.name in ("adam", "adamw") else "momentum"
 
@@ -112,13 +118,14 @@ def main(arguments: Sequence[str]) -> None:
         results.append(result)
         accuracy = result.test_accuracy
         end = "diverged" if accuracy is None else f"test accuracy {accuracy:.2%}"
-        setting = f"seed {result.seed}, lr {result.lr:g}, {momentum} {result.momentum:g}, decay {result.weight_decay:g}"
-        print(f"{len(results)} of {len(settings)} ({how}): {setting}: {end}", file=sys.stderr, flush=True)
+        seed, lr, m, decay = result.setting.values()
+        setting = f"seed {seed}, lr {lr:g}, {momentum} {m:g}, decay {decay:g}"
+        print(f"{len(results)} of {len(configs)} ({how}): {setting}: {end}", file=sys.stderr, flush=True)
         if options.json is not None:
             write_json(options.json, as_json(config, how, results))
 
     try:
-        train_many(config, settings=settings, how=how, chunk=options.chunk, on_result=report)
+        train_many(configs, how=how, chunk=options.chunk, on_result=report)
     finally:
         if results:
             print(table(results, momentum))

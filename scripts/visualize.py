@@ -22,21 +22,29 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workdir", metavar="DIR", help="filters: run whose first layer is shown too")
     parser.add_argument("--image", metavar="N", type=int, default=0, help="first image of the data set to show")
     parser.add_argument("--columns", metavar="N", type=int, default=8, help="augment: draws beside each image")
+    parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the run's data set lies now")
+    parser.add_argument("--trust-code", action="store_true", help="run the network's own code that the folder recorded")
     parser.add_argument("--out", metavar="FILE.png", type=Path, required=True, help="picture to write")
     options, overrides = parser.parse_known_args(arguments)
     if options.out.suffix != ".png" or not options.out.parent.is_dir():
         raise ConfigError(f"--out {options.out} must be a .png file in a folder that exists.")
+    if options.workdir and overrides:
+        parser.error(f"{' '.join(overrides)}: with --workdir the run's own configuration holds")
 
     from jax_cifar import load_config
     from jax_cifar.data import load_data
     from jax_cifar.errors import check
     from jax_cifar.lab.pictures import augmentation_rows, filter_panels, first_layer_panels
-    from jax_cifar.run.load import load_trained
+    from jax_cifar.run.load import load_run
     from jax_cifar.telemetry.images import draw_rows, draw_sections
 
-    trained = load_trained(options.workdir) if options.workdir else None
-    config = trained.config if trained else load_config(options.config, overrides)
-    splits = trained.splits if trained else load_data(config.data)
+    trained, data_dir = None, options.data_dir
+    if options.workdir:
+        trained = load_run(options.workdir, data_dir=data_dir, trust_code=options.trust_code)
+        config, splits = trained.config, trained.splits(data_dir)
+    else:
+        config = load_config(options.config, [*overrides, *(["--data.dir", data_dir] if data_dir else [])])
+        splits = load_data(config.data)
     images = splits.train.images
     check(0 <= options.image < len(images), "--image", options.image, f"there are {len(images):,} training images")
     check(options.columns >= 1, "--columns", options.columns, "it must be at least 1")

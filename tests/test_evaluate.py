@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cifar.augment import Normalize
-from jax_cifar.evaluation.predict import evaluate, make_predictor, predict_logits, tta_views
+from jax_cifar.evaluation.predict import make_batches, make_predictor, predict_logits, tta_views
+from jax_cifar.models.network import InputSpec, Network
 
 CLASSES = 3
-NORMALIZE = Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
-INPUTS = partial(NORMALIZE, jax.random.key(0))
+SPEC = InputSpec((6, 6, 3), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), None, ("a", "b", "c"))
 
 
 class Linear(nn.Module):
@@ -24,6 +23,17 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, images, train: bool):
         assert not train
+        return nn.Dense(CLASSES)(images.reshape(images.shape[0], -1))
+
+
+class Spy(Linear):
+    """Notes the shapes that it is traced with."""
+
+    seen: Any = None
+
+    @nn.compact
+    def __call__(self, images, train: bool):
+        self.seen.append(images.shape)
         return nn.Dense(CLASSES)(images.reshape(images.shape[0], -1))
 
 
@@ -38,13 +48,13 @@ def variables():
 
 @pytest.fixture(scope="module")
 def predict():
-    return make_predictor(Linear(), INPUTS)
+    return make_predictor(Network(Linear(), SPEC))
 
 
 def by_hand(variables, images):
     """The logits in NumPy and float64."""
     dense = jax.device_get(variables)["params"]["Dense_0"]
-    pixels = (images / 255 - np.array(NORMALIZE.mean)) / np.array(NORMALIZE.std)
+    pixels = (images / 255 - np.array(SPEC.mean)) / np.array(SPEC.std)
     return pixels.reshape(len(images), -1) @ dense["kernel"].astype(np.float64) + dense["bias"]
 
 
@@ -53,52 +63,41 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (3, 8), (8, 4), (1, 1), (5, 5), (100, 48), (100, 47)])
-@pytest.mark.parametrize("put", [np.asarray, jnp.asarray], ids=["host", "device"])
-def test_every_image_once_and_in_order(predict, variables, put, count, batch_size):
+def test_every_image_once_and_in_order(predict, variables, count, batch_size):
     images = make_images(count)
-    logits = predict_logits(predict, variables, put(images), batch_size)
+    logits = predict_logits(predict, variables, make_batches(images, batch_size))
     assert (logits.shape, logits.dtype, type(logits)) == ((count, CLASSES), np.float32, np.ndarray)
     assert_close(logits, by_hand(variables, images))
 
 
-def test_padding_counts_nowhere(predict, variables):
-    images = make_images(10)
-    labels = by_hand(variables, images).argmax(axis=1)
-    labels[-1] = (labels[-1] + 1) % CLASSES  # padding repeats the last image: counted again, it would weigh more
-    report = evaluate(predict, variables, images, labels, ("a", "b", "c"), batch_size=4)
-    assert report.count == 10
-    assert report.accuracy == pytest.approx(0.9)
+def test_images_on_the_device_serve_every_evaluation(predict, variables):
+    batches = make_batches(make_images(10), 4)
+    first = predict_logits(predict, variables, batches)
+    with jax.transfer_guard_host_to_device("disallow"):
+        again = predict_logits(predict, variables, batches, "mirror")
+    np.testing.assert_array_equal(predict_logits(predict, variables, batches), first)
+    assert len(again) == batches.count == 10
 
 
 def test_one_compilation_for_all_batches_and_all_augmentations(variables):
     traced = []
-
-    def inputs(images):
-        traced.append(images.shape)
-        return INPUTS(images)
-
-    predict = make_predictor(Linear(), inputs)
+    predict = make_predictor(Network(Spy(traced), SPEC))
     for tta in ("none", "mirror", "mirror-translate"):
-        predict_logits(predict, variables, make_images(10), 4, tta)
+        predict_logits(predict, variables, make_batches(make_images(10), 4), tta)
     assert traced == [(4, 6, 6, 3)]
 
 
 @pytest.mark.parametrize(("batch_size", "portion"), [(48, 24), (40, 40), (47, 47), (13, 13)])
 def test_the_network_sees_a_few_images_at_a_time(variables, batch_size, portion):
-    traced = set()
-
-    def inputs(images):
-        traced.add(len(images))
-        return INPUTS(images)
-
-    predict_logits(make_predictor(Linear(), inputs), variables, make_images(100), batch_size)
-    assert min(traced) == portion
+    traced = []
+    predict_logits(make_predictor(Network(Spy(traced), SPEC)), variables, make_batches(make_images(100), batch_size))
+    assert min(len_of for len_of, *_ in traced) == portion
 
 
 def test_mirror_is_the_mean_of_the_logits_of_image_and_mirror_image(predict, variables):
     images = make_images(7)
     expected = (by_hand(variables, images) + by_hand(variables, images[:, :, ::-1])) / 2
-    assert_close(predict_logits(predict, variables, images, 4, "mirror"), expected)
+    assert_close(predict_logits(predict, variables, make_batches(images, 4), "mirror"), expected)
     upside_down = (by_hand(variables, images) + by_hand(variables, images[:, ::-1])) / 2
     assert np.abs(expected - upside_down).max() > 0.1
 
@@ -112,7 +111,7 @@ def test_mirror_translate_weighs_the_untranslated_views_by_half(predict, variabl
 
     moved = (mirrored(padded[:, :6, :6]) + mirrored(padded[:, 2:, 2:])) / 2
     expected = (mirrored(images) + moved) / 2
-    assert_close(predict_logits(predict, variables, images, 4, "mirror-translate"), expected)
+    assert_close(predict_logits(predict, variables, make_batches(images, 4), "mirror-translate"), expected)
     equal_weights = mirrored(images) / 3 + moved * 2 / 3
     assert np.abs(expected - equal_weights).max() > 0.01
 
@@ -135,21 +134,21 @@ def test_bfloat16_network_gives_float32_logits():
 
     model = Half()
     variables = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 3)), train=False)
-    logits = predict_logits(make_predictor(model, INPUTS), variables, make_images(3), 2)
+    logits = predict_logits(make_predictor(Network(model, SPEC)), variables, make_batches(make_images(3), 2))
     assert logits.dtype == np.float32
 
 
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax_cifar.evaluation.predict import predict_logits
+from jax_cifar.evaluation.predict import make_batches, predict_logits
 sharding = NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec("batch"))
 seen = []
 def predict(variables, images):
     seen.append((images.shape[0], len(images.sharding.device_set)))
     return images[:, 0, 0, :2].astype(jnp.float32)
 images = np.random.default_rng(0).integers(0, 256, (21, 2, 2, 3), dtype=np.uint8)
-logits = predict_logits(predict, None, images, 6, sharding=sharding)
+logits = predict_logits(predict, None, make_batches(images, 6, sharding))
 np.testing.assert_array_equal(logits, images[:, 0, 0, :2])
 assert seen == [(8, 4)] * 3, seen
 """

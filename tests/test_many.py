@@ -20,12 +20,15 @@ from jax_cifar.config import Config
 from jax_cifar.errors import ConfigError
 from jax_cifar.ops.conv import conv2d
 from jax_cifar.training import many
-from jax_cifar.training.many import ManyResult, Setting, make_settings, train_many, with_setting
+from jax_cifar.training.many import ManyResult, train_many
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_many.py"
-ALL = {"seed": 3, "lr": 0.02, "momentum": 0.7, "weight_decay": 1e-2}
-SETTINGS = [{}, ALL, {"lr": 0.02}]
-DEFAULT = Setting(seed=0, lr=0.05, momentum=0.9, weight_decay=1e-3)  # of `tiny_config`
+# Of each member, what it has of its own.
+SETTINGS = [
+    {},
+    {"train": {"seed": 3}, "optim": {"lr": 0.02, "momentum": 0.7, "weight_decay": 1e-2}},
+    {"optim": {"lr": 0.02}},
+]
 
 
 def tiny_config(**sections) -> Config:
@@ -40,8 +43,15 @@ def tiny_config(**sections) -> Config:
     return small_config(**{name: defaults.get(name, {}) | sections.get(name, {}) for name in defaults | sections})
 
 
-def settings_of(results: list[ManyResult]) -> list[Setting]:
-    return [Setting(r.seed, r.lr, r.momentum, r.weight_decay) for r in results]
+def with_fields(config: Config, **sections) -> Config:
+    """`config` with some fields of its sections changed."""
+    parts = {name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
+    return dataclasses.replace(config, **parts)
+
+
+def a_lot(**sections) -> list[Config]:
+    """Three members of `tiny_config`."""
+    return [with_fields(tiny_config(**sections), **setting) for setting in SETTINGS]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,13 +65,12 @@ def _quick():
 
 @pytest.fixture(scope="module")
 def lot() -> list[ManyResult]:
-    return train_many(tiny_config(eval={"tta": "mirror"}), settings=SETTINGS, how="sequential")
+    return train_many(a_lot(eval={"tta": "mirror"}), how="sequential")
 
 
 def test_a_member_has_the_bits_of_a_run_of_its_own(lot, tmp_path):
-    config = tiny_config(eval={"tta": "mirror"})
-    optim = dataclasses.replace(config.optim, lr=0.02, momentum=0.7, weight_decay=1e-2)
-    config = dataclasses.replace(config, optim=optim, train=dataclasses.replace(config.train, seed=3))
+    config = a_lot(eval={"tta": "mirror"})[1]
+    assert lot[1].config == config
     alone = loop.train(config, tmp_path)
     assert same_bits(lot[1].state, jax.device_get(alone.state))
     assert lot[1].report is not None and lot[1].report.to_dict() == alone.report.to_dict()
@@ -73,8 +82,9 @@ def test_a_member_has_the_bits_of_a_run_of_its_own(lot, tmp_path):
 
 
 def test_all_in_one_call_gives_the_same_up_to_rounding(lot):
-    results = train_many(tiny_config(), settings=SETTINGS, how="vmap", chunk=2)  # the second call lacks one
-    assert settings_of(results) == settings_of(lot) == [DEFAULT, Setting(**ALL), dataclasses.replace(DEFAULT, lr=0.02)]
+    results = train_many(a_lot(), how="vmap", chunk=2)  # the second call lacks one
+    expected = [(0, 0.05, 0.9, 1e-3), (3, 0.02, 0.7, 1e-2), (0, 0.02, 0.9, 1e-3)]
+    assert [tuple(one.setting.values()) for one in results] == expected
     for one, other in zip(results, lot, strict=True):
         assert largest_difference(one.state, other.state) < 1e-4
         assert one.test_loss == pytest.approx(other.test_loss, abs=1e-4)
@@ -104,7 +114,7 @@ def test_the_second_member_compiles_nothing(caplog):
         compiled.append([record.getMessage() for record in caplog.records if "XLA compilation" in record.getMessage()])
 
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        train_many(tiny_config(), settings=SETTINGS, how="sequential", on_result=count)
+        train_many(a_lot(), how="sequential", on_result=count)
     for name in ("any_number", "predict"):
         assert sum(f"jit({name})" in line for line in compiled[0]) >= 1
     assert compiled[1:] == compiled[:1] * 2
@@ -112,7 +122,8 @@ def test_the_second_member_compiles_nothing(caplog):
 
 def test_one_that_diverges_stops_no_other():
     config = tiny_config(log={"every": 1})
-    bad, good = train_many(config, settings=[{"lr": 1e30}, {"lr": 0.02}], how="vmap")
+    rates = [with_fields(config, optim={"lr": lr}) for lr in (1e30, 0.02)]
+    bad, good = train_many(rates, how="vmap")
     figures = (bad.test_accuracy, bad.test_loss, bad.test_accuracy_tta, bad.validation_accuracy, bad.report)
     assert figures == (None,) * 5
     assert bad.diverged_at == 2  # the warm-up's first rate is 0
@@ -121,20 +132,18 @@ def test_one_that_diverges_stops_no_other():
 
 DEVICES = """
 import json, sys; sys.path.insert(0, sys.argv[1])
-import dataclasses, strictness, test_many
-from jax_cifar.config import DistributedConfig
+import strictness, test_many
 from jax_cifar.training.many import choose_way, train_many
-config = test_many.tiny_config(eval={"tta": "mirror"})
-assert choose_way(config, 3) == "devices" and choose_way(config, 1) == "sequential"
-config = dataclasses.replace(config, distributed=DistributedConfig(devices=2))
-print(json.dumps([test_many.outline(result) for result in train_many(config, settings=test_many.SETTINGS)]))
+lot = test_many.a_lot(eval={"tta": "mirror"}, distributed={"devices": 2})
+assert choose_way(lot[0], 3) == "devices" and choose_way(lot[0], 1) == "sequential"
+print(json.dumps([test_many.outline(result) for result in train_many(lot)]))
 """
 
 
 def outline(result: ManyResult) -> list[float]:
     """What two results are recognised as the same by, across processes."""
     norms = [float(np.linalg.norm(leaf)) for leaf in jax.tree.leaves(result.state.eval_variables)]
-    return [result.seed, result.lr, result.report.count if result.report else 0, result.test_loss or 0.0, *norms]
+    return [*result.setting.values(), result.report.count if result.report else 0, result.test_loss or 0.0, *norms]
 
 
 def test_each_device_trains_a_member_of_its_own(lot, monkeypatch):
@@ -148,54 +157,58 @@ def test_each_device_trains_a_member_of_its_own(lot, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"width": 8}}, r"model\.width differs within the lot: 4 and 8 .*Only these may differ: train.seed"),
+        ({"train": {"seed": 1, "batch_size": 16}}, r"train\.batch_size differs within the lot: 32 and 16"),
+        ({"optim": {"ema_decay": 0.5}}, r"optim\.ema_decay differs"),
+        ({}, "Numbers 0 and 1 of the lot are the same"),
+    ],
+)
+def test_what_may_not_differ_is_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        train_many([tiny_config(), with_fields(tiny_config(), **change)])
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "either seeds or settings"),
-        ({"seeds": [1], "settings": [{}]}, "either seeds or settings"),
-        ({"seeds": []}, r"seeds = \[\] is not allowed: give at least one"),
-        ({"settings": []}, r"settings = \[\] is not allowed: give at least one"),
-        ({"seeds": [0, 1, 0]}, "Numbers 0 and 2 of the lot are the same: .*seed=0"),
-        ({"settings": [{}, {"lr": 0.05}]}, "Numbers 0 and 1"),
-        ({"settings": [{"learning_rate": 0.1}]}, "'learning_rate' cannot differ within a lot: choose from seed, lr"),
-        ({"settings": [{"weight_deca": 0.1}]}, "did you mean 'weight_decay'"),
-        ({"settings": [{"lr": -1}]}, "optim.lr = -1 is not allowed"),
-        ({"settings": [{"lr": "0.1"}]}, "optim.lr = '0.1' is not allowed"),
-        ({"settings": [{"momentum": 1.5}]}, "optim.momentum = 1.5 is not allowed"),
-        ({"seeds": [-1]}, "train.seed = -1 is not allowed"),
-        ({"settings": [0.1]}, "0.1 is not allowed: a setting is a mapping"),
-        ({"seeds": [0], "how": "quickly"}, "how = 'quickly' is not allowed"),
-        ({"seeds": [0], "chunk": 2}, "chunk = 2 is not allowed"),
-        ({"seeds": [0], "how": "vmap", "chunk": 0}, "chunk = 0 is not allowed"),
+        ({"configs": []}, r"configs = \[\] is not allowed: give at least one"),
+        ({"how": "quickly"}, "how = 'quickly' is not allowed"),
+        ({"chunk": 2}, "chunk = 2 is not allowed"),
+        ({"how": "vmap", "chunk": 0}, "chunk = 0 is not allowed"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        train_many(tiny_config(), **arguments)
+        train_many(**{"configs": [tiny_config()]} | arguments)
 
 
 @pytest.mark.parametrize(
-    ("sections", "setting", "message"),
+    ("sections", "change", "message"),
     [
-        ({"optim": {"name": "muon", "nesterov": False}}, {"lr": 0.01}, "aux_lr would be scaled"),
-        ({"optim": {"name": "adagrad", "nesterov": False}}, {"momentum": 0.5}, "adagrad has none"),
-        ({"schedule": {"name": "onecycle", "warmup": 0.0}}, {"momentum": 0.5}, "schedule.cycle_momentum"),
-        ({"schedule": {"eta_min": 0.01}}, {"lr": 0.001}, "schedule.eta_min = 0.01"),
-        ({"train": {"debug_nans": True}}, {}, "train.debug_nans"),
+        ({"optim": {"name": "muon", "nesterov": False}}, {"optim": {"lr": 0.01}}, "aux_lr would be scaled"),
+        (
+            {"schedule": {"name": "onecycle", "warmup": 0.0}},
+            {"optim": {"momentum": 0.5}},
+            "schedule.cycle_momentum",
+        ),
+        ({"schedule": {"eta_min": 0.01}}, {"optim": {"lr": 0.001}}, "schedule.eta_min = 0.01"),
+        ({"train": {"debug_nans": True}}, {"train": {"seed": 2}}, "train.debug_nans"),
     ],
 )
-def test_a_setting_that_would_mean_something_else_is_refused(sections, setting, message, monkeypatch):
-    monkeypatch.setattr(many.Lot, "train", lambda *_: pytest.fail("trained"))
+def test_a_setting_that_would_mean_something_else_is_refused(sections, change, message, monkeypatch):
+    monkeypatch.setattr(many, "train_group", lambda *_: pytest.fail("trained"))
+    config = with_fields(tiny_config(**sections), train={"seed": 1})
     with pytest.raises(ConfigError, match=message):
-        train_many(tiny_config(**sections), settings=[{"seed": 1}, setting], how="sequential")
+        train_many([config, with_fields(config, **change)], how="sequential")
 
 
-def test_momentum_of_adam_is_b1_and_numpy_numbers_are_numbers():
-    config = tiny_config(optim={"name": "adamw", "b1": 0.8, "nesterov": False})
-    members = make_settings(config, settings=[{}, {"momentum": np.float64(0.5), "seed": np.int64(2)}])
-    assert members == [Setting(0, 0.05, 0.8, 1e-3), Setting(2, 0.05, 0.5, 1e-3)]
-    assert with_setting(config, members[1]).optim.b1 == 0.5
-    assert with_setting(config, members[1]).optim.momentum == config.optim.momentum
-    assert with_setting(config, members[0]) == config
+def test_momentum_of_adam_is_b1():
+    config = tiny_config(optim={"name": "adamw", "momentum": 0.9, "b1": 0.8, "nesterov": False})
+    first, second = train_many([config, with_fields(config, optim={"b1": 0.5})], how="sequential")
+    assert (first.setting["momentum"], second.setting["momentum"]) == (0.8, 0.5)
+    assert largest_difference(first.state.params, second.state.params) > 0
 
 
 CONFIG = """
@@ -239,16 +252,16 @@ def test_the_script_trains_every_combination_with_every_seed(script, tmp_path, c
 
 
 def test_the_script_prints_what_had_finished_when_it_is_stopped(script, tmp_path, capsys, monkeypatch):
-    train = many.Lot.train
+    train_group = many.train_group
     calls = []
 
-    def stop_at_the_second(self, configs):
+    def stop_at_the_second(session, configs):
         if calls:
             raise KeyboardInterrupt
         calls.append(configs)
-        return train(self, configs)
+        return train_group(session, configs)
 
-    monkeypatch.setattr(many.Lot, "train", stop_at_the_second)
+    monkeypatch.setattr(many, "train_group", stop_at_the_second)
     monkeypatch.setattr(sys, "argv", ["train_many"])
     with pytest.raises(SystemExit) as stopped:
         cli.run(lambda _: script("--seeds", "3", "--json", str(tmp_path / "some.json")))

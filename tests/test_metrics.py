@@ -49,12 +49,6 @@ def test_one_hot_targets_count_like_integers():
     )
 
 
-def test_padding_never_counts_whatever_it_holds():
-    logits = jnp.array([[1.0, 0.0], [jnp.nan, jnp.nan]])
-    sums = batch_metrics(logits, jnp.array([0, 0]), jnp.array([0.25, jnp.nan]), jnp.array([True, False]))
-    assert as_floats(sums) == {"loss": 0.25, "correct": 1.0, "count": 1.0}
-
-
 def test_of_equal_logits_the_first_class_is_predicted():
     sums = batch_metrics(jnp.zeros((2, 3)), jnp.array([0, 1]), jnp.zeros(2))
     assert float(sums["correct"]) == 1.0

@@ -4,7 +4,6 @@ import functools
 import re
 import runpy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import jax
@@ -18,8 +17,10 @@ from jax_cifar.config import Config, MixConfig, ModelName
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError
 from jax_cifar.lab.pictures import augmentation_rows, describe, edge_kernel, filter_panels, first_layer_panels
+from jax_cifar.models.network import normalize
 from jax_cifar.ops import conv2d
-from jax_cifar.run.load import Trained
+from jax_cifar.run.folder import input_spec
+from jax_cifar.run.load import Run
 from jax_cifar.telemetry.images import draw_rows, draw_sections
 from jax_cifar.training.session import make_network
 
@@ -98,11 +99,10 @@ def test_the_first_layer_and_its_maps(tmp_path, name, path):
     dropout = None if name == "speedrun_net" else 0.0
     config = small_config(model={"name": cast(ModelName, name), "width": 2, "dropout": dropout})
     splits = load_data(config.data)
-    network = make_network(config, splits)
+    network = make_network(config, input_spec(config, splits))
     init = jax.jit(functools.partial(network.model.init, train=False), compiler_options=QUICK_COMPILE)
     variables = init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    state: Any = SimpleNamespace(eval_variables=variables)
-    trained = Trained(config, splits, network, state, step=0)
+    trained = Run(tmp_path, config, network, variables, step=0, data_name=splits.name)
     filters, maps = first_layer_panels(trained, IMAGES[0])
     layer: Any = variables["params"]
     for part in path:
@@ -112,7 +112,7 @@ def test_the_first_layer_and_its_maps(tmp_path, name, path):
     assert all(
         panel.image.shape == kernel.shape[:3] and 0 <= panel.image.min() <= panel.image.max() <= 1 for panel in filters
     )
-    pixels = trained.network.normalize(jax.random.key(0), jnp.asarray(IMAGES[:1], jnp.float32) / 255)
+    pixels = normalize(jnp.asarray(IMAGES[:1], jnp.float32) / 255, network.spec.mean, network.spec.std)
     padding = (kernel.shape[0] - 1) // 2
     expected = conv2d(pixels, kernel, (1, 1), ((padding, padding), (padding, padding)))[0]
     expected = np.asarray(expected) + np.asarray(layer.get("bias", 0.0))

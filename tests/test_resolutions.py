@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from small_runs import StopAt, loop, same_bits, small_config
 
-from jax_cifar.augment import downsample
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError, Interrupted
 from jax_cifar.models import SpeedrunNet
+from jax_cifar.models.network import downsample
+from jax_cifar.run.folder import input_spec
 from jax_cifar.training.loop import train
 from jax_cifar.training.plan import make_plan
-from jax_cifar.training.session import make_network
+from jax_cifar.training.session import Session
 
 SPEEDRUN = {"name": "speedrun_net", "width": 4, "convs_per_group": 1}
 
@@ -43,13 +44,13 @@ def test_every_update_sees_its_side_and_the_last_side_is_judged(tmp_path, monkey
 
     monkeypatch.setattr(SpeedrunNet, "__call__", spying)
     sides = []
-    advance = loop.Trainer.advance
+    advance = Session.advance
 
-    def watched(self, state, step):
-        sides.append(self.session.plan.side_at(step))
-        return advance(self, state, step)
+    def watched(self, state, step, stop):
+        sides.append(self.plan.side_at(step))
+        return advance(self, state, step, stop)
 
-    monkeypatch.setattr(loop.Trainer, "advance", watched)
+    monkeypatch.setattr(Session, "advance", watched)
     result = train(config_of((16, 0.5), (24, 0.5)), tmp_path)
     assert seen == {True: {16, 24}, False: {24}}
     assert sides == [16] * 3 + [24] * 3  # a log line every 2 of 12 steps
@@ -78,8 +79,8 @@ def test_downsampling_keeps_constant_images_and_the_mean():
 @pytest.mark.parametrize(
     ("resolutions", "message"),
     [
-        (((0, 1.0),), "an image has at least 1 pixel"),
-        (((16, 1.5),), "a share of the run lies between 0 and 1"),
+        (((0, 1.0),), "must be at least 1"),
+        (((16, 1.5),), "must lie between 0 and 1"),
         (((16, 0.5), (32, 0.4)), "must add up to 1"),
     ],
 )
@@ -97,4 +98,4 @@ def test_a_network_of_one_size_refuses_several():
 def test_images_are_never_enlarged():
     config = config_of((40, 1.0))
     with pytest.raises(ConfigError, match="the images have 32 pixels a side"):
-        make_network(config, load_data(config.data))
+        input_spec(config, load_data(config.data))

@@ -88,9 +88,9 @@ def test_the_same_images_are_treated_anew_in_every_step(random_part):
     if random_part == "augment":
         config = dataclasses.replace(config, augment=(RandomCrop(padding=4),))
     splits = load_data(config.data)
-    network = make_network(config, splits)
+    network = make_network(config, input_spec(config, splits))
     state, optimizer = initial_state(config, network, splits.train.images)
-    train_steps = make_train_steps(network.model, optimizer, config, network.inputs, 10, make_mesh(config))
+    train_steps = make_train_steps(network, optimizer, config, make_mesh(config))
     data = DeviceData(jnp.asarray(splits.train.images), jnp.asarray(splits.train.labels))
     order, tables = jnp.tile(jnp.arange(32), (4, 1)), Hyper(jnp.zeros(4), jnp.zeros(4), jnp.zeros(4))
     step = jax.jit(functools.partial(train_steps, count=1))

@@ -11,7 +11,7 @@ from typing import Any
 from jax_cifar.config.modules import running
 from jax_cifar.config.overrides import apply_overrides, field_types, help_text
 from jax_cifar.config.record import check_recordable, to_dict
-from jax_cifar.config.revive import FREE_TO_CHANGE, differing_fields, from_dict
+from jax_cifar.config.revive import FREE_TO_CHANGE, differing_fields, flat, from_dict
 from jax_cifar.config.sections import Config
 from jax_cifar.errors import ConfigError, check
 
@@ -21,6 +21,7 @@ __all__ = [
     "check_recordable",
     "differing_fields",
     "field_types",
+    "flat",
     "from_dict",
     "help_text",
     "load_config",

@@ -187,7 +187,7 @@ def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
 
     Both are read as `from_dict` reads them, so that a field which only one of them names counts by its default.
     """
-    before, after = (_flat(to_dict(from_dict(values))) for values in (old, new))
+    before, after = (flat(to_dict(from_dict(values))) for values in (old, new))
     return [
         f"{name}: {before.get(name)!r} there, {after.get(name)!r} here"
         for name in sorted(before.keys() | after.keys())
@@ -195,8 +195,9 @@ def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: `{"optim.lr": 0.1, ...}`."""
     result: dict[str, Any] = {}
     for name, value in values.items():
-        result |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        result |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return result

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int
 
 TOP_K = 5
 Sums = dict[str, Float32[Array, ""]]
@@ -21,7 +21,6 @@ def batch_metrics(
     logits: Float[Array, "batch classes"],
     targets: Int[Array, " batch"] | Float[Array, "batch classes"],
     loss: Float[Array, " batch"],
-    mask: Bool[Array, " batch"] | None = None,
 ) -> Sums:
     """Sums of one batch, for `add_sums` with those of other batches and one division by `mean_metrics`.
 
@@ -30,7 +29,6 @@ def batch_metrics(
       targets: class indices, or a distribution over the classes (mixed or smoothed labels). For a distribution an image
         counts as correct by the share that its target gives to the predicted class.
       loss: loss of every image.
-      mask: False for padding, which then counts nowhere, whatever it holds.
 
     Returns:
       `{"loss", "correct", "count"}`, float32 scalars (whole numbers are exact up to 2**24 images).
@@ -41,11 +39,7 @@ def batch_metrics(
     else:
         correct = jnp.take_along_axis(targets, predictions[:, None], axis=-1)[:, 0]
     rows = {"loss": loss, "correct": correct, "count": jnp.ones_like(loss)}
-    rows = {name: row.astype(jnp.float32) for name, row in rows.items()}
-    if mask is not None:
-        # Not a product: padding may hold a NaN, and 0 * NaN is NaN.
-        rows = {name: jnp.where(mask, row, jnp.zeros_like(row)) for name, row in rows.items()}
-    return {name: jnp.sum(row) for name, row in rows.items()}
+    return {name: jnp.sum(row.astype(jnp.float32)) for name, row in rows.items()}
 
 
 def add_sums(first: Sums, second: Sums) -> Sums:
@@ -129,7 +123,8 @@ def report(
     """Judge the logits of a whole set.
 
     Of equal logits the first class wins, as in `argmax`, for the prediction and for the top five alike. A class that is
-    never predicted has precision 0, one without images recall 0 (scikit-learn's `zero_division=0`).
+    never predicted has precision 0, one without images recall 0 (scikit-learn's
+    `zero_division=0`).
 
     Args:
       logits: one row per image, in the order of the labels.
@@ -139,29 +134,28 @@ def report(
     Raises:
       ValueError: if the three do not fit one another.
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
     if logits.shape != (len(labels), len(label_names)):
         shape = f"[{len(labels)}, {len(label_names)}]"
         raise ValueError(f"logits have shape {list(logits.shape)}, labels and label_names ask for {shape}")
     ranking = np.argsort(-logits, axis=1, kind="stable")
-    classes = np.arange(len(label_names))
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        labels,
-        ranking[:, 0],
-        labels=classes,
-        zero_division=0,  # pyright: ignore[reportArgumentType]
-    )
+    classes = len(label_names)
+    confusion = np.bincount(labels * classes + ranking[:, 0], minlength=classes**2).reshape(classes, classes)
+    hits, actual, predicted = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     return Report(
         label_names=tuple(label_names),
         loss=_mean_cross_entropy(logits, labels),
         accuracy=float(np.mean(ranking[:, 0] == labels)),
         top5=float(np.mean((ranking[:, :TOP_K] == labels[:, None]).any(axis=1))),
-        precision=np.asarray(precision),
-        recall=np.asarray(recall),
-        f1=np.asarray(f1),
-        confusion=confusion_matrix(labels, ranking[:, 0], labels=classes),
+        precision=_share(hits, predicted),
+        recall=_share(hits, actual),
+        f1=_share(2 * hits, actual + predicted),
+        confusion=confusion,
     )
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, and 0 where there is nothing."""
+    return part / np.maximum(whole, 1)
 
 
 def _mean_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -1,18 +1,17 @@
-"""Prediction over a whole set, with test-time augmentation, and the report on it."""
+"""Prediction over a whole set, with test-time augmentation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from jaxtyping import Array, Float32, Int, UInt8
+from jaxtyping import Array, Float32, UInt8
 
 from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.backend.portions import map_chunks, on_one_cpu
-from jax_cifar.evaluation.metrics import Report, report
+from jax_cifar.models.network import Network
 
 TestTimeAugmentation = Literal["none", "mirror", "mirror-translate"]
 Predictor = Callable[[Any, UInt8[Array, "batch height width channel"]], Float32[Array, "batch classes"]]
@@ -28,14 +27,11 @@ VIEW_WEIGHTS: dict[str, tuple[float, ...]] = {
 }
 
 
-def make_predictor(model: nn.Module, inputs: Callable[[Array], Array]) -> Predictor:
-    """The compiled function `(variables, images) -> logits` of a model at evaluation.
+def make_predictor(network: Network) -> Predictor:
+    """The compiled function `(variables, images) -> logits` of a network at evaluation.
 
     Make it once and use it for every evaluation: it compiles once per batch shape, whatever the test-time augmentation.
-
-    Args:
-      model: module called as `model.apply(variables, images, train=False)`.
-      inputs: images in [0, 1] -> what the network sees of them (`Network.inputs`).
+    Images are an argument of the program, never a constant in it.
     """
 
     @partial(jax.jit, compiler_options=compiler_options())
@@ -43,9 +39,7 @@ def make_predictor(model: nn.Module, inputs: Callable[[Array], Array]) -> Predic
         return by_portions(partial(forward, variables), images)
 
     def forward(variables: Any, images: Array) -> Array:
-        pixels = images.astype(jnp.float32) / 255
-        logits = model.apply(variables, inputs(pixels), train=False)
-        return jnp.asarray(logits).astype(jnp.float32)
+        return network.logits(variables, images).astype(jnp.float32)
 
     return predict
 
@@ -79,54 +73,53 @@ def tta_views(
     return tuple(version for view in views for version in (view, view[:, :, ::-1]))
 
 
+class Batches(NamedTuple):
+    """Images in batches of one shape, on the devices; the last is filled up with copies of the last image."""
+
+    images: tuple[UInt8[Array, "rows height width channel"], ...]
+    count: int  # images without the copies
+
+
 def rows_per_batch(count: int, batch_size: int, sharding: jax.sharding.Sharding | None = None) -> int:
     """Rows of every batch for `count` images: at most `batch_size`, rounded up to a multiple of the devices."""
     devices = len(sharding.device_set) if sharding is not None else 1
     return -(-min(batch_size, count) // devices) * devices
 
 
-def predict_logits(
-    predict: Predictor,
-    variables: Any,
-    images: UInt8[np.ndarray | Array, "images height width channel"],
+def make_batches(
+    images: UInt8[np.ndarray, "images height width channel"],
     batch_size: int,
-    tta: TestTimeAugmentation = "none",
     sharding: jax.sharding.Sharding | None = None,
-) -> Float32[np.ndarray, "images classes"]:
-    """Logits of every image exactly once, in order.
-
-    All batches have one shape: the last is filled up with copies of the last image, whose logits are cut off.
+) -> Batches:
+    """Put a whole set on the devices once, for any number of evaluations.
 
     Args:
-      predict: from `make_predictor`.
-      variables: the model's, passed on to `predict`.
-      images: on the host, or already on the device, where they stay.
+      images: on the host.
       batch_size: images per forward pass; rounded up to a multiple of the sharding's devices.
-      tta: test-time augmentation. Logits are averaged (not probabilities), as in cifar10-airbench.
       sharding: how a batch is spread over devices; default: left to JAX.
     """
     count = len(images)
     size = rows_per_batch(count, batch_size, sharding)
-    batches = []
-    for start in range(0, count, size):
-        batch = images[np.minimum(np.arange(start, start + size), count - 1)]
-        batch = jnp.asarray(batch) if sharding is None else jax.device_put(batch, sharding)
-        views = zip(VIEW_WEIGHTS[tta], tta_views(batch, tta), strict=True)
-        batches.append(sum(weight * predict(variables, view) for weight, view in views))
+    starts = range(0, count, size)
+    batches = (images[np.minimum(np.arange(start, start + size), count - 1)] for start in starts)
+    return Batches(tuple(jax.device_put(batch, sharding) for batch in batches), count)
+
+
+def predict_logits(
+    predict: Predictor, variables: Any, batches: Batches, tta: TestTimeAugmentation = "none"
+) -> Float32[np.ndarray, "images classes"]:
+    """Logits of every image exactly once, in order, on the host.
+
+    Args:
+      predict: from `make_predictor`.
+      variables: the model's, passed on to `predict`.
+      batches: from `make_batches`.
+      tta: test-time augmentation. Logits are averaged (not probabilities), as in cifar10-airbench.
+    """
+    weights = VIEW_WEIGHTS[tta]
+    logits = [
+        sum(weight * predict(variables, view) for weight, view in zip(weights, tta_views(batch, tta), strict=True))
+        for batch in batches.images
+    ]
     # One transfer at the end, so that the device never waits for the host between batches.
-    return np.concatenate(jax.device_get(batches))[:count]
-
-
-def evaluate(
-    predict: Predictor,
-    variables: Any,
-    images: UInt8[np.ndarray | Array, "images height width channel"],
-    labels: Int[np.ndarray, " images"],
-    label_names: Sequence[str],
-    *,
-    batch_size: int,
-    tta: TestTimeAugmentation = "none",
-    sharding: jax.sharding.Sharding | None = None,
-) -> Report:
-    """Predict a whole set and judge it: `predict_logits`, then `metrics.report`."""
-    return report(predict_logits(predict, variables, images, batch_size, tta, sharding), labels, label_names)
+    return np.concatenate(jax.device_get(logits))[: batches.count]

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jaxtyping import Float, UInt8
 
 from jax_cifar.augment import SampleInfo, Sometimes, compose, make_mixer
 from jax_cifar.config import Config
 from jax_cifar.errors import CheckpointError
 from jax_cifar.ops import conv2d
-from jax_cifar.run.load import Trained
+from jax_cifar.run.load import Run
 from jax_cifar.training.keys import Purpose, purpose_key, run_key
-from jax_cifar.training.state import PyTree
 
 # Kernel size, stride and padding of the convolutions that are shown beside each other.
 SETTINGS = tuple((size, stride, padding) for size in (3, 5, 9) for stride in (1, 2) for padding in (0, size // 2))
@@ -97,28 +97,28 @@ def filter_panels(image: UInt8[np.ndarray, "height width 3"]) -> list[Panel]:
     return panels
 
 
-def first_layer_panels(trained: Trained, image: UInt8[np.ndarray, "height width 3"]) -> tuple[list[Panel], list[Panel]]:
+def first_layer_panels(run: Run, image: UInt8[np.ndarray, "height width 3"]) -> tuple[list[Panel], list[Panel]]:
     """The filters of a network's first convolution, each brought to the range 0 to 1, and what they make of an image.
 
-    Raises `CheckpointError` for a network without convolutions.
+    The first is the one whose kernel reads the image's channels. Raises `CheckpointError` for a network without.
     """
-    variables: PyTree = trained.state.eval_variables
-    name = next((name for name in ("conv1", "whiten", "block1") if name in variables["params"]), None)
-    if name is None:
-        raise CheckpointError(f"{trained.config.model.name} has no first convolution to show.")
-    path = (name,) if "kernel" in variables["params"][name] else (name, "conv1")
-    pixels = trained.network.inputs(jnp.asarray(image, jnp.float32)[None] / 255)
-    _, captured = trained.network.model.apply(
-        variables,
-        pixels,
+    params: dict[str, Any] = dict(flatten_dict(run.variables["params"], sep="/"))
+    channels = image.shape[-1]
+    names = [name for name, leaf in params.items() if leaf.ndim == 4 and leaf.shape[2] == channels]
+    if not names:
+        raise CheckpointError(f"{run.config.name} has no first convolution to show.")
+    kernel, path = np.asarray(params[names[0]]), tuple(names[0].split("/")[:-1])
+    _, captured = run.network.model.apply(
+        run.variables,
+        run.network.inputs(jnp.asarray(image, jnp.float32)[None] / 255),
         train=False,
         mutable=["intermediates"],
         capture_intermediates=lambda module, _: module.path == path,
     )
-    layer, maps = variables["params"], captured["intermediates"]
+    maps = captured["intermediates"]
     for part in path:
-        layer, maps = layer[part], maps[part]
-    kernel, outputs = np.asarray(layer["kernel"]), np.asarray(maps["__call__"][0][0], np.float32)
+        maps = maps[part]
+    outputs = np.asarray(maps["__call__"][0][0], np.float32)
     filters = []
     for i in range(kernel.shape[-1]):
         low, high = kernel[..., i].min(), kernel[..., i].max()

@@ -11,11 +11,8 @@ checkpoint: hence the manifest, written last and so the commit marker too. A dam
 """
 
 import functools
-import hashlib
 import json
 import logging
-import os
-import re
 import shutil
 import sys
 import uuid
@@ -27,11 +24,23 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
 
 from jax_cifar.errors import CheckpointError
+from jax_cifar.run.manifest import (
+    FORMAT,
+    MANIFEST,
+    Damaged,
+    cause,
+    leaves_by_path,
+    read_manifest,
+    require_same_leaves,
+    sha256,
+    sha256_of_json,
+    signature,
+)
 
-MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 DAMAGED = ".damaged"
 MAX_PENDING = 2  # a last and a best state of the same step wait together; more would only cost host memory
@@ -45,10 +54,6 @@ class Restored(NamedTuple):
     extra: dict
 
 
-class _Damaged(Exception):
-    """A checkpoint is not what was saved. The message ends the sentence '<folder> is damaged: ...'."""
-
-
 def _print_warning(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
@@ -60,14 +65,22 @@ class Checkpoints:
         directory: folder of the checkpoints, made at the first save; relative paths are resolved.
         keep: how many of the newest checkpoints stay; the best is kept apart and does not count.
         warn: receives one line for each damaged or unfinished checkpoint; default: a line on stderr.
+        modern_path: the path that a leaf of a checkpoint of the first format has today.
 
     Errors of a save surface as `CheckpointError` at the next `save`, `save_best`, `wait` or `close`.
     """
 
-    def __init__(self, directory: Path | str, keep: int, warn: Callable[[str], None] = _print_warning) -> None:
+    def __init__(
+        self,
+        directory: Path | str,
+        keep: int,
+        warn: Callable[[str], None] = _print_warning,
+        modern_path: Callable[[str], str] = lambda path: path,
+    ) -> None:
         self.directory = Path(directory).expanduser().resolve()
         self._keep = keep
         self._warn = warn
+        self._modern_path = modern_path
         self._pending: list[tuple[Path, Future]] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
@@ -106,14 +119,14 @@ class Checkpoints:
         """
         self.wait()
         folder = self.directory / "best" if which == "best" else self.directory
-        for path in sorted([*folder.glob(f"[0-9]*{PARTIAL}"), *folder.glob("[0-9]*.orbax-checkpoint-tmp*")]):
+        for path in sorted(folder.glob(f"[0-9]*{PARTIAL}")):
             self._warn(f"{path} is an unfinished save (cut short, or still going on); it is not used.")
         skipped: set[int] = set()
         while steps := [step for step in _steps(folder) if step not in skipped]:
             path = folder / str(steps[-1])
             try:
-                return _read(path, template)
-            except _Damaged as damage:
+                return _read(path, template, self._modern_path)
+            except Damaged as damage:
                 skipped.add(steps[-1])
                 self._quarantine(path, str(damage))
         if skipped or any(folder.glob(f"[0-9]*{DAMAGED}*")):
@@ -150,7 +163,7 @@ class Checkpoints:
             error = future.exception()
             if error is not None:
                 raise CheckpointError(
-                    f"Checkpoint {path} could not be saved: {_cause(error)}. Older checkpoints are "
+                    f"Checkpoint {path} could not be saved: {cause(error)}. Older checkpoints are "
                     "untouched; see to free space and write permission there, then run the same command."
                 ) from error
 
@@ -160,7 +173,7 @@ class Checkpoints:
             return  # every host holds the whole state; one writes it
         extra = json.loads(json.dumps(extra))  # as it will be read back, and a mistake shows at the caller's line
         # A copy of our own: the next training step may be given the memory of `state` to write in (donation).
-        arrays = {path: np.array(leaf) for path, leaf in _leaves(state).items()}
+        arrays = {path: np.array(leaf) for path, leaf in leaves_by_path(state).items()}
         future = self._worker.submit(self._write, folder, step, arrays, extra, keep)
         self._pending.append((folder / str(step), future))
 
@@ -176,10 +189,10 @@ class Checkpoints:
         # A name of its own: threads of a save that failed may still be writing under theirs.
         partial = folder / f"{step}.{uuid.uuid4().hex[:8]}{PARTIAL}"
         partial.mkdir()
-        leaves = {path: [*_signature(array), _sha256(array)] for path, array in arrays.items()}
+        leaves = {path: [*signature(array), sha256(array)] for path, array in arrays.items()}
         _write_arrays(partial / "state", arrays)
-        body = {"step": step, "extra": extra, "leaves": leaves}
-        (partial / MANIFEST).write_text(json.dumps({"sha256": _sha256_json(body), **body}, indent=1))
+        body = {"format": FORMAT, "step": step, "extra": extra, "leaves": leaves}
+        (partial / MANIFEST).write_text(json.dumps({"sha256": sha256_of_json(body), **body}, indent=1))
         partial.rename(final)
         others = [folder / str(other) for other in _steps(folder) if other != step]
         others = [path for path in others if _finished(path)]
@@ -198,7 +211,7 @@ class Checkpoints:
                 path.rename(target)
             self._warn(f"checkpoint {path} is damaged: {damage}. It is kept as {target.name}, and not used.")
         except OSError as error:
-            self._warn(f"checkpoint {path} is damaged: {damage}. It is not used ({_cause(error)}).")
+            self._warn(f"checkpoint {path} is damaged: {damage}. It is not used ({cause(error)}).")
 
 
 def _steps(folder: Path) -> list[int]:
@@ -211,86 +224,53 @@ def _finished(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def _leaves(tree: PyTree) -> dict[str, Any]:
-    """Leaves by path, e.g. "params/conv1/kernel". None and empty dicts have none; the template brings them back."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+def read_variables(directory: Path, which: Literal["last", "best"] = "last") -> tuple[int, dict[str, PyTree]] | None:
+    """Step, and the weights and statistics that are evaluated, of the newest (or best) whole checkpoint: NumPy.
+
+    Needs no template, so neither data nor optimizer, and changes nothing in the folder. None where there is no
+    checkpoint; raises `CheckpointError` where all there are are damaged.
+    """
+    folder = directory / "best" if which == "best" else directory
+    damage = None
+    for step in reversed(_steps(folder)):
+        try:
+            arrays = _read_verified(folder / str(step), ("ema/", "params/", "batch_stats/"))
+        except Damaged as found:
+            damage = damage or f"{folder / str(step)} is damaged: {found}"
+            continue
+        averaged = {name.removeprefix("ema/"): array for name, array in arrays.items() if name.startswith("ema/")}
+        return step, {"params": {}, "batch_stats": {}} | unflatten_dict(averaged or arrays, sep="/")
+    if damage is not None:
+        raise CheckpointError(f"No checkpoint in {folder} can be used; {damage}.")
+    return None
 
 
-def _signature(leaf: Any) -> tuple[list[int], str]:
-    return list(leaf.shape), str(np.dtype(leaf.dtype))
+def _read(path: Path, template: PyTree, modern_path: Callable[[str], str]) -> Restored:
+    """Read and verify one checkpoint; raises `Damaged`, or `CheckpointError` if it does not fit the template."""
+    manifest = read_manifest(path)
+    modern = {name: modern_path(name) if "format" not in manifest else name for name in manifest["leaves"]}
+    saved = {modern[name]: (shape, dtype) for name, (shape, dtype, _) in manifest["leaves"].items()}
+    wanted = leaves_by_path(template)
+    require_same_leaves(path, saved, {name: signature(leaf) for name, leaf in wanted.items()})
+    arrays = {modern[name]: array for name, array in _read_verified(path).items()}
+    placed = [_place(arrays[name], leaf) for name, leaf in wanted.items()]
+    return Restored(manifest["step"], jax.tree.unflatten(jax.tree.structure(template), placed), manifest["extra"])
 
 
-def _sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
-
-
-def _sha256_json(body: dict) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _cause(error: BaseException) -> str:
-    """One short line: the system's own words where TensorStore wraps them in hundreds of characters."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code:
-        return os.strerror(int(code[1]))
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200].rstrip(". ") if lines else type(error).__name__
-
-
-def _read(path: Path, template: PyTree) -> Restored:
-    """Read and verify one checkpoint; raises `_Damaged`, or `CheckpointError` if it does not fit the template."""
-    manifest = _read_manifest(path)
-    saved = {name: (shape, dtype) for name, (shape, dtype, _) in manifest["leaves"].items()}
-    _compare(path, saved, {name: _signature(leaf) for name, leaf in _leaves(template).items()})
+def _read_verified(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np.ndarray]:
+    """The arrays of one checkpoint whose paths begin so, every byte as it was saved; raises `Damaged`."""
+    leaves = read_manifest(path)["leaves"]
+    expected = {name: leaf for name, leaf in leaves.items() if name.startswith(prefixes)}
     try:
-        arrays = _read_arrays(path / "state", list(saved))
+        arrays = _read_arrays(path / "state", list(leaves))
     except (ImportError, MemoryError):
         raise  # no fault of the checkpoint
     except Exception as error:  # Orbax and TensorStore raise every other kind, bare Exception included
-        raise _Damaged(f"its arrays cannot be read ({_cause(error)})") from error
-    for name, (shape, dtype, digest) in manifest["leaves"].items():
-        if _signature(arrays[name]) != (shape, dtype) or _sha256(arrays[name]) != digest:
-            raise _Damaged(f"{name} is not what was saved (sha256 differs)")
-    leaves, structure = jax.tree_util.tree_flatten(template)
-    placed = [_place(arrays[name], leaf) for name, leaf in zip(_leaves(template), leaves, strict=True)]
-    return Restored(manifest["step"], jax.tree_util.tree_unflatten(structure, placed), manifest["extra"])
-
-
-def _read_manifest(path: Path) -> dict:
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        digest = manifest.pop("sha256")
-    except FileNotFoundError:
-        raise _Damaged(f"it has no {MANIFEST}") from None
-    except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise _Damaged(f"its {MANIFEST} cannot be read ({_cause(error)})") from error
-    if digest != _sha256_json(manifest):
-        raise _Damaged(f"its {MANIFEST} is not what was saved (sha256 differs)")
-    if str(manifest["step"]) != path.name:
-        raise _Damaged(f"it holds step {manifest['step']}")
-    return manifest
-
-
-def _compare(path: Path, saved: dict, wanted: dict) -> None:
-    """Raise `CheckpointError`, in at most 5 lines, unless paths, shapes and dtypes are the same."""
-    differ = [name for name in {**wanted, **saved} if saved.get(name) != wanted.get(name)]
-    if not differ:
-        return
-
-    def describe(leaf: tuple[list[int], str] | None, other: tuple[list[int], str] | None) -> str:
-        if leaf is None:
-            return "nothing"
-        shape = str(tuple(leaf[0]))
-        return shape if other is not None and leaf[1] == other[1] else f"{leaf[1]} {shape}"
-
-    lines = [f"Checkpoint {path} belongs to another configuration:"]
-    for name in differ[:3]:
-        old, new = saved.get(name), wanted.get(name)
-        lines.append(f"  {name}: checkpoint {describe(old, new)}, this configuration {describe(new, old)}")
-    more = f"{len(differ) - 3} more leaves differ. " if len(differ) > 3 else ""
-    lines.append(f"{more}Use the configuration it was trained with (config.json of that run), or another --workdir.")
-    raise CheckpointError("\n".join(lines))
+        raise Damaged(f"its arrays cannot be read ({cause(error)})") from error
+    for name, (shape, dtype, digest) in expected.items():
+        if signature(arrays[name]) != (shape, dtype) or sha256(arrays[name]) != digest:
+            raise Damaged(f"{name} is not what was saved (sha256 differs)")
+    return {name: arrays[name] for name in expected}
 
 
 def _place(array: np.ndarray, leaf: Any) -> Any:

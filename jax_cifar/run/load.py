@@ -1,74 +1,183 @@
-"""A trained network, read back from its run folder."""
+"""A trained network, read back from its run folder: `load_run(folder)` needs neither its data nor its config file."""
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import jax
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, Int, UInt8
 
 from jax_cifar.config import Config
+from jax_cifar.config.placeholder import Recorded
+from jax_cifar.config.revive import has_placeholders, is_installed, revive, revive_all
+from jax_cifar.config.source import trusted_namespaces
 from jax_cifar.data import Dataset, Splits, load_data
 from jax_cifar.errors import CheckpointError, DataError
 from jax_cifar.evaluation.metrics import Report, report
-from jax_cifar.evaluation.predict import TestTimeAugmentation, make_predictor, predict_logits
-from jax_cifar.run.checkpoint import Checkpoints
-from jax_cifar.run.folder import CHECKPOINTS, read_config
-from jax_cifar.training.session import Network, initial_state, make_network
-from jax_cifar.training.state import TrainState
+from jax_cifar.evaluation.predict import (
+    Predictor,
+    TestTimeAugmentation,
+    make_batches,
+    make_predictor,
+    predict_logits,
+)
+from jax_cifar.models import create_model
+from jax_cifar.models.network import InputSpec, Network, compute_dtype
+from jax_cifar.run.checkpoint import read_variables
+from jax_cifar.run.folder import CHECKPOINTS, input_spec, read_config, read_spec
+
+Images = UInt8[np.ndarray, "n height width channel"] | Float[np.ndarray, "n height width channel"]
+Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A run's network with the weights of one of its checkpoints."""
+class Run:
+    """A run's network with the weights of one of its checkpoints: the averaged ones where it averaged."""
 
+    folder: Path
     config: Config
-    splits: Splits
     network: Network
-    state: TrainState
-    step: int
+    variables: dict[str, Any]
+    step: int  # completed updates
+    data_name: str | None  # the set that `config.data` loads; None: its images were given in Python
 
-    def part(self, name: Literal["train", "val", "test"]) -> Dataset:
-        """One part of the data; raises `DataError` for a validation part that the run did not have."""
-        part = {"train": self.splits.train, "val": self.splits.validation, "test": self.splits.test}[name]
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Name of every class."""
+        return self.network.spec.label_names
+
+    def predict(self, images: Images) -> Int[np.ndarray, " n"]:
+        """The most likely class of every image: an index into `label_names`. Images as for `logits`."""
+        return self.logits(images).argmax(axis=1)
+
+    def probabilities(self, images: Images, tta: TestTimeAugmentation = "none") -> Float32[np.ndarray, "n classes"]:
+        """Softmax of the logits. Images as for `logits`."""
+        logits = self.logits(images, tta)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def logits(self, images: Images, tta: TestTimeAugmentation = "none") -> Float32[np.ndarray, "n classes"]:
+        """Logits of any number of images, in order.
+
+        Args:
+          images: uint8 [n, height, width, channel], or floating between 0 and 1, which are rounded to 256 levels; of
+            the shape that the network was trained on.
+          tta: test-time augmentation.
+
+        Raises:
+          DataError: the images have another shape, dtype or range.
+        """
+        images = as_pixels(images, self.network.spec.image_shape)
+        if len(images) == 0:
+            return np.zeros((0, len(self.label_names)), np.float32)
+        return predict_logits(self._predict, self.variables, make_batches(images, self.config.eval.batch_size), tta)
+
+    def evaluate(
+        self, data: Split | Dataset = "test", tta: TestTimeAugmentation = "none", *, data_dir: str | None = None
+    ) -> Report:
+        """Judge a part of the run's own data set, read from `data_dir` (default: its `data.dir`), or any other images.
+
+        Training images whose labels were made noisy are judged by their true labels. Raises `DataError` where the set
+        is not at hand, or its labels are not the run's classes.
+        """
+        dataset = data if isinstance(data, Dataset) else self.part(data, data_dir)
+        labels = dataset.labels if dataset.true_labels is None else dataset.true_labels
+        if len(labels) and labels.max() >= len(self.label_names):
+            classes = len(self.label_names)
+            raise DataError(f"A label is {labels.max()}, but the run knows {classes} classes: 0 to {classes - 1}.")
+        return report(self.logits(dataset.images, tta), labels, self.label_names)
+
+    def part(self, split: Split, data_dir: str | None = None) -> Dataset:
+        """One part of the run's own data set."""
+        splits = self.splits(data_dir)
+        part = {"train": splits.train, "val": splits.validation, "test": splits.test}[split]
         if part is None:
             raise DataError("This run held no validation images out: data.val_fraction = 0.")
         return part
 
-    def logits(
-        self, name: Literal["train", "val", "test"], tta: TestTimeAugmentation = "none"
-    ) -> Float32[np.ndarray, "images classes"]:
-        """Logits of every image of a part, in order."""
-        predict = make_predictor(self.network.model, self.network.inputs)
-        images, batch_size = self.part(name).images, self.config.eval.batch_size
-        return predict_logits(predict, self.state.eval_variables, images, batch_size, tta)
+    def splits(self, data_dir: str | None = None) -> Splits:
+        """The run's own data set, as it was divided for it."""
+        if self.data_name is None:
+            raise DataError(
+                f"{self.folder} was trained on images given in Python, which it does not keep."
+                " Give them again: run.evaluate(dataset), or --split FILE.npz."
+            )
+        data = self.config.data if data_dir is None else dataclasses.replace(self.config.data, dir=data_dir)
+        return load_data(data)
 
-    def evaluate(self, name: Literal["train", "val", "test"], tta: TestTimeAugmentation = "none") -> Report:
-        """Judge a whole part of the data."""
-        return report(self.logits(name, tta), self.part(name).labels, self.splits.label_names)
+    @cached_property
+    def _predict(self) -> Predictor:
+        return make_predictor(self.network)
 
 
-def load_trained(
+def as_pixels(images: Images, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n height width channel"]:
+    """Images as uint8 of this height, width and channel; raises `DataError` for what they are not."""
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[1:] != shape:
+        raise DataError(f"Images have shape {list(images.shape)}; this run takes [n, {', '.join(map(str, shape))}].")
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise DataError(f"Images are {images.dtype}; give uint8 from 0 to 255, or floating values between 0 and 1.")
+    if images.size and not (images.min() >= 0 and images.max() <= 1):
+        raise DataError(
+            f"Floating images lie between {images.min():g} and {images.max():g}; give values between 0 and 1."
+        )
+    return np.rint(images * 255).astype(np.uint8)
+
+
+def load_run(
     workdir: str | Path,
     which: Literal["last", "best"] = "last",
+    *,
     dtype: Literal["auto", "float32", "bfloat16"] | None = None,
-) -> Trained:
-    """Read a run folder: its configuration, its data set, its newest or best checkpoint.
+    data_dir: str | None = None,
+    trust_code: bool = False,
+) -> Run:
+    """Read a run folder: its configuration, what its network sees, its newest or best checkpoint.
 
-    The network computes in `dtype`; default: as the run's `train.dtype` says. Raises `CheckpointError` where the folder
-    is no run or holds no such checkpoint.
+    Args:
+      workdir: the folder, wherever it lies now.
+      which: "last", or "best" by validation accuracy.
+      dtype: what the network computes in; default: as the run's `train.dtype` says.
+      data_dir: where the data set lies, for a run of an earlier version, which did not record what its network sees.
+      trust_code: the network is code of the run's own: run the source that the folder recorded. Without it that is done
+        only while the file it came from is unchanged at its place. A network of the library never executes anything.
+
+    Raises:
+      CheckpointError: the folder is no run or holds no such checkpoint.
+      ConfigError: the run has code of its own that is not trusted.
     """
-    folder = Path(workdir)
-    config = read_config(folder)
-    splits = load_data(config.data)
-    computing = dataclasses.replace(config.train, dtype=dtype or config.train.dtype)
-    network = make_network(dataclasses.replace(config, train=computing), splits)
-    template = jax.eval_shape(lambda: initial_state(config, network, splits.train.images)[0])
-    with Checkpoints(folder / CHECKPOINTS, config.checkpoint.keep) as checkpoints:
-        restored = checkpoints.restore(template, which)
-    if restored is None:
+    folder = Path(workdir).expanduser()
+    config = with_own_code(folder, read_config(folder), trust_code)
+    spec, data_name = read_spec(folder) or spec_of_data(config, data_dir)
+    found = read_variables(folder.resolve() / CHECKPOINTS, which)
+    if found is None:
         hint = " Only runs with data.val_fraction > 0 keep a best one." if which == "best" else ""
         raise CheckpointError(f"{folder} holds no {which} checkpoint.{hint}")
-    return Trained(config, splits, network, restored.state, restored.step)
+    step, variables = found
+    model = create_model(config.model, spec.num_classes, compute_dtype(dtype or config.train.dtype))
+    return Run(folder, config, Network(model, spec), variables, step, data_name)
+
+
+def with_own_code(folder: Path, config: Config, trust_code: bool) -> Config:
+    """`config` with its network ready to be used, and with all code of the run's own where that is trusted."""
+    if not has_placeholders(config):
+        return config
+    if trust_code:
+        return revive_all(config, trusted_namespaces(folder, trust_code))
+    if not isinstance(config.model, Recorded):
+        return config  # transforms, rules and losses are not needed for prediction
+    installed = is_installed(config.model.origin or "")
+    return dataclasses.replace(
+        config, model=revive(config.model, {} if installed else trusted_namespaces(folder, trust_code))
+    )
+
+
+def spec_of_data(config: Config, data_dir: str | None) -> tuple[InputSpec, str]:
+    """What the network of a run of an earlier version sees, worked out from its data set again."""
+    data = config.data if data_dir is None else dataclasses.replace(config.data, dir=data_dir)
+    splits = load_data(data)
+    return input_spec(config, splits), splits.name

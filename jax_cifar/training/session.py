@@ -1,150 +1,206 @@
-"""What stands still while a run trains: its data on the device, its network, and its compiled programs."""
+"""What stands still while runs train: data on the devices, network and compiled programs; and the way to the next stop.
 
-import zlib
+A session trains one run, or a lot of runs that differ in what is data (seed, rates, momentum, decay) by one program.
+"""
+
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, UInt8
+from jax.sharding import NamedSharding, PartitionSpec
 
-from jax_cifar.augment import Normalize, downsample
-from jax_cifar.backend.compiler import compiler_options
-from jax_cifar.backend.mesh import replicated, split_batch
+from jax_cifar.backend.mesh import replicated
 from jax_cifar.config import Config
-from jax_cifar.data import Dataset, Splits, channel_statistics
-from jax_cifar.errors import check
-from jax_cifar.evaluation.metrics import Report, Sums
-from jax_cifar.evaluation.predict import Predictor, TestTimeAugmentation, evaluate, make_predictor, rows_per_batch
-from jax_cifar.models import create_model, frozen_parameters, init_variables
-from jax_cifar.optim.rules import Hyper, constant_momentum, make_optimizer
+from jax_cifar.data import Dataset, Splits
+from jax_cifar.errors import DataError
+from jax_cifar.evaluation.metrics import Report, report
+from jax_cifar.evaluation.predict import (
+    Batches,
+    Predictor,
+    TestTimeAugmentation,
+    make_batches,
+    make_predictor,
+    predict_logits,
+    tta_views,
+)
+from jax_cifar.models import create_model
+from jax_cifar.models.network import InputSpec, Network, compute_dtype
+from jax_cifar.optim.rules import Hyper, constant_momentum, global_norm
 from jax_cifar.optim.schedules import Tables, make_schedule
 from jax_cifar.run.clock import Clock
-from jax_cifar.training.keys import Purpose, purpose_key, run_key
-from jax_cifar.training.plan import Plan
-from jax_cifar.training.state import TrainState, create_train_state
+from jax_cifar.run.folder import input_spec
+from jax_cifar.training.keys import run_key
+from jax_cifar.training.plan import Plan, make_plan
+from jax_cifar.training.programs import Programs, compile_calls, finding_nans
+from jax_cifar.training.replicas import Replicas
+from jax_cifar.training.state import PyTree, TrainState, initial_state
 from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
 
-# Data-dependent initialisation looks at this many training images (cifar10-airbench).
-SAMPLE_IMAGES = 5000
+Part = Literal["train", "validation", "test"]
+
+# About as long as one compiled call may take where it can be of any length: what a signal has to wait for.
+CALL_SECONDS = 1.0
 
 
-def compute_dtype(config: Config) -> Any:
-    """The dtype of activations: what `train.dtype` says, or bfloat16 on GPU and TPU and float32 on a CPU."""
-    name = config.train.dtype
-    if name == "auto":
-        # XLA's CPU convolutions know no bfloat16 and would only cast back and forth.
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
+class Interval(NamedTuple):
+    """What happened between two stops, for every replica: arrays [replicas]."""
+
+    begin: int
+    end: int  # completed updates
+    sums: dict[str, np.ndarray]  # loss, correct, count and gradient norm over the images and updates in between
+    parameter_norm: np.ndarray  # at the end
+    seconds: float
+
+    def broken(self, replica: int = 0) -> tuple[str, float] | None:
+        """What has stopped being finite, and its value; None while all is well."""
+        values = {"training loss": self.sums["loss"], "norm of the parameters": self.parameter_norm}
+        found = ((what, float(value[replica])) for what, value in values.items())
+        return next((pair for pair in found if not np.isfinite(pair[1])), None)
 
 
-class Network(NamedTuple):
-    """A network, and what it sees of the images it is trained on."""
-
-    model: nn.Module
-    normalize: Normalize
-    side: int | None = None  # pixels that images are downsampled to; None: as they are
-
-    def inputs(self, images: Float[Array, "batch height width channel"]) -> Float[Array, "batch side side channel"]:
-        """What the network sees of raw pixels between 0 and 1."""
-        return downsample(self.normalize(jax.random.key(0), images), self.side)
-
-
-def make_network(config: Config, splits: Splits) -> Network:
-    """The configured network for a data set, with the channel statistics of its training part."""
-    mean, std = channel_statistics(splits.train.images)
-    model = create_model(config.model, splits.num_classes, compute_dtype(config))
-    resolutions, own = config.train.resolutions, splits.train.images.shape[1]
-    for side, _ in resolutions:
-        check(side <= own, "train.resolutions", side, f"the images have {own} pixels a side")
-    side = resolutions[-1][0] if resolutions else None
-    return Network(model, Normalize(tuple(map(float, mean)), tuple(map(float, std))), side)
-
-
-def initial_state(
-    config: Config, network: Network, images: UInt8[np.ndarray, "n height width channel"]
-) -> tuple[TrainState, optax.GradientTransformationExtraArgs]:
-    """The state before the first update, from the run's seed and a few of the training images; and its optimizer."""
-    key = purpose_key(run_key(config.train.seed), Purpose.INIT)
-    sample = network.inputs(jnp.asarray(images[:SAMPLE_IMAGES], jnp.float32) / 255)
-    variables = init_variables(network.model, key, sample)
-    optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(network.model))
-    return create_train_state(variables, optimizer, ema=config.optim.ema_decay > 0), optimizer
-
-
-@dataclass(frozen=True)
 class Session:
-    """A run's fixed parts, ready to train; `advance` and `predict` are compiled."""
+    """Everything that is made once for one run, or for all runs of a lot.
 
-    config: Config
-    plan: Plan
-    mesh: Mesh
-    splits: Splits
-    clock: Clock
-    schedule: Tables  # learning rate and momentum by update number
-    fingerprint: int  # checksum of the training images and labels
-    zero_sums: Sums  # on the devices
-    order: Callable[[int], jax.Array]  # epoch -> dataset indices [steps, batch]
-    advance: Callable[..., tuple[TrainState, Sums]]  # (state, sums, order, count, side): so many updates in one call
-    predict: Predictor
+    Making one checks what can be checked without compiling; `start` makes the initial state, `compile` the programs.
 
-    def evaluate(self, state: TrainState, part: Dataset, tta: TestTimeAugmentation = "none") -> Report:
-        """Judge a whole part of the data with the weights that are evaluated."""
-        with self.clock("eval"):
-            return evaluate(
-                self.predict,
-                state.eval_variables,
-                part.images,
-                part.labels,
-                self.splits.label_names,
-                batch_size=self.config.eval.batch_size,
-                tta=tta,
-                sharding=split_batch(self.mesh),
-            )
+    Args:
+      config: the experiment; of a lot, any of its members.
+      splits: the images.
+      replicas: how many runs a compiled call trains.
+      clock: is charged with what everything takes.
+    """
 
+    def __init__(self, config: Config, splits: Splits, replicas: Replicas, clock: Clock) -> None:
+        self.config, self.splits, self.replicas, self.clock = config, splits, replicas, clock
+        self.plan = make_plan(config, len(splits.train), jax.default_backend())
+        plan_schedule(config, self.plan)
+        with clock("data"):
+            self.network = make_network(config, input_spec(config, splits))
+        order = partial(epoch_order, n=len(splits.train), batch_size=config.train.batch_size)
+        self._order_of_keys = replicas.each(order, 0, None)
+        self._batches: dict[Part, Batches] = {}
+        self._programs: dict[int | None, Programs] = {}  # by the side of the images
+        self._affordable = 1  # updates that took about `CALL_SECONDS` of late
 
-def build(config: Config, plan: Plan, mesh: Mesh, splits: Splits, clock: Clock) -> tuple[Session, TrainState]:
-    """Put the data on the device, initialise the state, and compile every program of the run."""
-    everywhere, images = replicated(mesh), splits.train
-    with clock("data"):
-        data = jax.device_put(DeviceData(jnp.asarray(images.images), jnp.asarray(images.labels)), everywhere)
-        fingerprint = zlib.crc32(images.labels.tobytes(), zlib.crc32(images.images.tobytes()))
-        network = make_network(config, splits)
+    def start(self, configs: Sequence[Config], variables: dict[str, PyTree] | None = None) -> TrainState:
+        """The initial state on the devices of the runs that are trained next, one for each replica.
 
-    with clock("compile"):
-        state, optimizer = initial_state(config, network, images.images)
-        state = jax.device_put(state, everywhere)
-        schedule = plan_schedule(config, plan)
-        decay = np.full(plan.total_steps, config.optim.weight_decay)
-        tables = jax.device_put(jax.tree.map(jnp.float32, Hyper(schedule.lr, schedule.momentum, decay)), everywhere)
-        key = jax.device_put(run_key(config.train.seed), everywhere)
+        `variables` are weights to start from in place of fresh ones.
+        """
+        with self.clock("compile"):
+            sample = self.splits.train.images[: sample_count(self.network)]
+            begun = [initial_state(config, self.network, sample, variables) for config in configs]
+            self.optimizer = begun[0][1]
+            self.schedule = plan_schedule(configs[0], self.plan)
+            stack = self.replicas.stack
+            self._tables = stack([rate_tables(config, self.plan) for config in configs])
+            self._keys = stack([run_key(config.train.seed) for config in configs])
+            self._zeros = stack([zero_sums()] * len(configs))
+            self._order = lru_cache(1)(partial(self._order_of_keys, self._keys))
+            return stack([state for state, _ in begun])
 
-        jit_order = jax.jit(epoch_order, static_argnames=("n", "batch_size"), out_shardings=everywhere)
-        order = lru_cache(1)(partial(jit_order, key, n=len(images.labels), batch_size=config.train.batch_size))
-        zeros = jax.device_put(zero_sums(), everywhere)
-        calls = {}
-        for side in {side for side, _ in plan.phases} or {None}:
-            inputs = network._replace(side=side).inputs
-            train_steps = make_train_steps(network.model, optimizer, config, inputs, splits.num_classes, mesh)
-            counts = sorted(count for seen, count in plan.calls() if seen == side)
-            arguments = (state, zeros, data, order(0), tables, key)
-            calls[side] = compile_calls(train_steps, arguments, plan, counts, everywhere, config.train.debug_nans)
-        predict = make_predictor(network.model, network.inputs)
-        if not config.train.debug_nans:
-            predict = _compile_predict(predict, state, splits, config.eval.batch_size, mesh)
+    def compile(self, state: TrainState) -> None:
+        """Put the training images on the devices, and compile every program of the runs, unless that is done."""
+        if self._programs:
+            return
+        config, plan, everywhere = self.config, self.plan, replicated(self.replicas.mesh)
+        with self.clock("data"):
+            images, labels = jnp.asarray(self.splits.train.images), jnp.asarray(self.splits.train.labels)
+            self._data = jax.device_put(DeviceData(images, labels), everywhere)
+        with self.clock("compile"):
+            arguments = (state, self._zeros, self._data, self._order(0), self._tables, self._keys)
+            for side in {side for side, _ in plan.phases} or {None}:
+                own = make_train_steps(self.network.at_side(side), self.optimizer, config, self.replicas.mesh)
+                counts = sorted(count for seen, count in plan.calls() if seen == side)
+                train_steps = self.replicas.transform(own)
+                sharding, nans = self.replicas.sharding, config.train.debug_nans
+                self._programs[side] = compile_calls(train_steps, arguments, plan, counts, sharding, nans)
+            self._norm = self.replicas.each(global_norm, 0).lower(state.params).compile()
+            self._predict = self._compile_predict(state)
 
     def advance(
-        state: TrainState, sums: Sums, order: jax.Array, count: int, side: int | None = None
-    ) -> tuple[TrainState, Sums]:
-        return calls[side](count)(state, sums, data, order, tables, key)
+        self, state: TrainState, step: int, stop: Callable[[], object] = lambda: False
+    ) -> tuple[TrainState, Interval]:
+        """Train to the plan's next stop, or until `stop()` is true. Raises `Diverged` with --debug-nans only."""
+        plan, begin, end = self.plan, step, self.plan.next_stop(step)
+        side, started = plan.side_at(step), time.perf_counter()
+        with self.clock("train"), finding_nans(self.config.train.debug_nans, begin):
+            order, sums = self._order(step // plan.steps_per_epoch), self._zeros
+            while True:
+                count = plan.next_call(step, self._affordable)
+                program = self._programs[side](count)
+                state, new_sums = program(state, sums, self._data, order, self._tables, self._keys)
+                # At most one call runs ahead of the host, so that a signal is answered within a step or two.
+                jax.block_until_ready(sums)
+                sums, step = new_sums, step + count
+                if step >= end or stop():
+                    break
+            totals = {name: self.replicas.values(value) for name, value in sums.items()}
+            norm = self.replicas.values(self._norm(state.params))
+        seconds = time.perf_counter() - started
+        self._afford(plan.side_at(step), side, (step - begin) / seconds)
+        return state, Interval(begin, step, totals, norm, seconds)
 
-    return Session(config, plan, mesh, splits, clock, schedule, fingerprint, zeros, order, advance, predict), state
+    def evaluate(self, variables: PyTree, part: Part, tta: TestTimeAugmentation = "none") -> Report:
+        """Judge a whole part of the data with the weights of one replica."""
+        dataset = self.part(part)
+        with self.clock("eval"):
+            logits = predict_logits(self._predict, variables, self.batches(part), tta)
+            return report(logits, dataset.labels, self.splits.label_names)
+
+    def part(self, part: Part) -> Dataset:
+        """A part of the data; raises `DataError` for a validation part that there is not."""
+        dataset = getattr(self.splits, part)
+        if dataset is None:
+            raise DataError("No validation images are held out: data.val_fraction = 0.")
+        return dataset
+
+    def batches(self, part: Part) -> Batches:
+        """The images of a part on the devices, where they stay from their first use on."""
+        if part not in self._batches:
+            mesh = self.replicas.mesh
+            split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+            self._batches[part] = make_batches(self.part(part).images, self.config.eval.batch_size, split)
+        return self._batches[part]
+
+    def _afford(self, side: int | None, past_side: int | None, steps_per_second: float) -> None:
+        """How many updates the next call may make: fewer where images have just grown."""
+        slower = ((side or 1) / (past_side or 1)) ** 2
+        self._affordable = max(1, int(CALL_SECONDS * steps_per_second / slower))
+
+    def _compile_predict(self, state: TrainState) -> Predictor:
+        """Prediction, compiled beforehand for the batches of the parts that are evaluated."""
+        predict = make_predictor(self.network)
+        if self.config.train.debug_nans:
+            return predict
+        everywhere = replicated(self.replicas.mesh)
+
+        def of_one(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+            shape = leaf.shape[1:] if self.replicas.stacked else leaf.shape
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=everywhere)
+
+        variables = jax.tree.map(of_one, state.eval_variables)
+        parts: list[Part] = ["test"] if self.splits.validation is None else ["validation", "test"]
+        programs = {}
+        for first in (self.batches(part).images[0] for part in parts):
+            if len(first) not in programs:
+                programs[len(first)] = predict.lower(variables, first).compile()  # pyright: ignore[reportFunctionMemberAccess]
+            jax.block_until_ready(tta_views(first, self.config.eval.tta))
+        return lambda variables, images: programs[len(images)](variables, images)
+
+
+def make_network(config: Config, spec: InputSpec) -> Network:
+    """The configured network for images of this kind."""
+    return Network(create_model(config.model, spec.num_classes, compute_dtype(config.train.dtype)), spec)
+
+
+def sample_count(network: Network) -> int:
+    """Training images that the start of a network looks at."""
+    return 5000
 
 
 def plan_schedule(config: Config, plan: Plan) -> Tables:
@@ -154,46 +210,8 @@ def plan_schedule(config: Config, plan: Plan) -> Tables:
     return make_schedule(config.schedule, optim.lr, plan.total_steps, plan.steps_per_epoch, momentum)
 
 
-def compile_calls(
-    train_steps: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    plan: Plan,
-    counts: Sequence[int],
-    sharding: NamedSharding,
-    debug_nans: bool = False,
-) -> Callable[[int], Callable[..., Any]]:
-    """The program for a number of updates: on a CPU one for all numbers, elsewhere one for each of `counts`.
-
-    Where the number is known when compiling, a GPU need not ask the host after every update whether to go on.
-    `arguments` are those of `train_steps` but the number; what comes out is spread by `sharding`.
-    """
-    jit = partial(jax.jit, out_shardings=sharding, compiler_options=compiler_options())
-    if plan.steps_per_call is None:
-
-        def any_number(count: jax.Array, *arguments: Any) -> Any:
-            return train_steps(*arguments, count=count)
-
-        def number(count: int) -> jax.Array:
-            return jax.device_put(jnp.int32(count), NamedSharding(sharding.mesh, PartitionSpec()))
-
-        program = jit(any_number, donate_argnums=1).lower(number(1), *arguments).compile()
-        return lambda count: partial(program, number(count))
-    programs: dict[int, Callable[..., Any]] = {}
-    for count in counts:
-        if debug_nans:
-            # Finding the operation means running it again, which a donated state forbids.
-            programs[count] = jit(partial(train_steps, count=count))
-        else:
-            program = jit(partial(train_steps, count=count), donate_argnums=0)
-            programs[count] = program.lower(*arguments).compile()
-    return programs.__getitem__
-
-
-def _compile_predict(predict: Predictor, state: TrainState, splits: Splits, batch_size: int, mesh: Mesh) -> Predictor:
-    """`predict` compiled beforehand for the batches of the parts that are evaluated."""
-    parts = [part for part in (splits.validation, splits.test) if part is not None]
-    programs = {}
-    for rows in {rows_per_batch(len(part.images), batch_size, split_batch(mesh)) for part in parts}:
-        images = jax.ShapeDtypeStruct((rows, *parts[0].images.shape[1:]), jnp.uint8, sharding=split_batch(mesh))
-        programs[rows] = predict.lower(state.eval_variables, images).compile()
-    return lambda variables, images: programs[len(images)](variables, images)
+def rate_tables(config: Config, plan: Plan) -> Hyper:
+    """What every update of a run uses, float32 [total_steps]."""
+    schedule = plan_schedule(config, plan)
+    decay = np.full(plan.total_steps, config.optim.weight_decay)
+    return jax.tree.map(jnp.float32, Hyper(schedule.lr, schedule.momentum, decay))

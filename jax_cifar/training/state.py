@@ -4,9 +4,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, UInt8
+
+from jax_cifar.config import Config
+from jax_cifar.models import frozen_parameters, init_variables
+from jax_cifar.models.network import Network
+from jax_cifar.optim.rules import make_optimizer
+from jax_cifar.training.keys import Purpose, purpose_key, run_key
 
 PyTree = Any
 
@@ -30,6 +37,28 @@ class TrainState:
     def eval_variables(self) -> dict[str, PyTree]:
         """What is evaluated: the averaged weights where averaging is on, else the trained ones."""
         return self.variables if self.ema is None else self.ema
+
+
+def initial_state(
+    config: Config,
+    network: Network,
+    images: UInt8[np.ndarray, "n height width channel"],
+    start: dict[str, PyTree] | None = None,
+) -> tuple[TrainState, optax.GradientTransformationExtraArgs]:
+    """The state before the first update, and its optimizer.
+
+    Args:
+      config: the experiment; its seed fixes the values.
+      network: what is trained.
+      images: a few of the training images: the first for the shapes, all for a network that starts from images.
+      start: parameters and batch statistics to start from in place of fresh ones.
+    """
+    key = purpose_key(run_key(config.train.seed), Purpose.INIT)
+    sample = network.inputs(jnp.asarray(images, jnp.float32) / 255)
+    variables = init_variables(network.model, key, sample)
+    optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(network.model))
+    variables = variables if start is None else start
+    return create_train_state(variables, optimizer, ema=config.optim.ema_decay > 0), optimizer
 
 
 def create_train_state(

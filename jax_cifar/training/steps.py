@@ -1,6 +1,7 @@
 """What is compiled: from the state and the images on the device to the next state. Pure functions throughout."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from jax_cifar.augment import SampleInfo, compose, make_mixer
 from jax_cifar.backend.mesh import split_batch
 from jax_cifar.config import Config
 from jax_cifar.evaluation.metrics import Sums, add_sums, batch_metrics
+from jax_cifar.models.network import Network
 from jax_cifar.optim.rules import Hyper, global_norm, update_ema
 from jax_cifar.training.keys import Purpose, purpose_key
 from jax_cifar.training.losses import cross_entropy
@@ -27,8 +29,6 @@ class DeviceData(NamedTuple):
     labels: Int[Array, " n"]
 
 
-# Raw pixels between 0 and 1 -> what the network sees of them.
-Inputs = Callable[[Float[Array, "batch height width channel"]], Float[Array, "batch side side channel"]]
 TrainStep = Callable[[TrainState, Array, Array, Hyper, PRNGKeyArray], tuple[TrainState, Sums]]
 
 
@@ -40,11 +40,12 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExt
     gradient's norm before clipping.
     """
     parts = config.optim.accumulate
+    loss = config.train.loss or partial(cross_entropy, label_smoothing=config.train.label_smoothing)
 
     def loss_fn(params: PyTree, batch_stats: PyTree, images: Array, targets: Array, key: PRNGKeyArray):
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
-        losses = cross_entropy(logits, targets, config.train.label_smoothing)
+        losses = loss(logits, targets)
         return jnp.mean(losses), (updated.get("batch_stats", {}), batch_metrics(logits, targets, losses))
 
     def gradients(state: TrainState, images: Array, targets: Array, key: PRNGKeyArray):
@@ -103,7 +104,7 @@ def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], n: int, batch_size: in
     return permutation[: steps * batch_size].reshape(steps, batch_size)
 
 
-def make_prepare(config: Config, inputs: Inputs, num_classes: int, mesh: Mesh):
+def make_prepare(config: Config, network: Network, mesh: Mesh):
     """Gathering, augmenting and mixing one batch, and what the network sees of it, all inside the compiled step."""
     augment, mixer = compose(config.augment), make_mixer(config.mix)
 
@@ -115,19 +116,17 @@ def make_prepare(config: Config, inputs: Inputs, num_classes: int, mesh: Mesh):
         targets = data.labels[index]
         images = augment(purpose_key(key, Purpose.AUGMENT, step), images, SampleInfo(index, epoch))
         if mixer is not None:
-            soft = jax.nn.one_hot(targets, num_classes)
+            soft = jax.nn.one_hot(targets, network.spec.num_classes)
             images, targets = mixer(purpose_key(key, Purpose.MIX, step), images, soft)
-        return inputs(images), targets
+        return network.inputs(images), targets
 
     return prepare
 
 
 def make_train_steps(
-    model: nn.Module,
+    network: Network,
     optimizer: optax.GradientTransformationExtraArgs,
     config: Config,
-    inputs: Inputs,
-    num_classes: int,
     mesh: Mesh,
 ) -> Callable[..., tuple[TrainState, Sums]]:
     """`train_steps(state, sums, data, order, tables, key, count)`: `count` updates of one epoch in one call.
@@ -136,8 +135,8 @@ def make_train_steps(
     `order` is the epoch's [steps, batch]; `tables` a `Hyper` of arrays with an entry for every update of the run, so
     that one compiled program serves all rates. Returns the new state and the sums, added to those given.
     """
-    train_step = make_train_step(model, optimizer, config)
-    prepare = make_prepare(config, inputs, num_classes, mesh)
+    train_step = make_train_step(network.model, optimizer, config)
+    prepare = make_prepare(config, network, mesh)
 
     def train_steps(
         state: TrainState,

@@ -1,0 +1,88 @@
+"""What a checkpoint says of itself: shape, dtype and SHA-256 of every array, in a file that is written last."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jax_cifar.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+FORMAT = 2  # 1, which had no number: the optimizer's state was laid out differently
+
+
+class Damaged(Exception):
+    """A checkpoint is not what was saved. The message ends the sentence '<folder> is damaged: ...'."""
+
+
+def leaves_by_path(tree: PyTree) -> dict[str, Any]:
+    """Leaves by path, e.g. "params/conv1/kernel". None and empty dicts have none; the template brings them back."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def signature(leaf: Any) -> tuple[list[int], str]:
+    """Shape and dtype, as the manifest has them."""
+    return list(leaf.shape), str(np.dtype(leaf.dtype))
+
+
+def sha256(array: np.ndarray) -> str:
+    """Checksum of an array's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def sha256_of_json(body: dict) -> str:
+    """Checksum of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def cause(error: BaseException) -> str:
+    """One short line: the system's own words where TensorStore wraps them in hundreds of characters."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200].rstrip(". ") if lines else type(error).__name__
+
+
+def read_manifest(path: Path) -> dict:
+    """The manifest of a checkpoint, verified; raises `Damaged`."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        digest = manifest.pop("sha256")
+    except FileNotFoundError:
+        raise Damaged(f"it has no {MANIFEST}") from None
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise Damaged(f"its {MANIFEST} cannot be read ({cause(error)})") from error
+    if digest != sha256_of_json(manifest):
+        raise Damaged(f"its {MANIFEST} is not what was saved (sha256 differs)")
+    if str(manifest["step"]) != path.name:
+        raise Damaged(f"it holds step {manifest['step']}")
+    return manifest
+
+
+def require_same_leaves(path: Path, saved: dict, wanted: dict) -> None:
+    """Raise `CheckpointError`, in at most 5 lines, unless paths, shapes and dtypes are the same."""
+    differ = [name for name in {**wanted, **saved} if saved.get(name) != wanted.get(name)]
+    if not differ:
+        return
+
+    def describe(leaf: tuple[list[int], str] | None, other: tuple[list[int], str] | None) -> str:
+        if leaf is None:
+            return "nothing"
+        shape = str(tuple(leaf[0]))
+        return shape if other is not None and leaf[1] == other[1] else f"{leaf[1]} {shape}"
+
+    lines = [f"Checkpoint {path} belongs to another configuration:"]
+    for name in differ[:3]:
+        old, new = saved.get(name), wanted.get(name)
+        lines.append(f"  {name}: checkpoint {describe(old, new)}, this configuration {describe(new, old)}")
+    more = f"{len(differ) - 3} more leaves differ. " if len(differ) > 3 else ""
+    lines.append(f"{more}Use the configuration it was trained with (config.json of that run), or another --workdir.")
+    raise CheckpointError("\n".join(lines))

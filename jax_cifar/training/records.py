@@ -1,0 +1,100 @@
+"""What a run writes down of itself: lines of metrics.jsonl, the summary, and what a checkpoint keeps of both."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jax_cifar.evaluation.metrics import Report, mean_metrics
+from jax_cifar.models import parameter_table
+from jax_cifar.training.session import Interval, Session
+from jax_cifar.training.state import TrainState
+
+
+@dataclass
+class Progress:
+    """What a checkpoint keeps beside the state, so that a resumed run also logs what an uninterrupted one logs."""
+
+    fingerprint: int  # checksum of the training images and labels
+    interval: dict[str, float] = field(default_factory=dict)  # sums since the last log line
+    epoch: dict[str, float] = field(default_factory=dict)  # sums since the last row of the table
+    train_accuracy: float | None = None  # of the last epoch, as the network saw its images
+    best_validation_accuracy: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, interval: Interval) -> None:
+        """Count what happened up to a stop."""
+        values = {name: float(sums[0]) for name, sums in interval.sums.items()}
+        values |= {"steps": float(interval.end - interval.begin), "seconds": interval.seconds}
+        for total in (self.interval, self.epoch):
+            for name, value in values.items():
+                total[name] = total.get(name, 0.0) + value
+
+
+def train_record(session: Session, step: int, sums: Mapping[str, float], parameter_norm: float) -> dict[str, Any]:
+    """One line of training figures."""
+    return {
+        "step": step,
+        "epoch": step / session.plan.steps_per_epoch,
+        "split": "train",
+        **mean_metrics(sums),
+        "lr": float(session.schedule.lr[step - 1]),
+        "momentum": float(session.schedule.momentum[step - 1]),
+        "gradient_norm": sums["grad_norm"] / sums["steps"],
+        "parameter_norm": parameter_norm,
+        "images_per_second": sums["count"] / sums["seconds"],
+        "seconds": session.clock.seconds["train"],
+    }
+
+
+def epoch_record(
+    session: Session, step: int, sums: Mapping[str, float], split: str, report: Report | None
+) -> dict[str, Any]:
+    """One row of the table: training since the last one, and the evaluation where there was one."""
+    return {
+        "step": step,
+        "epoch": step / session.plan.steps_per_epoch,
+        **mean_metrics(sums),
+        "split": split,
+        "eval_loss": report and report.loss,
+        "eval_accuracy": report and report.accuracy,
+        "lr": float(session.schedule.lr[step - 1]),
+        "images_per_second": sums["count"] / sums["seconds"],
+    }
+
+
+def eval_record(session: Session, step: int, split: str, report: Report) -> dict[str, Any]:
+    """One line of evaluation figures."""
+    return {
+        "step": step,
+        "epoch": step / session.plan.steps_per_epoch,
+        "split": split,
+        "loss": report.loss,
+        "accuracy": report.accuracy,
+        "top5": report.top5,
+        "macro_f1": report.macro["f1"],
+        "seconds": session.clock.seconds["train"],
+    }
+
+
+def summary(
+    session: Session, progress: Progress, state: TrainState, report: Report, with_tta: Report | None
+) -> dict[str, Any]:
+    """The figures of the whole run, as summary.json has them."""
+    config, plan, seconds = session.config, session.plan, session.clock.report()
+    return {
+        "config_name": config.name,
+        "dataset": session.splits.name,
+        "seed": config.train.seed,
+        "epochs": plan.total_steps / plan.steps_per_epoch,
+        "steps": plan.total_steps,
+        "parameters": sum(count for *_, count in parameter_table(state.params)),
+        "train_accuracy": progress.train_accuracy,
+        "best_validation_accuracy": progress.best_validation_accuracy,
+        "test_accuracy": report.accuracy,
+        "test_loss": report.loss if math.isfinite(report.loss) else None,
+        "test_top5": report.top5,
+        "test_accuracy_tta": with_tta and with_tta.accuracy,
+        "images_per_second": plan.total_steps * config.train.batch_size / seconds["train"],
+        "seconds": seconds,
+    }

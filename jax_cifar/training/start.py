@@ -1,0 +1,74 @@
+"""Starting a run from the weights of another: whole, or all but the head where the classes differ."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jax_cifar.config import Config
+from jax_cifar.errors import CheckpointError, ConfigError
+from jax_cifar.models import init_variables
+from jax_cifar.models.network import Network
+from jax_cifar.run.checkpoint import read_variables
+from jax_cifar.run.folder import CHECKPOINTS
+from jax_cifar.training.keys import Purpose, purpose_key, run_key
+from jax_cifar.training.state import PyTree
+
+Shape = tuple[int, ...]
+
+
+def starting_weights(
+    init_from: str | Path | None, network: Network, config: Config, say: Callable[[str], None]
+) -> dict[str, PyTree] | None:
+    """The weights that a run starts from, or None for its network's own start; says in one line what was taken.
+
+    Every parameter and statistic of the other run's newest checkpoint is taken over (the averaged ones where it
+    averaged). Arrays that differ in nothing but the number of classes, the last axis, are the head: those are fresh,
+    as the run's own seed makes them.
+
+    Raises:
+      CheckpointError: there is no checkpoint.
+      ConfigError: it belongs to another network; the message names what differs.
+    """
+    if init_from is None:
+        return None
+    found = read_variables(Path(init_from).expanduser() / CHECKPOINTS)
+    if found is None:
+        raise CheckpointError(f"--init-from {init_from}: there is no checkpoint. Name the folder of a run.")
+    step, theirs = found[0], _leaves(found[1])
+    sample = network.inputs(jnp.zeros((1, *network.spec.image_shape), jnp.float32))
+    ours = _leaves(init_variables(network.model, purpose_key(run_key(config.train.seed), Purpose.INIT), sample))
+    head = differing_head(theirs, ours, network.spec.num_classes, str(init_from))
+    kept = f"all but {', '.join(sorted(head))}, which are fresh" if head else "all weights"
+    say(f"starting from step {step:,} of {init_from}: {kept}")
+    taken = {name: ours[name] if name in head else jnp.asarray(theirs[name]) for name in ours}
+    return {"params": {}, "batch_stats": {}} | unflatten_dict(taken, sep="/")
+
+
+def differing_head(theirs: dict[str, Any], ours: dict[str, Any], classes: int, init_from: str) -> set[str]:
+    """The paths at which two networks differ in their number of classes only.
+
+    Raises `ConfigError` where they differ in anything else.
+    """
+    shapes = {name: (_shape(theirs, name), _shape(ours, name)) for name in theirs.keys() | ours.keys()}
+    differing = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    head = {name for name, pair in differing.items() if _is_head(*pair, classes)}
+    others = sorted(differing.keys() - head)
+    if others:
+        shown = ", ".join(f"{name} {differing[name][0]} there, {differing[name][1]} here" for name in others[:3])
+        raise ConfigError(f"--init-from {init_from} holds another network: {shown}. Give the same model section.")
+    return head
+
+
+def _leaves(variables: dict[str, PyTree]) -> dict[str, Any]:
+    return dict(flatten_dict(variables, sep="/"))
+
+
+def _shape(leaves: dict[str, Any], name: str) -> Shape | None:
+    return tuple(leaves[name].shape) if name in leaves else None
+
+
+def _is_head(theirs: Shape | None, ours: Shape | None, classes: int) -> bool:
+    return theirs is not None and ours is not None and theirs[:-1] == ours[:-1] and ours[-1] == classes
