@@ -6,17 +6,22 @@ bilinear (torchvision's default for the first two is nearest) and the size of th
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, Resampling, SampleInfo, check_number, is_number
+from jax_cifar.augment.base import Fill, Resampling, SampleInfo
 from jax_cifar.augment.sampling import Grid, Move, affine_map
+from jax_cifar.config.checks import Probability, ascending, between
+from jax_cifar.config.sections import NotNegative, Positive
 from jax_cifar.errors import check
 
 Range = tuple[float, float]
+Degrees = NotNegative | Annotated[Range, ascending]  # a single number d stands for (-d, d)
+Ratios = Annotated[tuple[Positive, Positive], ascending]
+Share = Annotated[Positive, between(0, 1)]
 TRIES = 10  # boxes that torchvision's RandomResizedCrop draws before it falls back on the middle of the image
 
 
@@ -29,7 +34,7 @@ class AffineDraws(NamedTuple):
     shear: Float[Array, "batch 2"]  # degrees along the columns' and along the rows' axis (torchvision's x and y)
 
 
-class Boxes(NamedTuple):
+class CropDraws(NamedTuple):
     """The part of each image that is enlarged, in whole pixels (row, column)."""
 
     corners: Int[Array, "batch 2"]  # top left
@@ -46,25 +51,16 @@ class RandomAffine(Resampling):
         ConfigError: a parameter is out of range.
     """
 
-    degrees: float | Range  # rotation; 0 for none
-    translate: Range | None = None  # largest share of the width, and of the height, to move by
-    scale: Range | None = None  # range of the factor
+    degrees: Degrees  # rotation; 0 for none
+    translate: tuple[Probability, Probability] | None = None  # largest share of the width, and of the height, to move
+    scale: Ratios | None = None  # range of the factor
     shear: float | Range | tuple[float, float, float, float] | None = None  # range of x, or of x and of y
-    fill: float = 0.0  # value of what comes from outside
+    fill: Fill = 0.0  # value of what comes from outside
 
     def __post_init__(self) -> None:
-        check_ends(self, "degrees")
-        check_number(self, "fill", 0.0, 1.0)
-        if self.translate is not None:
-            shares = are_numbers(self.translate, 2) and min(self.translate) >= 0 and max(self.translate) <= 1
-            check(shares, "RandomAffine.translate", self.translate, "it must be two numbers between 0 and 1")
-        if self.scale is not None:
-            check_ends(self, "scale", above=0)
-        if self.shear is not None:
-            ranges = is_number(self.shear) or are_numbers(self.shear, 2) or are_numbers(self.shear, 4)
-            check(ranges, "RandomAffine.shear", self.shear, "it must be one, two or four numbers")
-            steepest = max(map(abs, self.shears()))
-            check(steepest < 90, "RandomAffine.shear", self.shear, "every angle must be below 90 degrees")
+        super().__post_init__()
+        steepest = max(map(abs, self.shears()))
+        check(steepest < 90, "RandomAffine.shear", self.shear, "every angle must be below 90 degrees")
 
     def shears(self) -> tuple[float, ...]:
         """Least and largest shear along x, then along y."""
@@ -86,7 +82,7 @@ class RandomAffine(Resampling):
             shear=jax.random.uniform(keys[3], (batch, 2), jnp.float32, low, high),
         )
 
-    def given(self, draws: AffineDraws, shape: tuple[int, ...]) -> Move:
+    def move(self, draws: AffineDraws, shape: tuple[int, ...]) -> Move:
         matrix = inverse_matrix(draws, shape[1], shape[2])
         return Move(lambda grid: affine_map(matrix, grid), fill=self.fill)
 
@@ -101,24 +97,16 @@ class RandomRotation(Resampling):
         ConfigError: a parameter is out of range.
     """
 
-    degrees: float | Range  # rotation
-    fill: float = 0.0  # value of what comes from outside
-
-    def __post_init__(self) -> None:
-        check_ends(self, "degrees")
-        check_number(self, "fill", 0.0, 1.0)
+    degrees: Degrees  # rotation
+    fill: Fill = 0.0  # value of what comes from outside
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Float[Array, " batch"]:
         return uniform(key, shape[0], symmetric(self.degrees))
 
-    def given(self, draws: Float[Array, " batch"], shape: tuple[int, ...]) -> Move:
+    def move(self, draws: Float[Array, " batch"], shape: tuple[int, ...]) -> Move:
         still = jnp.zeros((shape[0], 2), draws.dtype)
         matrix = inverse_matrix(AffineDraws(-draws, still, jnp.ones_like(draws), still), shape[1], shape[2])
         return Move(lambda grid: affine_map(matrix, grid), fill=self.fill)
-
-    def rotate(self, images: Images, degrees: Float[Array, " batch"]) -> Images:
-        """Rotate each image by its `degrees`."""
-        return self.transform(images, degrees)
 
 
 @dataclass(frozen=True)
@@ -132,15 +120,10 @@ class RandomResizedCrop(Resampling):
         ConfigError: a parameter is out of range.
     """
 
-    scale: Range = (0.08, 1.0)  # range of the box's area, as a share of the image's
-    ratio: Range = (3 / 4, 4 / 3)  # range of width / height; its logarithm is uniform
+    scale: Annotated[tuple[Share, Share], ascending] = (0.08, 1.0)  # range of the box's area: share of the image's
+    ratio: Ratios = (3 / 4, 4 / 3)  # range of width / height; its logarithm is uniform
 
-    def __post_init__(self) -> None:
-        check_ends(self, "scale", above=0)
-        check(self.scale[1] <= 1, "RandomResizedCrop.scale", self.scale, "the box cannot be larger than the image")
-        check_ends(self, "ratio", above=0)
-
-    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Boxes:
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> CropDraws:
         batch, height, width, _ = shape
         keys = [jax.random.fold_in(key, i) for i in range(3)]
         area = uniform(keys[0], (batch, TRIES), self.scale)
@@ -148,7 +131,7 @@ class RandomResizedCrop(Resampling):
         sizes, found = self.sizes(area, log_ratio, height, width)
         room = jnp.asarray([[height, width]], jnp.int32) - sizes
         corners = jax.random.randint(keys[2], (batch, 2), 0, room + 1, jnp.int32)
-        return Boxes(jnp.where(found[:, None], corners, room // 2), sizes)
+        return CropDraws(jnp.where(found[:, None], corners, room // 2), sizes)
 
     def sizes(
         self, area: Float[Array, "batch tries"], log_ratio: Float[Array, "batch tries"], height: int, width: int
@@ -171,7 +154,7 @@ class RandomResizedCrop(Resampling):
             return height, round(height * self.ratio[1])
         return height, width
 
-    def given(self, draws: Boxes, shape: tuple[int, ...]) -> Move:
+    def move(self, draws: CropDraws, shape: tuple[int, ...]) -> Move:
         corners, sizes = draws
         size, first, last = (values.astype(float)[:, None, None, :] for values in (sizes, corners, corners + sizes - 1))
         zoom = size / jnp.asarray(shape[1:3], size.dtype)[None, None, None, :]
@@ -181,10 +164,6 @@ class RandomResizedCrop(Resampling):
             return jnp.clip(first + (grid.astype(zoom.dtype) + 0.5) * zoom - 0.5, first, last)
 
         return Move(mapping, padding_mode="edge")
-
-    def crop(self, images: Images, corners: Int[Array, "batch 2"], sizes: Int[Array, "batch 2"]) -> Images:
-        """Enlarge the boxes with these top left `corners` and `sizes` (row, column)."""
-        return self.transform(images, Boxes(corners, sizes))
 
 
 def inverse_matrix(draws: AffineDraws, height: int, width: int) -> Float[Array, "batch 2 3"]:
@@ -223,20 +202,3 @@ def uniform(key: PRNGKeyArray, shape: int | tuple[int, ...], ends: Range) -> Arr
 def symmetric(value: float | Range) -> Range:
     """The range that a parameter stands for: itself, or (-value, value)."""
     return value if isinstance(value, tuple) else (-value, value)
-
-
-def are_numbers(value: object, count: int) -> bool:
-    """Whether `value` is a tuple of `count` finite numbers."""
-    return isinstance(value, tuple) and len(value) == count and all(is_number(number) for number in value)
-
-
-def check_ends(owner: object, name: str, above: float = -math.inf) -> None:
-    """Raise `ConfigError` unless a field is a range (least, largest) `above` a bound, or a number d for (-d, d)."""
-    value = getattr(owner, name)
-    field = f"{type(owner).__name__}.{name}"
-    if above == -math.inf and is_number(value):
-        return check(value >= 0, field, value, "a single number d stands for (-d, d) and must be at least 0")
-    expected = "it must be two finite numbers, the smaller one first"
-    if above > -math.inf:
-        expected += f", above {above}"
-    return check(are_numbers(value, 2) and above < value[0] <= value[1], field, value, expected)

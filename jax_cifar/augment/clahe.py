@@ -9,19 +9,21 @@ filling the bins, and it needs no scatter and no gather.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_number, check_range, is_number
-from jax_cifar.augment.colour import Planes, split
-from jax_cifar.augment.portions import change_chosen, once
-from jax_cifar.errors import check
+from jax_cifar.augment.base import Images, SampleInfo, Transform
+from jax_cifar.augment.colour import Planes, colour_planes
+from jax_cifar.augment.portions import change_chosen, materialize
+from jax_cifar.config.checks import Probability, ascending, at_least
+from jax_cifar.config.sections import Count
 
 Levels = Int[Array, "batch height width"]
+Limit = Annotated[float, at_least(1)]
 Tiles = Int[Array, "..."]  # levels of tiles: first the pixels of a tile (or its rows, columns), last the tiles
 
 BINS = 256
@@ -43,7 +45,7 @@ class ClaheDraws(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CLAHE(Drawn):
+class CLAHE(Transform):
     """Equalise the lightness of every neighbourhood with probability `p` (Albumentations' `CLAHE`, OpenCV's algorithm).
 
     Parameters are Albumentations': each image draws its clip limit uniformly between 1 and `clip_limit`, or from the
@@ -60,19 +62,10 @@ class CLAHE(Drawn):
         ConfigError: a parameter is out of range, or the images have neither 1 nor 3 channels.
     """
 
-    clip_limit: float | tuple[float, float] = 4.0  # most pixels of a bin, as a multiple of an even histogram
-    tile_grid_size: tuple[int, int] = (8, 8)  # tiles across and down, in OpenCV's order
-    p: float = 0.5  # probability that an image is equalised
-
-    def __post_init__(self) -> None:
-        if isinstance(self.clip_limit, tuple):
-            check_range(self, "clip_limit", 1.0, float("inf"))
-        else:
-            check_number(self, "clip_limit", 1.0, float("inf"))
-        grid = self.tile_grid_size
-        pair = isinstance(grid, tuple) and len(grid) == 2 and all(is_number(n) and n == int(n) and n > 0 for n in grid)
-        check(pair, "CLAHE.tile_grid_size", grid, "it must be a pair of positive integers, tiles across and down")
-        check_number(self, "p", 0.0, 1.0)
+    # Most pixels of a bin, as a multiple of an even histogram.
+    clip_limit: Limit | Annotated[tuple[Limit, Limit], ascending] = 4.0
+    tile_grid_size: tuple[Count, Count] = (8, 8)  # tiles across and down, in OpenCV's order
+    p: Probability = 0.5  # probability that an image is equalised
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> ClaheDraws:
         batch = shape[:1]
@@ -87,14 +80,14 @@ class CLAHE(Drawn):
 
     def equalize(self, images: Images, limits: Float[Array, " batch"]) -> Images:
         """Equalise all images, each with its own clip limit."""
-        planes = split(images, "CLAHE")
+        planes = colour_planes(images, "CLAHE")
         if planes.shape[0] == 1:
             levels = jnp.round(255.0 * planes[0]).astype(jnp.int32)
             return (self.equalize_levels(levels, limits).astype(planes.dtype) / 255.0).astype(images.dtype)[..., None]
-        roots = once(to_roots(planes))
+        roots = materialize(to_roots(planes))
         lightness = 1.16 * roots[1] - 0.16
         levels = jnp.round(255.0 * lightness).astype(jnp.int32)
-        change = once((self.equalize_levels(levels, limits).astype(planes.dtype) / 255.0 - lightness) / 1.16)
+        change = materialize((self.equalize_levels(levels, limits).astype(planes.dtype) / 255.0 - lightness) / 1.16)
         return jnp.moveaxis(from_roots(roots + change[None]), 0, -1).astype(images.dtype)
 
     def equalize_levels(self, levels: Levels, limits: Float[Array, " batch"]) -> Float[Array, "batch height width"]:
@@ -106,10 +99,10 @@ class CLAHE(Drawn):
             levels = jnp.pad(levels, widths, mode="reflect")
         height, width = levels.shape[1] // down, levels.shape[2] // across
         tiles = levels.astype(jnp.int16).reshape(-1, down, height, across, width).transpose(2, 4, 0, 1, 3)
-        tiles = once(tiles.reshape(height, width, -1))
+        tiles = materialize(tiles.reshape(height, width, -1))
         held = jnp.clip(jnp.floor(limits * (height * width / BINS)), 1, height * width).astype(jnp.int16)
         kept = clip_bins(tiles, jnp.repeat(held, down * across))
-        result = jnp.round(interpolate(kept, tiles, down, across)).reshape(height, width, -1, down, across)
+        result = jnp.round(blend_tables(kept, tiles, down, across)).reshape(height, width, -1, down, across)
         return result.transpose(2, 3, 0, 4, 1).reshape(levels.shape)[:, : size[0], : size[1]]
 
 
@@ -117,11 +110,11 @@ def clip_bins(tiles: Tiles, held: Int[Array, " tiles"]) -> Tiles:
     """`tiles` with `ABSENT` for every pixel beyond the `held` first ones of its level."""
     levels = tiles.reshape(-1, tiles.shape[2])
     place = jnp.arange(levels.shape[0], dtype=jnp.int16)[:, None]
-    rank = count(levels, levels, lambda other, at: (other == levels) & (at < place))
-    return once(jnp.where(rank < held[None], levels, ABSENT).reshape(tiles.shape))
+    rank = count_pixels(levels, levels, lambda other, at: (other == levels) & (at < place))
+    return materialize(jnp.where(rank < held[None], levels, ABSENT).reshape(tiles.shape))
 
 
-def interpolate(kept: Tiles, tiles: Tiles, down: int, across: int) -> Float[Array, "..."]:
+def blend_tables(kept: Tiles, tiles: Tiles, down: int, across: int) -> Float[Array, "..."]:
     """Read every pixel of `tiles` in the tables of the four tiles nearest to it, and blend by the distance to them.
 
     Which four they are depends on the quarter of its own tile that a pixel lies in. The quarters of an odd number of
@@ -131,7 +124,7 @@ def interpolate(kept: Tiles, tiles: Tiles, down: int, across: int) -> Float[Arra
     rows, columns = halves(height), halves(width)
     corners = [(i, j) for i in (0, 1) for j in (0, 1)]
     around = kept.reshape(height * width, -1, down, across)
-    around = once(jnp.pad(around, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge"))
+    around = materialize(jnp.pad(around, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge"))
 
     def beside(i: int, j: int) -> Tiles:
         """For every tile the one that lies `i - 1` further down and `j - 1` further across; at the border itself."""
@@ -139,12 +132,13 @@ def interpolate(kept: Tiles, tiles: Tiles, down: int, across: int) -> Float[Arra
 
     levels = jnp.concatenate([tiles[rows[i], columns[j]].reshape(-1, tiles.shape[2]) for i, j in corners], axis=1)
     others = [jnp.concatenate([beside(i + k, j + m) for i, j in corners], axis=1) for k, m in corners]
-    tables = once(read_tables(once(jnp.stack(others, axis=1)), once(levels[:, None])))
+    tables = materialize(read_tables(materialize(jnp.stack(others, axis=1)), materialize(levels[:, None])))
     total = jnp.zeros_like(tables[:, 0])
     for number, (k, m) in enumerate(corners):
         weights = [np.outer(tent(height)[i + k, rows[i]], tent(width)[j + m, columns[j]]) for i, j in corners]
         # Each product but the first is fused with its sum, and rounded once: which, is not left to the compiler.
-        total = once(total + np.stack(weights, -1).reshape(-1, 4).repeat(tiles.shape[2], axis=1) * tables[:, number])
+        weight = np.stack(weights, -1).reshape(-1, 4).repeat(tiles.shape[2], axis=1)
+        total = materialize(total + weight * tables[:, number])
     quarters = total.reshape(rows[0].stop, columns[0].stop, 2, 2, -1)
     upper = jnp.concatenate([quarters[:, :, 0, 0], quarters[:, width % 2 :, 0, 1]], axis=1)
     lower = jnp.concatenate([quarters[:, :, 1, 0], quarters[:, width % 2 :, 1, 1]], axis=1)
@@ -156,7 +150,7 @@ def halves(size: int) -> tuple[slice, slice]:
     return slice(0, -(-size // 2)), slice(size // 2, size)
 
 
-def count(others: Tiles, levels: Tiles, counted: Callable[[Array, Array], Array]) -> Tiles:
+def count_pixels(others: Tiles, levels: Tiles, counted: Callable[[Array, Array], Array]) -> Tiles:
     """For every pixel of `levels`, how many of the `others` are `counted(other, place of the other)`.
 
     The first axis of both goes over the pixels of a tile. The last one lists tiles side by side, which fill the vector
@@ -180,11 +174,11 @@ def read_tables(kept: Tiles, levels: Tiles) -> Float[Array, "..."]:
 
     What was clipped is handed out again: to all bins alike, the rest one by one to every `step`-th bin.
     """
-    below = count(kept, levels, lambda other, place: other <= levels)
-    clipped = once(jnp.sum(kept == ABSENT, axis=0, keepdims=True, dtype=jnp.int32))
+    below = count_pixels(kept, levels, lambda other, place: other <= levels)
+    clipped = materialize(jnp.sum(kept == ABSENT, axis=0, keepdims=True, dtype=jnp.int32))
     share, rest = clipped // BINS, clipped % BINS
     step = jnp.maximum(BINS // jnp.maximum(rest, 1), 1)
-    share, rest, step = (once(values.astype(jnp.float32)) for values in (share, rest, step))
+    share, rest, step = (materialize(values.astype(jnp.float32)) for values in (share, rest, step))
     level = levels.astype(jnp.float32)
     steps = jnp.floor((level + 0.5) / step) + 1.0  # level // step + 1; the half keeps it off the edge of a whole number
     handed_out = share * (level + 1.0) + jnp.minimum(rest, steps)
@@ -200,7 +194,7 @@ def tent(size: int) -> Float[np.ndarray, "3 size"]:
 
 def to_roots(planes: Planes) -> Planes:
     """CIE 1976's cube roots of X, Y and Z, each relative to white, of sRGB planes."""
-    linear = once(jnp.where(planes <= 0.04045, planes / 12.92, power((planes + 0.055) / 1.055, 2.4)))
+    linear = materialize(jnp.where(planes <= 0.04045, planes / 12.92, power((planes + 0.055) / 1.055, 2.4)))
     xyz = multiply(TO_XYZ, linear)
     return jnp.where(xyz > EDGE**3, power(jnp.maximum(xyz, EDGE**3), 1 / 3), xyz / (3 * EDGE**2) + 4 / 29)
 

@@ -4,18 +4,23 @@ Channels are taken apart first, so that the arithmetic runs over whole planes of
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_number, check_range
-from jax_cifar.augment.portions import once
+from jax_cifar.augment.base import Images, SampleInfo, Transform
+from jax_cifar.augment.portions import materialize
+from jax_cifar.config.checks import Probability, ascending, between
+from jax_cifar.config.sections import NotNegative
 from jax_cifar.errors import ConfigError
 
 Planes = Float[Array, "channel batch height width"]
 PerImage = Float[Array, " batch"]
+Factor = NotNegative | Annotated[tuple[NotNegative, NotNegative], ascending]
+Turn = Annotated[float, between(-0.5, 0.5)]
 
 NAMES = ("brightness", "contrast", "saturation", "hue")
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -31,7 +36,7 @@ class JitterDraws(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ColorJitter(Drawn):
+class ColorJitter(Transform):
     """Change brightness, contrast, saturation and hue, in a random order (torchvision's `ColorJitter`).
 
     Each image has its own four factors and its own order. A number x stands for the range from max(0, 1 - x) to
@@ -46,62 +51,48 @@ class ColorJitter(Drawn):
         ConfigError: a parameter is out of range, or the images have neither 1 nor 3 channels.
     """
 
-    brightness: float | tuple[float, float] = 0.0  # factor of all values
-    contrast: float | tuple[float, float] = 0.0  # factor of the distance to the mean grey
-    saturation: float | tuple[float, float] = 0.0  # factor of the distance to the pixel's own grey
-    hue: float | tuple[float, float] = 0.0  # share of a turn of the colour circle, at most 0.5 either way
-
-    def __post_init__(self) -> None:
-        for name in NAMES:
-            if isinstance(getattr(self, name), tuple):
-                check_range(self, name, *((-0.5, 0.5) if name == "hue" else (0.0, float("inf"))))
-            elif name == "hue":
-                check_number(self, name, 0.0, 0.5)
-            else:
-                check_number(self, name, 0.0, float("inf"))
+    brightness: Factor = 0.0  # factor of all values
+    contrast: Factor = 0.0  # factor of the distance to the mean grey
+    saturation: Factor = 0.0  # factor of the distance to the pixel's own grey
+    # Share of a turn of the colour circle, at most 0.5 either way.
+    hue: Annotated[float, between(0, 0.5)] | Annotated[tuple[Turn, Turn], ascending] = 0.0
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> JitterDraws:
         batch = shape[0]
-        low, high = (jnp.asarray(ends, jnp.float32)[:, None] for ends in zip(*map(self.span, NAMES), strict=True))
-        factors = jax.random.uniform(jax.random.fold_in(key, 0), (4, batch), jnp.float32, low, high)
+        ends = np.asarray([self.factor_range(name) for name in NAMES], np.float32)[:, :, None]
+        factors = jax.random.uniform(jax.random.fold_in(key, 0), (4, batch), jnp.float32, ends[:, 0], ends[:, 1])
         order = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, 1), (4, batch), jnp.float32), axis=0)
         return JitterDraws(factors.T, order.T)
 
-    def transform(self, images: Images, draws: JitterDraws) -> Images:
-        return self.adjust(images, draws.factors.T, draws.order.T)
-
-    def span(self, name: str) -> tuple[float, float]:
+    def factor_range(self, name: str) -> tuple[float, float]:
         """The range of the factor `name`."""
         value = getattr(self, name)
         if isinstance(value, tuple):
             return value
         return (-value, value) if name == "hue" else (max(0.0, 1.0 - value), 1.0 + value)
 
-    def adjust(self, images: Images, factors: Float[Array, "4 batch"], order: Int[Array, "4 batch"]) -> Images:
-        """Apply the `factors` of brightness, contrast, saturation and hue; `order` lists their numbers, first to last.
-
-        What this jitter leaves alone (its range is the neutral factor) is skipped, whatever its factor says.
-        """
-        planes = once(split(images, "ColorJitter"))
+    def transform(self, images: Images, draws: JitterDraws) -> Images:
+        # What this jitter leaves alone (its range is the neutral factor) is skipped, whatever its factor says.
+        planes = materialize(colour_planes(images, "ColorJitter"))
         coloured = planes.shape[0] == 3
-        on = [self.span(name) != ((0.0, 0.0) if name == "hue" else (1.0, 1.0)) for name in NAMES]
+        on = [self.factor_range(name) != ((0.0, 0.0) if name == "hue" else (1.0, 1.0)) for name in NAMES]
         blends = [kind for kind in (BRIGHTNESS, CONTRAST, SATURATION) if on[kind] and (coloured or kind != SATURATION)]
         if not (blends or (on[HUE] and coloured)):
             return images
-        place, factors = jnp.argsort(order, axis=0), factors.astype(planes.dtype)
+        place, factors = jnp.argsort(draws.order, axis=1), draws.factors.astype(planes.dtype)
         for after in (False, True) if on[HUE] and coloured else (False,):
             if after:
-                planes = once(turn_hue(planes, factors[HUE]))
+                planes = materialize(turn_hue(planes, factors[:, HUE]))
             for turn in range(len(blends)):
-                now = chosen(place, blends, turn)
+                now = whose_turn(place, blends, turn)
                 if on[HUE] and coloured:
-                    now = [mask & ((place[kind] > place[HUE]) == after) for kind, mask in zip(blends, now, strict=True)]
-                planes = once(blend(planes, factors, dict(zip(blends, now, strict=True))))
+                    now = {kind: mask & ((place[:, kind] > place[:, HUE]) == after) for kind, mask in now.items()}
+                planes = materialize(blend_planes(planes, factors, now))
         return jnp.moveaxis(planes, 0, -1).astype(images.dtype)
 
 
 @dataclass(frozen=True)
-class ToGray(Drawn):
+class ToGray(Transform):
     """Replace colours by their grey, with probability `p` (Albumentations' `ToGray`, its weighted average).
 
     The weights are those of Pillow and OpenCV, 0.299, 0.587 and 0.114; all channels get the same value.
@@ -110,24 +101,17 @@ class ToGray(Drawn):
         ConfigError: `p` is out of range, or the images have neither 1 nor 3 channels.
     """
 
-    p: float = 0.5  # probability that an image becomes grey
-
-    def __post_init__(self) -> None:
-        check_number(self, "p", 0.0, 1.0)
+    p: Probability = 0.5  # probability that an image becomes grey
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Bool[Array, " batch"]:
         return jax.random.uniform(key, shape[:1], jnp.float32) < self.p
 
     def transform(self, images: Images, draws: Bool[Array, " batch"]) -> Images:
-        return self.convert(images, draws)
-
-    def convert(self, images: Images, applied: Bool[Array, " batch"]) -> Images:
-        """Make the `applied` images grey."""
-        grey = grey_of(split(images, "ToGray"), LUMA_WEIGHTS).astype(images.dtype)
-        return jnp.where(applied[:, None, None, None], grey[..., None], images)
+        grey = grey_of(colour_planes(images, "ToGray"), LUMA_WEIGHTS).astype(images.dtype)
+        return jnp.where(draws[:, None, None, None], grey[..., None], images)
 
 
-def split(images: Images, owner: str) -> Planes:
+def colour_planes(images: Images, owner: str) -> Planes:
     """The channels of `images`, 1 or 3, one plane each; half precision becomes float32."""
     if images.shape[-1] not in (1, 3):
         raise ConfigError(f"{owner} changes images of 1 or 3 channels, these have {images.shape[-1]}: leave it out.")
@@ -142,22 +126,24 @@ def grey_of(planes: Planes, weights: tuple[float, float, float]) -> Float[Array,
     return weights[0] * planes[0] + weights[1] * planes[1] + weights[2] * planes[2]
 
 
-def chosen(place: Int[Array, "4 batch"], kinds: list[int], turn: int) -> list[Bool[Array, " batch"]]:
+def whose_turn(place: Int[Array, "batch change"], kinds: list[int], turn: int) -> dict[int, Bool[Array, " batch"]]:
     """For each of `kinds`, the images in which it is number `turn` among `kinds`; `place` is each one's position."""
-    places = jnp.stack([place[kind] for kind in kinds])
-    return [jnp.sum(places < place[kind][None], axis=0, dtype=jnp.int32) == turn for kind in kinds]
+    places = jnp.stack([place[:, kind] for kind in kinds])
+    return {kind: jnp.sum(places < place[None, :, kind], axis=0, dtype=jnp.int32) == turn for kind in kinds}
 
 
-def blend(planes: Planes, factors: Float[Array, "4 batch"], now: dict[int, Bool[Array, " batch"]]) -> Planes:
+def blend_planes(
+    planes: Planes, factors: Float[Array, "batch change"], now: dict[int, Bool[Array, " batch"]]
+) -> Planes:
     """`factor * image + (1 - factor) * other`, clipped to [0, 1]; images with no blend `now` keep every bit.
 
     The other image is black for brightness, the mean grey for contrast, the grey image for saturation.
     """
     grey = grey_of(planes, JITTER_WEIGHTS)
-    factor, other = jnp.ones_like(factors[0])[:, None, None], jnp.zeros_like(grey)
+    factor, other = jnp.ones_like(factors[:, 0])[:, None, None], jnp.zeros_like(grey)
     for kind, mask in now.items():
         mask = mask[:, None, None]
-        factor = jnp.where(mask, factors[kind][:, None, None], factor)
+        factor = jnp.where(mask, factors[:, kind, None, None], factor)
         if kind != BRIGHTNESS:
             towards = jnp.mean(grey, axis=(1, 2), keepdims=True) if kind == CONTRAST else grey
             other = jnp.where(mask, towards, other)

@@ -1,45 +1,37 @@
-"""Transforms that move pixels: random crop and horizontal flip."""
+"""Random crop and horizontal flip: transforms that move whole pixels."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_choice, check_integer, check_number
+from jax_cifar.augment.base import Fill, Images, SampleInfo, Transform
+from jax_cifar.config.checks import Probability, at_least
 from jax_cifar.errors import ConfigError, check
 
 
 @dataclass(frozen=True)
-class RandomCrop(Drawn):
+class RandomCrop(Transform):
     """Pad every side, then cut a window of the original size at a uniformly drawn place (torchvision's `RandomCrop`).
 
-    Each image has its own place, one of `(2 * padding + 1) ** 2`. Apply it before `Normalize`, so that the border is
-    black; on normalised images the same zero is the mean colour.
+    Each image has its own place, one of `(2 * padding + 1) ** 2`.
 
     Raises:
         ConfigError: a parameter is out of range, or `reflect` has no room: the images are not larger than `padding`.
     """
 
-    padding: int = 4  # pixels added to every side
+    padding: Annotated[int, at_least(0)] = 4  # pixels added to every side
     padding_mode: Literal["constant", "reflect"] = "constant"  # border: `fill`, or a mirror image without the edge
-    fill: float = 0.0  # value of a constant border
-
-    def __post_init__(self) -> None:
-        check_integer(self, "padding", least=0)
-        check_choice(self, "padding_mode", ("constant", "reflect"))
-        check_number(self, "fill", 0.0, 1.0)
+    fill: Fill = 0.0  # value of a constant border
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Int[Array, "batch 2"]:
         return jax.random.randint(key, (2, shape[0]), 0, 2 * self.padding + 1, jnp.int32).T
 
     def transform(self, images: Images, draws: Int[Array, "batch 2"]) -> Images:
-        return self.crop(images, draws.T)
-
-    def crop(self, images: Images, offsets: Int[Array, "2 batch"]) -> Images:
-        """The windows whose top left corner lies at `offsets` (row, column) of the padded images."""
+        """The windows whose top left corners lie at `draws` (row, column) of the padded images."""
         room = self.padding < min(images.shape[1:3])
         if self.padding_mode == "reflect" and not room:
             raise ConfigError(
@@ -55,11 +47,11 @@ class RandomCrop(Drawn):
         def window(image: Array, row: Array, column: Array) -> Array:
             return jax.lax.dynamic_slice(image, (row, column, jnp.zeros_like(row)), images.shape[1:])
 
-        return jax.vmap(window)(padded, offsets[0], offsets[1])
+        return jax.vmap(window)(padded, draws[:, 0], draws[:, 1])
 
 
 @dataclass(frozen=True)
-class HorizontalFlip(Drawn):
+class HorizontalFlip(Transform):
     """Mirror images left to right.
 
     `random` flips each image with probability `p` (torchvision's `RandomHorizontalFlip`). `alternate` flips half of the
@@ -71,12 +63,11 @@ class HorizontalFlip(Drawn):
         ConfigError: a parameter is out of range, or `alternate` is called without `info`.
     """
 
-    p: float = 0.5  # random: probability of a flip
+    p: Probability = 0.5  # random: probability of a flip
     mode: Literal["random", "alternate"] = "random"  # independent draws, or every image in every other epoch
 
     def __post_init__(self) -> None:
-        check_number(self, "p", 0.0, 1.0)
-        check_choice(self, "mode", ("random", "alternate"))
+        super().__post_init__()
         if self.mode == "alternate":
             check(self.p == 0.5, "HorizontalFlip.p", self.p, "mode 'alternate' has no probability, leave p out")
 

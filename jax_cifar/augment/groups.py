@@ -2,14 +2,17 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, SampleInfo, Transform, check_number, check_transform, is_number
+from jax_cifar.augment.base import Images, SampleInfo, Transform, check_transform
 from jax_cifar.augment.portions import Draws, change_chosen
+from jax_cifar.config.checks import Probability, not_empty
+from jax_cifar.config.sections import NotNegative
 from jax_cifar.errors import check
 
 
@@ -26,36 +29,33 @@ class OneOf(Transform):
         ConfigError: a parameter is out of range, or one of `transforms` is not a transform.
     """
 
-    transforms: tuple[Transform, ...]  # instances, at least one; groups may be nested
-    weights: tuple[float, ...] | None = None  # relative frequency of each
-    p: float = 0.5  # probability that an image is transformed at all
+    transforms: Annotated[tuple[Transform, ...], not_empty]  # instances, at least one; groups may be nested
+    weights: tuple[NotNegative, ...] | None = None  # relative frequency of each
+    p: Probability = 0.5  # probability that an image is transformed at all
 
     def __post_init__(self) -> None:
-        good = isinstance(self.transforms, tuple | list) and len(self.transforms) > 0
-        check(good, "OneOf.transforms", self.transforms, "it must be a tuple of at least one transform")
-        object.__setattr__(self, "transforms", tuple(self.transforms))
-        for i, transform in enumerate(self.transforms):
-            check_transform(f"OneOf.transforms[{i}]", transform)
+        if isinstance(self.transforms, tuple | list):
+            checked = [check_transform(f"OneOf.transforms[{i}]", each) for i, each in enumerate(self.transforms)]
+            object.__setattr__(self, "transforms", tuple(checked))
+        super().__post_init__()
         if self.weights is not None:
-            good = isinstance(self.weights, tuple) and all(is_number(w) and w >= 0 for w in self.weights)
-            check(good, "OneOf.weights", self.weights, "it must be a tuple of numbers, none of them negative")
             count = len(self.transforms)
             check(len(self.weights) == count, "OneOf.weights", self.weights, f"there are {count} transforms")
             check(sum(self.weights) > 0, "OneOf.weights", self.weights, "one at least must be greater than 0")
-        check_number(self, "p", 0.0, 1.0)
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        return self.finish(images, self.prepare(key, images, info))
+    def draw(
+        self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None
+    ) -> tuple[Int[Array, " batch"], list[Draws]]:
+        """The number of every image's transform, one that none has where it stays as it is; and what they draw."""
+        keyed = [(jax.random.fold_in(key, i), transform) for i, transform in enumerate(self.transforms)]
+        return self.choose(key, shape[0]), [transform.draw(own, shape, info) for own, transform in keyed]
 
-    def prepare(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None) -> Draws:
-        return self.choose(key, images.shape[0]), self.prepare_all(key, images, info)
-
-    def finish(self, images: Images, prepared: Draws) -> Images:
-        choice, draws = prepared
-        return change_chosen(images, choice, [transform.finish for transform in self.transforms], draws)
+    def transform(self, images: Images, draws: tuple[Int[Array, " batch"], list[Draws]]) -> Images:
+        choice, each = draws
+        return change_chosen(images, choice, [transform.transform for transform in self.transforms], each)
 
     def choose(self, key: PRNGKeyArray, batch: int) -> Int[Array, " batch"]:
-        """The number of every image's transform; of an image that stays as it is, a number that none has."""
+        """The number of every image's transform; of an image that stays as it is, the number of transforms."""
         count = len(self.transforms)
         weights = self.weights or (1.0,) * count
         bounds = np.asarray(list(itertools.accumulate(weights))[:-1], np.float32) / np.float32(sum(weights))
@@ -64,48 +64,31 @@ class OneOf(Transform):
         applied = jax.random.uniform(jax.random.fold_in(key, count + 1), (batch,), jnp.float32) < self.p
         return jnp.where(applied, choice, count)
 
-    def prepare_all(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None) -> list[Draws]:
-        """What every transform prepares for every image."""
-        keys = [jax.random.fold_in(key, i) for i in range(len(self.transforms))]
-        return [transform.prepare(own, images, info) for own, transform in zip(keys, self.transforms, strict=True)]
-
-    def apply(
-        self, key: PRNGKeyArray, images: Images, choice: Int[Array, " batch"], info: SampleInfo | None = None
-    ) -> Images:
-        """Transform each image by the transform numbered `choice`; a number that none has leaves the image alone."""
-        return self.finish(images, (choice, self.prepare_all(key, images, info)))
-
 
 @dataclass(frozen=True)
 class Sometimes(Transform):
-    """Apply `transform` to each image with probability `p` (torchvision's `RandomApply` with one transform).
+    """Apply a transform to each image with probability `p` (torchvision's `RandomApply` with one transform).
 
     The transform's own `p`, if it has one, still counts: the probabilities multiply.
 
     Raises:
-        ConfigError: `transform` is not a transform, or `p` is out of range.
+        ConfigError: `inner` is not a transform, or `p` is out of range.
     """
 
-    transform: Transform  # an instance; groups may be nested
-    p: float = 0.5  # probability that an image is handed to it
+    inner: Transform  # an instance; groups may be nested
+    p: Probability = 0.5  # probability that an image is handed to it
 
     def __post_init__(self) -> None:
-        check_transform("Sometimes.transform", self.transform)
-        check_number(self, "p", 0.0, 1.0)
+        check_transform("Sometimes.inner", self.inner)
+        super().__post_init__()
 
-    def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
-        return self.finish(images, self.prepare(key, images, info))
+    def draw(
+        self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None
+    ) -> tuple[Bool[Array, " batch"], Draws]:
+        """Which images are handed to the transform, and what it draws."""
+        applied = jax.random.uniform(jax.random.fold_in(key, 1), shape[:1], jnp.float32) < self.p
+        return applied, self.inner.draw(jax.random.fold_in(key, 0), shape, info)
 
-    def prepare(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None) -> Draws:
-        applied = jax.random.uniform(jax.random.fold_in(key, 1), images.shape[:1], jnp.float32) < self.p
-        return applied, self.transform.prepare(jax.random.fold_in(key, 0), images, info)
-
-    def finish(self, images: Images, prepared: Draws) -> Images:
-        applied, draws = prepared
-        return change_chosen(images, 1 - applied.astype(jnp.int32), [self.transform.finish], [draws])
-
-    def apply(
-        self, key: PRNGKeyArray, images: Images, applied: Bool[Array, " batch"], info: SampleInfo | None = None
-    ) -> Images:
-        """Transform the `applied` images with the draws of `key`."""
-        return self.finish(images, (applied, self.transform.prepare(key, images, info)))
+    def transform(self, images: Images, draws: tuple[Bool[Array, " batch"], Draws]) -> Images:
+        applied, inner = draws
+        return change_chosen(images, 1 - applied.astype(jnp.int32), [self.inner.transform], [inner])

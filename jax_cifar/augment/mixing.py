@@ -1,6 +1,9 @@
 """MixUp and CutMix: each image is mixed with its neighbour in the batch, and its label with the neighbour's.
 
-Both are the same blend, `own * image + (1 - own) * partner`; they differ in where an image keeps its own pixels. So one
+mix = make_mixer(MixConfig(mixup_alpha=1.0))
+images, targets = mix(key, images, targets)
+
+Both are the same sum, `own * image + (1 - own) * partner`; they differ in where an image keeps its own pixels. So one
 pass over the images serves either, or none, and a batch gets exactly one of them without a branch.
 """
 
@@ -12,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, check_floating, check_number
+from jax_cifar.augment.base import Images, check_floating
 from jax_cifar.config import MixConfig
-from jax_cifar.errors import check
+from jax_cifar.config.checks import check_fields
+from jax_cifar.config.sections import Positive
 
 Targets = Float[Array, "batch classes"]
 Mixer = Callable[[PRNGKeyArray, Images, Targets], tuple[Images, Targets]]
@@ -37,17 +41,14 @@ class MixUp:
         ConfigError: `alpha` is not positive.
     """
 
-    alpha: float = 1.0  # small: nearly always one of the two images alone; 1: every share is equally likely
+    alpha: Positive = 1.0  # small: nearly always one of the two images alone; 1: every share is equally likely
 
     def __post_init__(self) -> None:
-        check_alpha(self)
-
-    def __call__(self, key: PRNGKeyArray, images: Images, targets: Targets) -> tuple[Images, Targets]:
-        return blend(images, targets, self.share(key, images.shape[1], images.shape[2]))
+        check_fields(self)
 
     def share(self, key: PRNGKeyArray, height: int, width: int) -> Share:
         """Draw the share of one batch of `height` x `width` images."""
-        return mixup_share(symmetric_beta(key, self.alpha), height, width)
+        return mixup_share(draw_beta(key, self.alpha), height, width)
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,14 @@ class CutMix:
         ConfigError: `alpha` is not positive.
     """
 
-    alpha: float = 1.0  # small: the box is nearly nothing or nearly all; 1: every area is equally likely
+    alpha: Positive = 1.0  # small: the box is nearly nothing or nearly all; 1: every area is equally likely
 
     def __post_init__(self) -> None:
-        check_alpha(self)
-
-    def __call__(self, key: PRNGKeyArray, images: Images, targets: Targets) -> tuple[Images, Targets]:
-        return blend(images, targets, self.share(key, images.shape[1], images.shape[2]))
+        check_fields(self)
 
     def share(self, key: PRNGKeyArray, height: int, width: int) -> Share:
         """Draw the share of one batch of `height` x `width` images."""
-        lam = symmetric_beta(jax.random.fold_in(key, 0), self.alpha)
+        lam = draw_beta(jax.random.fold_in(key, 0), self.alpha)
         sizes = jnp.asarray([height, width], jnp.int32)
         centre = jax.random.randint(jax.random.fold_in(key, 1), (2,), 0, sizes, jnp.int32)
         return cutmix_share(lam, centre, height, width)
@@ -96,23 +94,13 @@ def make_mixer(config: MixConfig) -> Mixer | None:
             share = MixUp(config.mixup_alpha).share(keys[0], *size)
         if cutmix_on:
             boxed = CutMix(config.cutmix_alpha).share(keys[1], *size)
-            share = either(keys[2], config.switch_probability, boxed, share) if mixup_on else boxed
-        return blend(images, targets, either(keys[3], config.probability, share, untouched))
+            share = choose_share(keys[2], config.switch_probability, boxed, share) if mixup_on else boxed
+        return mix_with_partner(images, targets, choose_share(keys[3], config.probability, share, untouched))
 
     return mix
 
 
-def mixup(images: Images, targets: Targets, lam: Float[Array, ""]) -> tuple[Images, Targets]:
-    """MixUp with a given lambda, the share that each image and label keeps of itself."""
-    return blend(images, targets, mixup_share(lam, images.shape[1], images.shape[2]))
-
-
-def cutmix(images: Images, targets: Targets, lam: Float[Array, ""], centre: Int[Array, "2"]) -> tuple[Images, Targets]:
-    """CutMix with a given lambda and `centre` (row, column) of the box; clipping corrects the label's weight."""
-    return blend(images, targets, cutmix_share(lam, centre, images.shape[1], images.shape[2]))
-
-
-def blend(images: Images, targets: Targets, share: Share) -> tuple[Images, Targets]:
+def mix_with_partner(images: Images, targets: Targets, share: Share) -> tuple[Images, Targets]:
     """Mix image and target i with i - 1 (the first with the last), keeping `share` of i."""
     check_floating("images", images, "divide pixels by 255")
     check_floating("targets", targets, "use jax.nn.one_hot(labels, num_classes)")
@@ -129,30 +117,31 @@ def mixup_share(lam: Float[Array, ""], height: int, width: int) -> Share:
 
 
 def cutmix_share(lam: Float[Array, ""], centre: Int[Array, "2"], height: int, width: int) -> Share:
-    """Nothing inside the box, all outside.
+    """Nothing inside the box around `centre` (row, column), all outside; the label's is that of the pixels.
 
     Half a side is `0.5 * sqrt(1 - lam)` of the image's, truncated; so the sides are even before the border clips them.
     """
     half = 0.5 * jnp.sqrt(1 - lam)
-    box = span(centre[0], half * height, height)[:, None] & span(centre[1], half * width, width)[None, :]
+    rows, columns = box_side(centre[0], half * height, height), box_side(centre[1], half * width, width)
+    box = rows[:, None] & columns[None, :]
     pasted = jnp.sum(box, dtype=lam.dtype)
     return Share(1 - box.astype(lam.dtype), 1 - pasted / (height * width))
 
 
-def span(middle: Int[Array, ""], half: Float[Array, ""], size: int) -> Bool[Array, " size"]:
+def box_side(middle: Int[Array, ""], half: Float[Array, ""], size: int) -> Bool[Array, " size"]:
     """Which of `size` rows or columns lie less than the truncated `half` from `middle` (below it: at most)."""
     positions = jnp.arange(size, dtype=middle.dtype)
     half = jnp.floor(half).astype(positions.dtype)
     return (middle - half <= positions) & (positions < middle + half)
 
 
-def either(key: PRNGKeyArray, probability: float, first: Share, second: Share) -> Share:
+def choose_share(key: PRNGKeyArray, probability: float, first: Share, second: Share) -> Share:
     """`first` with the given probability, else `second`."""
     chosen = jax.random.uniform(key, (), jnp.float32) < probability
     return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), first, second)
 
 
-def symmetric_beta(key: PRNGKeyArray, alpha: float) -> Float[Array, ""]:
+def draw_beta(key: PRNGKeyArray, alpha: float) -> Float[Array, ""]:
     """One float32 draw of Beta(alpha, alpha), for every alpha > 0, exact.
 
     If T is Student's t with 2 alpha degrees of freedom, `(1 + T / sqrt(2 alpha + T^2)) / 2` has this distribution, and
@@ -163,9 +152,3 @@ def symmetric_beta(key: PRNGKeyArray, alpha: float) -> Float[Array, ""]:
     cosine = jnp.cos(2 * jnp.pi * jax.random.uniform(jax.random.fold_in(key, 1), (), jnp.float32))
     square = jnp.expm1(-jnp.log(u) / alpha) * cosine**2  # T^2 / (2 alpha)
     return 0.5 + 0.5 * jnp.sign(cosine) / jnp.sqrt(1 + 1 / square)
-
-
-def check_alpha(owner: MixUp | CutMix) -> None:
-    """Raise `ConfigError` unless `alpha` is a positive number."""
-    check_number(owner, "alpha")
-    check(owner.alpha > 0, f"{type(owner).__name__}.alpha", owner.alpha, "it must be greater than 0")

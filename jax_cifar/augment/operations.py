@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_cifar.augment.base import Images
-from jax_cifar.augment.portions import change_chosen, once
+from jax_cifar.augment.portions import change_chosen, materialize
 from jax_cifar.errors import ConfigError
 
 # The first fourteen in the order of torchvision's TrivialAugmentWide.
@@ -61,7 +61,7 @@ _UNIT = 2**_BITS
 
 
 def apply_operations(
-    images: Images, operation: Int[Array, "rounds batch"], magnitude: Float[Array, "rounds batch"], fill: float = 0.0
+    images: Images, operation: Int[Array, "batch rounds"], magnitude: Float[Array, "batch rounds"], fill: float = 0.0
 ) -> Images:
     """Apply to every image its own `operation`, a position in `OPERATIONS`, in each of the rounds one after another.
 
@@ -75,13 +75,13 @@ def apply_operations(
     """
     if images.shape[-1] not in (1, 3):
         raise ConfigError(f"images of {images.shape[-1]} channels cannot be augmented: they must be grey or RGB.")
-    levels = once(jnp.round(jnp.moveaxis(images, 3, 1).astype(jnp.float32) * 255).astype(jnp.int32))
+    levels = materialize(jnp.round(jnp.moveaxis(images, 3, 1).astype(jnp.float32) * 255).astype(jnp.int32))
 
     def apply_next(levels: Levels, own: tuple[Chosen, PerImage]) -> tuple[Levels, None]:
         return apply_round(levels, *own, round(fill * 255)), None
 
-    levels, _ = jax.lax.scan(apply_next, levels, (operation, magnitude.astype(jnp.float32)))
-    untouched = jnp.all(operation == OPERATIONS.index("Identity"), axis=0)
+    levels, _ = jax.lax.scan(apply_next, levels, (operation.T, magnitude.T.astype(jnp.float32)))
+    untouched = jnp.all(operation == OPERATIONS.index("Identity"), axis=1)
     return jnp.where(untouched[:, None, None, None], images, jnp.moveaxis(levels, 1, 3).astype(images.dtype) / 255)
 
 
@@ -89,19 +89,19 @@ def apply_round(levels: Levels, chosen: Chosen, amount: PerImage, fill: int) -> 
     """One operation per image, each family on its own images."""
 
     def geometric(levels: Levels, own: tuple[Chosen, PerImage]) -> Levels:
-        return move(levels, matrices(*own, *levels.shape[2:]), fill)
+        return move_pixels(levels, matrices(*own, *levels.shape[2:]), fill)
 
     def blended(levels: Levels, own: tuple[Chosen, PerImage]) -> Levels:
-        return blend_images(levels, own[0], 1 + own[1])
+        return enhance(levels, own[0], 1 + own[1])
 
     def pointwise(levels: Levels, own: tuple[Chosen, PerImage]) -> Levels:
         return change_levels(levels, *own)
 
     def stretched(levels: Levels, own: tuple[Chosen, PerImage]) -> Levels:
-        return look_up(levels, once(autocontrast(levels)))
+        return look_up(levels, materialize(autocontrast(levels)))
 
     def equalized(levels: Levels, own: tuple[Chosen, PerImage]) -> Levels:
-        return look_up(levels, once(equalize(levels)))
+        return look_up(levels, materialize(equalize(levels)))
 
     changes = (geometric, blended, pointwise, stretched, equalized)
     families = [[name in family for family in FAMILIES].index(True) for name in OPERATIONS]
@@ -114,8 +114,8 @@ def where_chosen(chosen: Chosen, name: str, value: PerImage, otherwise: float = 
     return jnp.where(chosen == OPERATIONS.index(name), value, jnp.asarray(otherwise, value.dtype))
 
 
-def matrices(chosen: Chosen, amount: PerImage, height: int, width: int) -> Int[Array, "2 3 batch"]:
-    """Where an output pixel comes from, in 1/65536 of a pixel: (x, y) = m[:, 0] * column + m[:, 1] * row + m[:, 2].
+def matrices(chosen: Chosen, amount: PerImage, height: int, width: int) -> Int[Array, "batch 2 3"]:
+    """Where an output pixel comes from, in 1/65536 of a pixel: (x, y) = matrix @ (column, row, 1).
 
     As in torchvision, shears leave the top left corner in its place and rotations the centre; Pillow takes pixel
     (0, 0) to be at (0.5, 0.5), and rounds each of the six numbers on its own. Sine and cosine are float32 here, double
@@ -137,31 +137,32 @@ def matrices(chosen: Chosen, amount: PerImage, height: int, width: int) -> Int[A
     # The first pixel's own place, half a pixel, is taken out of the products: whole units, which are added exactly.
     x = fixed((cosine - 1) * x0 + by_row * y0) + _UNIT // 2 - right * _UNIT
     y = fixed((cosine - 1) * y0 + by_column * x0) + _UNIT // 2 - down * _UNIT
-    return jnp.stack([jnp.stack([fixed(cosine), fixed(by_row), x]), jnp.stack([fixed(by_column), fixed(cosine), y])])
+    rows = jnp.stack([fixed(cosine), fixed(by_row), x], -1), jnp.stack([fixed(by_column), fixed(cosine), y], -1)
+    return jnp.stack(rows, 1)
 
 
-def move(levels: Levels, matrix: Int[Array, "2 3 batch"], fill: int) -> Levels:
+def move_pixels(levels: Levels, matrix: Int[Array, "batch 2 3"], fill: int) -> Levels:
     """Take every pixel from the place that `matrix` gives, and `fill` from outside."""
     batch, channels, height, width = levels.shape
     rows = jnp.arange(height, dtype=jnp.int32)[None, None, :, None]
     columns = jnp.arange(width, dtype=jnp.int32)[None, None, None, :]
-    by_column, by_row, first = jnp.swapaxes(matrix, 0, 1)[..., None, None]
-    x, y = (by_column * columns + by_row * rows + first) >> _BITS
+    terms = matrix[..., None, None, None]
+    x, y = ((terms[:, i, 0] * columns + terms[:, i, 1] * rows + terms[:, i, 2]) >> _BITS for i in (0, 1))
     inside = ((x >= 0) & (x < width) & (y >= 0) & (y < height)).reshape(batch, 1, -1)
     source = jnp.where(inside, (y * width + x).reshape(batch, 1, -1), 0)
     moved = jnp.take_along_axis(levels.reshape(batch, channels, -1), source, axis=2)
     return jnp.where(inside, moved, fill).reshape(levels.shape)
 
 
-def blend_images(levels: Levels, chosen: Chosen, factor: PerImage) -> Levels:
+def enhance(levels: Levels, chosen: Chosen, factor: PerImage) -> Levels:
     """Color and Sharpness: blend the image with its grey or its smoothed one."""
     is_sharpness = (chosen == OPERATIONS.index("Sharpness"))[:, None, None, None]
     is_color = (chosen == OPERATIONS.index("Color"))[:, None, None, None]
     other = jnp.where(is_sharpness, smooth(levels), jnp.where(is_color, grey(levels), levels))
-    return blend(other, levels, factor[:, None, None, None])
+    return blend_levels(other, levels, factor[:, None, None, None])
 
 
-def blend(start: Int[Array, "..."], end: Int[Array, "..."], factor: Float[Array, "..."]) -> Int[Array, "..."]:
+def blend_levels(start: Int[Array, "..."], end: Int[Array, "..."], factor: Float[Array, "..."]) -> Int[Array, "..."]:
     """Pillow's `Image.blend`: `start + factor * (end - start)` in float32, clipped and truncated.
 
     Truncation shows the last bit, so that product and sum must be rounded one by one, as Pillow's are. The inner clip
@@ -205,11 +206,11 @@ def change_levels(levels: Levels, chosen: Chosen, amount: PerImage) -> Levels:
     """The operations that change every level without a look at the others, but for Contrast at their mean."""
     limit = amount[:, None, None, None]
     mean = jnp.mean(grey(levels)[:, 0].astype(jnp.float32), axis=(1, 2))  # exact up to 256 x 256 pixels
-    mean = once(jnp.floor(mean + 0.5).astype(jnp.int32))[:, None, None, None]
+    mean = materialize(jnp.floor(mean + 0.5).astype(jnp.int32))[:, None, None, None]
     bits = jnp.clip(limit.astype(jnp.int32), 0, 8)
     changed = {
-        "Brightness": blend(jnp.zeros_like(levels), levels, 1 + limit),
-        "Contrast": blend(mean, levels, 1 + limit),
+        "Brightness": blend_levels(jnp.zeros_like(levels), levels, 1 + limit),
+        "Contrast": blend_levels(mean, levels, 1 + limit),
         "Posterize": (levels >> (8 - bits)) << (8 - bits),
         "Solarize": jnp.where(levels.astype(jnp.float32) < limit, levels, 255 - levels),
         "Invert": 255 - levels,

@@ -4,15 +4,16 @@ Both are torchvision's, with its magnitudes and its order of operations; `operat
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Drawn, Images, SampleInfo, check_integer, check_number
+from jax_cifar.augment.base import Fill, Images, SampleInfo, Transform
 from jax_cifar.augment.operations import OPERATIONS, apply_operations
+from jax_cifar.config.checks import at_least
 
 
 class Step(NamedTuple):
@@ -64,7 +65,7 @@ class PolicyDraws(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AutoAugment(Drawn):
+class AutoAugment(Transform):
     """One of the 25 sub-policies found for CIFAR-10, drawn for every image (Cubuk et al., arXiv 1805.09501).
 
     Torchvision's `AutoAugment(AutoAugmentPolicy.CIFAR10)`. A sub-policy is two operations in a row; each happens with
@@ -77,42 +78,26 @@ class AutoAugment(Drawn):
         ConfigError: `fill` is out of range, or the images have neither 1 nor 3 channels.
     """
 
-    fill: float = 0.0  # value of what comes from outside the image
-
-    def __post_init__(self) -> None:
-        check_number(self, "fill", 0.0, 1.0)
+    fill: Fill = 0.0  # value of what comes from outside the image
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> PolicyDraws:
         batch = shape[0]
         choice = jax.random.randint(jax.random.fold_in(key, 0), (batch,), 0, len(CIFAR10_POLICY), jnp.int32)
         chance = jax.random.uniform(jax.random.fold_in(key, 1), (2, batch), jnp.float32)
         positive = jax.random.bernoulli(jax.random.fold_in(key, 2), 0.5, (2, batch))
-        return PolicyDraws(choice, (chance < self.probabilities(choice)).T, positive.T)
+        probabilities = [[step.probability for step in steps] for steps in CIFAR10_POLICY]
+        probability = jnp.asarray(probabilities, jnp.float32)[choice]
+        return PolicyDraws(choice, chance.T < probability, positive.T)
 
     def transform(self, images: Images, draws: PolicyDraws) -> Images:
-        return self.augment(images, draws.choice, draws.applied.T, draws.positive.T)
-
-    def probabilities(self, choice: Int[Array, " batch"]) -> Float[Array, "2 batch"]:
-        """Those of the two operations of the chosen sub-policies."""
-        table = [[step.probability for step in steps] for steps in CIFAR10_POLICY]
-        return jnp.asarray(table, jnp.float32)[choice].T
-
-    def augment(
-        self,
-        images: Images,
-        choice: Int[Array, " batch"],
-        applied: Bool[Array, "2 batch"],
-        positive: Bool[Array, "2 batch"],
-    ) -> Images:
-        """Sub-policy `choice` for every image: which of its operations are `applied`, and in which direction."""
         magnitudes = autoaugment_magnitudes(*images.shape[1:3])
         codes = [[OPERATIONS.index(step.operation) for step in steps] for steps in CIFAR10_POLICY]
         amounts = [
             [magnitudes[OPERATIONS.index(step.operation), step.bin] for step in steps] for steps in CIFAR10_POLICY
         ]
-        operation = jnp.where(applied, jnp.asarray(codes, jnp.int32)[choice].T, OPERATIONS.index("Identity"))
-        amount = jnp.asarray(amounts, jnp.float32)[choice].T
-        return apply_operations(images, operation, directed(operation, amount, positive), self.fill)
+        code, amount = jnp.asarray(codes, jnp.int32)[draws.choice], jnp.asarray(amounts, jnp.float32)[draws.choice]
+        operation = jnp.where(draws.applied, code, OPERATIONS.index("Identity"))
+        return apply_operations(images, operation, directed(operation, amount, draws.positive), self.fill)
 
 
 class TrivialDraws(NamedTuple):
@@ -124,7 +109,7 @@ class TrivialDraws(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TrivialAugmentWide(Drawn):
+class TrivialAugmentWide(Transform):
     """One operation at one magnitude for every image, all of them equally likely (arXiv 2103.10158).
 
     Torchvision's `TrivialAugmentWide`: fourteen operations, one of which does nothing, over its wide ranges. The paper
@@ -134,12 +119,9 @@ class TrivialAugmentWide(Drawn):
         ConfigError: a parameter is out of range, or the images have neither 1 nor 3 channels.
     """
 
-    num_magnitude_bins: int = 31  # magnitudes between the weakest and the strongest, both included
-    fill: float = 0.0  # value of what comes from outside the image
-
-    def __post_init__(self) -> None:
-        check_integer(self, "num_magnitude_bins", least=2)
-        check_number(self, "fill", 0.0, 1.0)
+    # Magnitudes between the weakest and the strongest, both included.
+    num_magnitude_bins: Annotated[int, at_least(2)] = 31
+    fill: Fill = 0.0  # value of what comes from outside the image
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> TrivialDraws:
         shape, count = shape[:1], OPERATIONS.index("Invert")  # which TrivialAugment does without
@@ -148,18 +130,9 @@ class TrivialAugmentWide(Drawn):
         return TrivialDraws(operation, bins, jax.random.bernoulli(jax.random.fold_in(key, 2), 0.5, shape))
 
     def transform(self, images: Images, draws: TrivialDraws) -> Images:
-        return self.augment(images, *draws)
-
-    def augment(
-        self,
-        images: Images,
-        operation: Int[Array, " batch"],
-        bins: Int[Array, " batch"],
-        positive: Bool[Array, " batch"],
-    ) -> Images:
-        """Apply to every image one of the first fourteen `OPERATIONS`, at one of the magnitudes, in one direction."""
-        amount = jnp.asarray(trivialaugment_magnitudes(self.num_magnitude_bins))[operation, bins]
-        return apply_operations(images, operation[None], directed(operation, amount, positive)[None], self.fill)
+        amount = jnp.asarray(trivialaugment_magnitudes(self.num_magnitude_bins))[draws.operation, draws.bins]
+        magnitude = directed(draws.operation, amount, draws.positive)
+        return apply_operations(images, draws.operation[:, None], magnitude[:, None], self.fill)
 
 
 def directed(operation: Int[Array, "..."], amount: Float[Array, "..."], positive: Bool[Array, "..."]) -> Array:

@@ -1,4 +1,4 @@
-"""In which portions a batch is worked on: nothing here changes a result, all of it saves time on a CPU.
+"""How a CPU works on a batch whose images are changed differently: nothing here changes a result, all of it saves time.
 
 XLA for CPUs has two habits that cost more than all arithmetic. It works a value out anew in every operation that reads
 it, and inside a resampling for each of its reads. And whatever differs from image to image is a choice between results
@@ -21,7 +21,7 @@ Value = TypeVar("Value", bound=Array)
 PORTION = 8  # images worked on at a time: small, as the last portion of each change is done in full
 
 
-def once(value: Value, sign: Array | None = None) -> Value:
+def materialize(value: Value, sign: Array | None = None) -> Value:
     """`value`, which XLA for CPUs then works out once however often it is read.
 
     An optimization barrier alone is taken away before XLA decides what to fuse. Nothing is fused through a conditional,
@@ -56,8 +56,8 @@ def change_chosen(
     batch = images.shape[0]
     size = min(PORTION, batch)
     order = jnp.argsort(choice, stable=True)
-    source, sorted_choice = once(images)[order], choice[order]
-    result = source = once(source)
+    source, sorted_choice = materialize(images)[order], choice[order]
+    result = source = materialize(source)
     for i, (change, own) in enumerate(zip(changes, draws, strict=True)):
         start = jnp.sum(choice < i, dtype=jnp.int32)
         count = jnp.sum(choice == i, dtype=jnp.int32)

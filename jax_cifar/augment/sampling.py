@@ -13,12 +13,11 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jax_cifar.augment.portions import once
+from jax_cifar.augment.portions import materialize
 
 Images = Float[Array, "batch height width channel"]
 Grid = Float[Array, "batch height width 2"]  # (row, column) of the place that each output pixel shows
 Cover = Float[Array, "batch height width 1"]  # share of each output pixel that lies on the input
-Interpolation = Literal["bilinear", "nearest"]
 PaddingMode = Literal["constant", "reflect", "edge"]
 
 
@@ -44,30 +43,18 @@ def affine_map(matrix: Float[Array, "batch 2 3"], grid: Grid) -> Grid:
     Written as products and sums: a matrix product may round to bfloat16 or TF32 on an accelerator, 1/8 of a pixel.
     """
     grid = grid.astype(widest(matrix, grid))
-    terms = once(matrix).astype(grid.dtype)[:, None, None, :, :]
+    terms = materialize(matrix).astype(grid.dtype)[:, None, None, :, :]
     return terms[..., 0] * grid[..., :1] + terms[..., 1] * grid[..., 1:] + terms[..., 2]
 
 
-def sample(
-    images: Images,
-    grid: Grid,
-    interpolation: Interpolation = "bilinear",
-    padding_mode: PaddingMode = "constant",
-    fill: float = 0.0,
-) -> Images:
-    """The values of `images` at the places of `grid`.
+def sample(images: Images, grid: Grid, padding_mode: PaddingMode = "constant", fill: float = 0.0) -> Images:
+    """The values of `images` at the places of `grid`, bilinear: each weighs the four pixels around it.
 
-    `bilinear` weighs the four pixels around a place, `nearest` takes the one whose square holds it (a place half-way
-    between two belongs to the right or lower one, as in Pillow). Outside lies `fill` (`constant`), the border pixel
-    (`edge`) or the mirror image without the edge (`reflect`); bilinear places less than a pixel outside of a
-    `constant` border are part pixel, part fill (torch's `grid_sample` with zeros).
+    Outside lies `fill` (`constant`), the border pixel (`edge`) or the mirror image without the edge (`reflect`); places
+    less than a pixel outside of a `constant` border are part pixel, part fill (torch's `grid_sample` with zeros).
     """
-    dtype = images.dtype
-    if interpolation == "nearest":
-        grid = jnp.floor(grid + 0.5)
     places, covered = settle(grid, images.shape[1], images.shape[2], padding_mode)
-    values = interpolate(images, places) if interpolation == "bilinear" else pick(images, places.astype(jnp.int32))
-    return cover(values, covered, fill).astype(dtype)
+    return cover(interpolate(images, places), covered, fill).astype(images.dtype)
 
 
 def resample(images: Images, moves: Sequence[Move]) -> Images:
@@ -112,7 +99,7 @@ def interpolate(images: Images, places: Grid) -> Images:
     """Bilinear values at `places`, all of them on the images; in float32 or better."""
     dtype = widest(images, places)
     # Worked out a second time, a place beside a pixel may be rounded to its other side: share and pixel must agree.
-    places = once(places)
+    places = materialize(places)
     first = jnp.floor(places)
     share = (places - first).astype(dtype)
     top_left = first.astype(jnp.int32)

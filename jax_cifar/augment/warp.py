@@ -4,17 +4,18 @@ Names and parameters are Albumentations'; the arithmetic is written from the def
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, Resampling, SampleInfo, check_choice, check_integer, check_number
-from jax_cifar.augment.portions import once
-from jax_cifar.augment.sampling import Grid, Move, PaddingMode, resample, sample
-from jax_cifar.errors import check
+from jax_cifar.augment.base import Fill, Resampling, SampleInfo
+from jax_cifar.augment.portions import materialize
+from jax_cifar.augment.sampling import Grid, Move, PaddingMode, sample
+from jax_cifar.config.checks import Probability, at_least_below
+from jax_cifar.config.sections import Count, NotNegative, Positive
 
 Noise = Float[Array, "batch height width 2"]
 Stretch = Float[Array, "batch steps 2"]
@@ -40,32 +41,19 @@ class ElasticTransform(Resampling):
         ConfigError: a parameter is out of range.
     """
 
-    alpha: float = 34.0  # pixels that noise of 1 would displace
-    sigma: float = 4.0  # standard deviation of the filter in pixels: larger is smoother, and moves less
-    p: float = 0.5  # probability that an image is transformed
+    alpha: NotNegative = 34.0  # pixels that noise of 1 would displace
+    sigma: Positive = 4.0  # standard deviation of the filter in pixels: larger is smoother, and moves less
+    p: Probability = 0.5  # probability that an image is transformed
     padding_mode: PaddingMode = "constant"  # what comes from outside: `fill`, a mirror image, or the border pixel
-    fill: float = 0.0  # value of a constant border
-
-    def __post_init__(self) -> None:
-        check_number(self, "alpha", low=0.0)
-        check_number(self, "sigma")
-        check(self.sigma > 0, "ElasticTransform.sigma", self.sigma, "it must be greater than 0")
-        check_number(self, "p", 0.0, 1.0)
-        check_choice(self, "padding_mode", ("constant", "reflect", "edge"))
-        check_number(self, "fill", 0.0, 1.0)
+    fill: Fill = 0.0  # value of a constant border
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> NoiseDraws:
         own = jax.random.fold_in(key, 0)
         keys = jax.vmap(lambda number: jax.random.fold_in(own, number))(jnp.arange(shape[0]))
-        return NoiseDraws(keys, chosen(key, shape[0], self.p))
+        return NoiseDraws(keys, draw_applied(key, shape[0], self.p))
 
-    def given(self, draws: NoiseDraws, shape: tuple[int, ...]) -> Move:
-        noise = jax.vmap(lambda key: jax.random.uniform(key, (*shape[1:3], 2), jnp.float32, -1.0, 1.0))(draws.keys)
-        return self.moved_by(jnp.where(draws.applied[:, None, None, None], noise, 0.0))
-
-    def moved_by(self, noise: Noise) -> Move:
-        """The move that `noise` of (rows, columns) makes."""
-        shift = once(self.displacement(noise))
+    def move(self, draws: NoiseDraws, shape: tuple[int, ...]) -> Move:
+        shift = materialize(self.displacement(make_noise(draws, shape)))
 
         def mapping(grid: Grid) -> Grid:
             return grid.astype(shift.dtype) + sample(shift, grid, padding_mode="edge")
@@ -73,13 +61,9 @@ class ElasticTransform(Resampling):
         return Move(mapping, self.padding_mode, self.fill, shift)
 
     def displacement(self, noise: Noise) -> Noise:
-        """By how many pixels (row, column) every place is moved."""
+        """By how many pixels (row, column) every place is moved, for uniform `noise` in both directions."""
         rows, columns = (jnp.asarray(smoothing(size, self.sigma), noise.dtype) for size in noise.shape[1:3])
         return self.alpha * jnp.einsum("ij,bjkc,lk->bilc", rows, noise, columns, precision=jax.lax.Precision.HIGHEST)
-
-    def displace(self, images: Images, noise: Noise) -> Images:
-        """Displace the pixels of `images` by the smoothed `noise`."""
-        return resample(images, [self.moved_by(noise)])
 
 
 @dataclass(frozen=True)
@@ -94,24 +78,18 @@ class GridDistortion(Resampling):
         ConfigError: a parameter is out of range.
     """
 
-    num_steps: int = 5  # bands of rows, and of columns
-    distort_limit: float = 0.3  # largest change of a band's size, as a share of it
-    p: float = 0.5  # probability that an image is transformed
-
-    def __post_init__(self) -> None:
-        check_integer(self, "num_steps", least=1)
-        check_number(self, "distort_limit", 0.0, 1.0)
-        check(self.distort_limit < 1, "GridDistortion.distort_limit", self.distort_limit, "it must be less than 1")
-        check_number(self, "p", 0.0, 1.0)
+    num_steps: Count = 5  # bands of rows, and of columns
+    distort_limit: Annotated[float, at_least_below(0, 1)] = 0.3  # largest change of a band's size, as a share of it
+    p: Probability = 0.5  # probability that an image is transformed
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Stretch:
         limit, draws = self.distort_limit, (shape[0], self.num_steps, 2)
         stretch = jax.random.uniform(jax.random.fold_in(key, 0), draws, jnp.float32, -limit, limit)
-        return jnp.where(chosen(key, shape[0], self.p)[:, None, None], stretch, 0.0)
+        return jnp.where(draw_applied(key, shape[0], self.p)[:, None, None], stretch, 0.0)
 
-    def given(self, draws: Stretch, shape: tuple[int, ...]) -> Move:
+    def move(self, draws: Stretch, shape: tuple[int, ...]) -> Move:
         factors = 1 + draws
-        change = once(factors / jnp.mean(factors, axis=1, keepdims=True) - 1)
+        change = materialize(factors / jnp.mean(factors, axis=1, keepdims=True) - 1)
         band = jnp.asarray([shape[1] - 1, shape[2] - 1], draws.dtype)[None, None, None, :] / self.num_steps
 
         def mapping(grid: Grid) -> Grid:
@@ -124,14 +102,16 @@ class GridDistortion(Resampling):
 
         return Move(mapping, padding_mode="edge")
 
-    def distort(self, images: Images, stretch: Stretch) -> Images:
-        """Change the bands of (rows, columns) of `images` by the shares `stretch`."""
-        return self.transform(images, stretch)
 
-
-def chosen(key: PRNGKeyArray, batch: int, p: float) -> Bool[Array, " batch"]:
+def draw_applied(key: PRNGKeyArray, batch: int, p: float) -> Bool[Array, " batch"]:
     """Which images are transformed, each with probability `p`."""
     return jax.random.uniform(jax.random.fold_in(key, 1), (batch,), jnp.float32) < p
+
+
+def make_noise(draws: NoiseDraws, shape: tuple[int, ...]) -> Noise:
+    """Every image's noise, of `draws.keys`, uniform from -1 to 1; 0 where the transform is not applied."""
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (*shape[1:3], 2), jnp.float32, -1.0, 1.0))(draws.keys)
+    return jnp.where(draws.applied[:, None, None, None], noise, 0.0).astype(float)
 
 
 def smoothing(size: int, sigma: float) -> np.ndarray:

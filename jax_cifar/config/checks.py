@@ -68,6 +68,7 @@ def _ascends(pair: tuple[float, float]) -> bool:
     return pair[0] <= pair[1]
 
 
+not_empty = Bound(bool, "it must not be empty")
 ascending = Bound(_ascends, "it must be a pair (least, most), the smaller one first")
 
 
@@ -131,7 +132,7 @@ def _is_a(value: object, expected: Any) -> bool:
         return len(items) == len(value) and all(map(_is_a, value, items))
     if isinstance(value, bool):
         return expected is bool
-    return isinstance(value, (int, float) if expected is float else expected)
+    return isinstance(value, (int, float) if expected is float else origin or expected)
 
 
 def type_name(expected: Any) -> str:
