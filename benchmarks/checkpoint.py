@@ -22,12 +22,12 @@ import torch
 from benchmarks.networks import network_config, random_batch
 from benchmarks.step import MODELS
 from benchmarks.timing import Case, in_turn, interleave
-from jax_cifar.augment import Normalize
 from jax_cifar.config import Config
 from jax_cifar.errors import check
 from jax_cifar.models import create_model
+from jax_cifar.models.network import InputSpec, Network, compute_dtype
 from jax_cifar.run.checkpoint import Checkpoints
-from jax_cifar.training.session import Network, compute_dtype, initial_state
+from jax_cifar.training.state import initial_state
 from torch_ref.models import create_model as create_torch_model
 from torch_ref.steps import Trainer
 
@@ -91,7 +91,8 @@ class Files:
 
 def jax_files(config: Config, checkpoints: Checkpoints) -> Files:
     """The state of a JAX run, saved after one more step each time."""
-    network = Network(create_model(config.model, 10, compute_dtype(config)), Normalize((0.5,) * 3, (0.25,) * 3))
+    spec = InputSpec((32, 32, 3), (0.5,) * 3, (0.25,) * 3, None, tuple("0123456789"))
+    network = Network(create_model(config.model, 10, compute_dtype(config.train.dtype)), spec)
     state, _ = initial_state(config, network, np.zeros((1, 32, 32, 3), np.uint8))
     state, step = jax.block_until_ready(state), 0
 

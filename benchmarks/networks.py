@@ -62,7 +62,7 @@ def random_batch(size: int) -> Batch:
 def jax_train_step(config: Config, batch: Batch) -> Work:
     """Forward, backward and update, on one batch that stays on the device; several in a call, as training does it."""
     images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
-    model = create_model(config.model, batch.classes, compute_dtype(config))
+    model = create_model(config.model, batch.classes, compute_dtype(config.train.dtype))
     variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), images)
     optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(model))
     step = make_train_step(model, optimizer, config)
@@ -84,7 +84,7 @@ def jax_train_step(config: Config, batch: Batch) -> Work:
 def jax_inference(config: Config, batch: Batch) -> Work:
     """Logits of one batch that stays on the device."""
     images = jnp.asarray(batch.images)
-    model = create_model(config.model, batch.classes, compute_dtype(config))
+    model = create_model(config.model, batch.classes, compute_dtype(config.train.dtype))
     variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), images)
 
     @functools.partial(jax.jit, compiler_options=compiler_options())

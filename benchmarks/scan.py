@@ -1,6 +1,7 @@
 """Several updates inside one compiled call against a call for each: what `train.steps_per_call` chooses between."""
 
 import argparse
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -8,13 +9,12 @@ import numpy as np
 from benchmarks.networks import network_config
 from benchmarks.step import MODELS
 from benchmarks.timing import Case, Work, interleave
-from jax_cifar.backend.mesh import make_mesh
 from jax_cifar.config import Config
 from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import check
 from jax_cifar.run.clock import Clock
-from jax_cifar.training.plan import Plan
-from jax_cifar.training.session import build
+from jax_cifar.training.replicas import one_run
+from jax_cifar.training.session import Session
 
 SMALL = ("simple_cnn", "tiny_cnn", "cifar_cnn", "speedrun_net")  # where a call costs something beside its steps
 
@@ -49,18 +49,17 @@ def random_images(count: int) -> Splits:
 
 def epoch(config: Config, splits: Splits, steps_per_call: int) -> Work:
     """An epoch of training as `jax_cifar.train` does it, from the images on the device to the next state."""
-    steps = len(splits.train) // config.train.batch_size
-    plan = Plan(steps, steps, log_every=steps, eval_every=0, checkpoint_every=0, steps_per_call=steps_per_call)
-    session, state = build(config, plan, make_mesh(config), splits, Clock())
-    order, sums = session.order(0), session.zero_sums
+    train, log = replace(config.train, epochs=1, steps_per_call=steps_per_call), replace(config.log, every=len(splits.train))
+    config = replace(config, train=train, log=log)
+    session = Session(config, splits, one_run(config), Clock())
+    state = session.start([config])
+    session.compile(state)
 
     def work(count: int) -> None:
         # Updates beyond the plan's last take the last entry of its tables, which are constant.
-        nonlocal state, sums
-        for _ in range(count * steps // steps_per_call):
-            state, new_sums = session.advance(state, sums, order, steps_per_call)
-            jax.block_until_ready(sums)  # as in the training loop: at most one call runs ahead of the host
-            sums = new_sums
+        nonlocal state
+        for _ in range(count):
+            state, _ = session.advance(state, 0)
         jax.block_until_ready(state)
 
     return work

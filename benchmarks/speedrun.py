@@ -271,17 +271,14 @@ def train(job: Mapping[str, Any], started: float) -> None:
 
 def inspect(job: Mapping[str, Any]) -> None:
     """Do all of a training that can find the user's mistakes in little time; what it loads is in memory after it."""
-    import jax
-
     from jax_cifar.config.files import load_config
     from jax_cifar.data import load_data
-    from jax_cifar.training.plan import make_plan
-    from jax_cifar.training.session import initial_state, make_network, plan_schedule
+    from jax_cifar.run.clock import Clock
+    from jax_cifar.training.replicas import one_run
+    from jax_cifar.training.session import Session
 
     config = load_config(job["config"], job["overrides"])
-    splits = load_data(config.data)
-    plan_schedule(config, make_plan(config, len(splits.train.labels), jax.default_backend()))
-    initial_state(config, make_network(config, splits), splits.train.images)
+    Session(config, load_data(config.data), one_run(config), Clock()).start([config])
     report({"name": config.name})
 
 

@@ -52,7 +52,7 @@ def config_of(experiment: Experiment, seed: int, *more: str) -> Config:
 
 def jax_accuracies(experiment: Experiment) -> list[float]:
     """Test accuracy in points, for every seed."""
-    runs = train_many(config_of(experiment, 0), seeds=range(experiment.seeds))
+    runs = train_many([config_of(experiment, seed) for seed in range(experiment.seeds)])
     return [100 * (run.test_accuracy or 0.0) for run in runs]
 
 

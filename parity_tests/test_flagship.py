@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from tolerances import TOLERANCES
 
 from jax_cifar import models
-from jax_cifar.augment import HorizontalFlip, Normalize, RandomCrop, SampleInfo
+from jax_cifar.augment import HorizontalFlip, RandomCrop, SampleInfo
 from jax_cifar.config import Config, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+from jax_cifar.models.network import normalize
 from jax_cifar.optim.rules import Hyper, make_optimizer
 from jax_cifar.optim.schedules import make_schedule
 from jax_cifar.training.losses import cross_entropy
@@ -78,11 +79,11 @@ def batches() -> list[Batch]:
 
 
 def jax_images(batch: Batch) -> jax.Array:
-    """The batch augmented and normalised by `jax_cifar.augment`."""
+    """The batch augmented by `jax_cifar.augment` and normalised as a run does it."""
     key, info = jax.random.key(0), SampleInfo(jnp.asarray(batch.index), jnp.asarray(batch.epoch, jnp.int32))
-    images = RandomCrop(PADDING).crop(jnp.asarray(batch.images), jnp.asarray(batch.offsets))
+    images = RandomCrop(PADDING).transform(jnp.asarray(batch.images), jnp.asarray(batch.offsets))
     images = HorizontalFlip(mode="alternate")(key, images, info)
-    return Normalize(MEAN, STD)(key, images)
+    return normalize(images, MEAN, STD)
 
 
 def torch_images(batch: Batch) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tolerances import assert_close
 
-from jax_cifar.augment import downsample
+from jax_cifar.models.network import downsample
 
 
 @pytest.mark.parametrize("side", [7, 16, 20, 24, 31])

@@ -17,6 +17,7 @@ from tolerances import agree, assert_close
 
 from jax_cifar import augment as jax_augment
 from jax_cifar import models
+from jax_cifar.models.network import normalize
 from jax_cifar.cli import run
 from jax_cifar.config import Config, ModelConfig, TrainConfig
 from jax_cifar.config.files import load_config
@@ -141,7 +142,7 @@ def test_speedrun_net_is_whitened_by_the_training_images_and_keeps_that():
     model: Any = train.train(config, verbose=False).model
     mean, std = (tuple(map(float, values)) for values in steps.channel_statistics(splits.train.images))
     images = jnp.asarray(splits.train.images, jnp.float32) / 255
-    expected = models.whitening_kernel(jax_augment.Normalize(mean, std)(jax.random.key(0), images))
+    expected = models.whitening_kernel(normalize(images, mean, std))
     actual = model.whiten.weight.detach().numpy().transpose(2, 3, 1, 0)
     np.testing.assert_allclose(actual, expected, atol=1e-3 * np.abs(np.asarray(expected)).max())
 
@@ -167,17 +168,17 @@ def test_the_command_ends_with_its_figures(tmp_path):
     assert second.split()[3] == f"{figures['train_accuracy']:.2%}"
 
 
-CONFIG = """from jax_cifar.augment import Normalize
+CONFIG = """from jax_cifar.augment import CLAHE
 from jax_cifar.config import Config, DataConfig
 def get_config():
-    return Config("bad", data=DataConfig("synthetic"), augment=(Normalize((0.5,) * 3, (0.5,) * 3),))
+    return Config("bad", data=DataConfig("synthetic"), augment=(CLAHE(),))
 """
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config", "bad.py"], "augment[0] = Normalize is not supported by torch_ref: use RandomCrop, Horizontal"),
+        (["--config", "bad.py"], "augment[0] = CLAHE is not supported by torch_ref: use RandomCrop, Horizontal"),
         (["--config", "bad.py", "--optim.rate", "1"], "--optim.rate is not a field of the configuration"),
         (["--config", "bad.py", "--json", "nowhere/x.json"], "--json = 'nowhere/x.json' is not allowed"),
         ([], "--config FILE is missing"),

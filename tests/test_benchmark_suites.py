@@ -23,6 +23,7 @@ from benchmarks.processes import REPORT
 from benchmarks.tables import as_json, markdown
 from benchmarks.timing import Case, Timing
 from jax_cifar.errors import ConfigError
+from jax_cifar.training.session import Session
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.training import loop
 from torch_ref import steps as torch_steps
@@ -225,15 +226,15 @@ def test_a_process_reports_its_first_step(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_our_script_is_stopped_after_its_first_step(monkeypatch, capsys):
-    steps, advance = [], loop.Trainer.advance
+    steps, advance = [], Session.advance
 
-    def recording(self, state, step):
-        state, step = advance(self, state, step)
-        steps.append(step)
-        return state, step
+    def recording(self, *arguments):
+        state, interval = advance(self, *arguments)
+        steps.append(interval.end)
+        return state, interval
 
     monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(loop.Trainer, "advance", recording)
+    monkeypatch.setattr(Session, "advance", recording)
     started, options = time.time() - 1000, (*TINY, "--train.steps", "3", "--log.every", "1")
     with pytest.raises(SystemExit) as caught:
         startup.report_first_step("jax", [*options, "--train.compilation_cache", "False"], started)

@@ -19,8 +19,10 @@ from jax_cifar.backend.mesh import make_mesh
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError
 from jax_cifar.optim.rules import Hyper
+from jax_cifar.run.folder import input_spec
 from jax_cifar.training.keys import Purpose, purpose_key, run_key
-from jax_cifar.training.session import initial_state, make_network
+from jax_cifar.training.session import make_network
+from jax_cifar.training.state import initial_state
 from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
 
 TESTS = Path(__file__).parent

@@ -11,6 +11,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from small_runs import StopAt, largest_difference, same_bits, small_config
 
