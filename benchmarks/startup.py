@@ -119,16 +119,16 @@ def report_first_step(framework: str, options: Sequence[str], started: float) ->
 
 def stop_after_advance(stop: Callable[[], None]) -> None:
     """Have the training loop stop as soon as its first stop is reached, the device waited for."""
-    from jax_cifar.training.loop import Trainer
+    from jax_cifar.training.session import Session
 
-    advance = Trainer.advance
+    advance = Session.advance
 
-    def advance_and_report(self: Trainer, state: Any, step: int) -> Any:
-        result = advance(self, state, step)
+    def advance_and_report(self: Session, *arguments: Any) -> Any:
+        result = advance(self, *arguments)
         stop()
         return result
 
-    Trainer.advance = advance_and_report
+    Session.advance = advance_and_report
 
 
 def stop_after_update(stop: Callable[[], None]) -> None:

@@ -31,16 +31,17 @@ def field_types(config: Config | None = None) -> dict[str, Any]:
     Of a network of one's own those fields are listed that a command line can spell: numbers, strings, flags, tuples.
     """
     result: dict[str, Any] = {}
-    for name, expected in typing.get_type_hints(Config).items():
-        section = config.model if name == "model" and config is not None else ModelConfig
-        if name == "model" and not isinstance(section, ModelConfig) and section is not ModelConfig:
-            result |= {f"model.{field}": kind for field, kind in _own_fields(section).items()}
-        elif name == "model" or dataclasses.is_dataclass(expected):
-            kind = ModelConfig if name == "model" else expected
-            result |= {f"{name}.{field}": hint for field, hint in typing.get_type_hints(kind).items()}
+    for name, expected in _types(Config).items():
+        if name == "model" and config is not None and not isinstance(config.model, ModelConfig):
+            result |= {f"model.{field}": kind for field, kind in _own_fields(config.model).items()}
+        elif dataclasses.is_dataclass(kind := ModelConfig if name == "model" else expected):
+            result |= {f"{name}.{field}": hint for field, hint in _types(kind).items()}
         elif name != LOADED_AS:
             result[name] = expected
     return result
+
+
+_types = functools.cache(typing.get_type_hints)
 
 
 def _own_fields(network: Any) -> dict[str, Any]:
@@ -80,8 +81,7 @@ def _spelled(expected: Any) -> Any:
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
     section, _, last = name.rpartition(".")
     same = [field for field in known if field.rpartition(".")[2] == last]
-    near = difflib.get_close_matches(name, same or list(known), n=1, cutoff=0.6)
-    near = near or (same[:3] if same and not section else [])
+    near = difflib.get_close_matches(name, same or list(known), n=1, cutoff=0.6) if section or not same else same
     return f"Did you mean {' or '.join(f'--{field}' for field in near)}?" if near else "--help lists every field."
 
 
@@ -121,7 +121,8 @@ def _parse(words: list[str], expected: Any) -> Any:
             else tuple(_parse([word], option) for word, option in zip(words, options, strict=True))
         )
     if type(None) in options:
-        return None if words == ["None"] else _parse(words, options[0])
+        kind = next(option for option in options if option is not type(None))
+        return None if words == ["None"] else _parse(words, kind)
     if expected is bool:
         (word,) = words or ["true"]
         return {"true": True, "1": True, "false": False, "0": False}[word.lower()]

@@ -74,9 +74,7 @@ def _encode(value: Any, where: str, modules: dict[str, str]) -> Any:
         return {"dtype": dtype, "from": "numpy"}
     if isinstance(value, functools.partial) and hasattr(value.func, "__qualname__"):
         if value.args:
-            raise ConfigError(
-                f"{where}: give the arguments of {_shown(value)} by keyword, so that they can be recorded."
-            )
+            raise ConfigError(f"{where} = {_shown(value)} cannot be recorded: give its arguments by keyword.")
         return _encode_code(value.func, value.keywords, where, modules)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _encode_instance(value, where, modules)
