@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from cifar_files import TINY10, TINY100, binary_files, make_part, write_archive, write_files
 
 from jax_cifar.config import DataConfig
-from jax_cifar.data import cache, cifar, default_data_dir, load_data
+from jax_cifar.data import cache, cifar, dataset, default_data_dir, load_data
 from jax_cifar.data.cache import Entry, entry_path, read_entry
 from jax_cifar.data.cifar import load_cifar
 from jax_cifar.data.dataset import Splits
@@ -133,6 +134,36 @@ def test_damaged_cache_is_made_again(damage: str, folder: Path, decodes: list[st
     assert_holds(load_cifar(TINY10, str(folder)), TINY10)
     assert len(decodes) == 2
     assert path.read_bytes() == good
+
+
+def test_a_cache_file_of_an_older_format_is_replaced(folder: Path, decodes: list[str]) -> None:
+    load_cifar(TINY10, str(folder))
+    path = entry_path("cifar10", folder)
+    header = np.frombuffer(b'{"format": 1, "name": "cifar10"}', np.uint8)
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, header)
+    assert_holds(load_cifar(TINY10, str(folder)), TINY10)
+    load_cifar(TINY10, str(folder))
+    assert len(decodes) == 2
+
+
+def test_the_cache_knows_the_sums_of_the_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_cifar(TINY10, str(folder))
+    monkeypatch.setattr(dataset, "sum_images", lambda images: pytest.fail("the images were read over again"))
+    second = load_cifar(TINY10, str(folder))
+    for part in ("train", "test"):
+        fresh, cached = getattr(first, part), getattr(second, part)
+        assert cached.sums == fresh.sums
+        assert cached.checksum == zlib.crc32(fresh.labels.tobytes(), zlib.crc32(fresh.images.tobytes()))
+
+
+def test_leftovers_of_a_killed_process_go_with_the_next_write(folder: Path, user_cache: Path) -> None:
+    (user_cache / "decoded").mkdir(parents=True)
+    leftover = user_cache / "decoded" / ".cifar10-0.npys.12345678.unfinished"
+    leftover.write_bytes(b"half")
+    os.utime(leftover, (0, 0))
+    load_cifar(TINY10, str(folder))
+    assert not leftover.exists()
 
 
 def test_cache_of_another_set_is_not_taken(folder: Path) -> None:

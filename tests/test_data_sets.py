@@ -1,11 +1,13 @@
 """Datasets, their division, channel statistics, and the two sets that need no file."""
 
+import dataclasses
 import hashlib
 import inspect
 import os
 import subprocess
 import sys
-from typing import Literal
+import zlib
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from jax_cifar.config import DataConfig
 from jax_cifar.data import Dataset, Splits, channel_statistics, load_data
+from jax_cifar.data import dataset as dataset_module
 from jax_cifar.data.digits import _bilinear_weights
 from jax_cifar.data.splits import divide_training, seeded_ranks
 from jax_cifar.errors import ConfigError, DataError
@@ -118,14 +121,25 @@ def images_and_labels(count: int, shape: tuple[int, ...] = (4, 4, 3)) -> tuple[n
     return np.zeros((count, *shape), np.uint8), np.zeros(count, np.int32)
 
 
+def unchecked_dataset(*arguments: Any) -> Dataset:
+    """Past the type checker of the tests, as in a user's run."""
+    dataset = object.__new__(Dataset)
+    for field, value in zip(dataclasses.fields(Dataset), (*arguments, None, None), strict=False):
+        object.__setattr__(dataset, field.name, value)
+    inspect.unwrap(Dataset.__post_init__)(dataset)
+    return dataset
+
+
 def test_dataset_refuses_what_it_is_not() -> None:
     images, labels = images_and_labels(3)
-    for wrong in (images.astype(np.float32), images[0]):
-        with pytest.raises(DataError, match="expected uint8"):
-            Dataset(wrong, labels)
-    for wrong in (labels[:2], labels.astype(np.int64), labels[:, None]):
-        with pytest.raises(DataError, match=r"expected int32 \[3\]"):
-            Dataset(images, wrong)
+    for wrong in (images.astype(np.float32), images[0], images.tolist(), None):
+        with pytest.raises(DataError, match=r"^Images are .*uint8 \[n, height"):
+            unchecked_dataset(wrong, labels)
+    for wrong in (labels[:2], labels.astype(np.int64), labels[:, None], [0, 0, 0]):
+        with pytest.raises(DataError, match=r"^Labels are .*int32 \[3\]"):
+            unchecked_dataset(images, wrong)
+        with pytest.raises(DataError, match=r"^True labels are .*int32 \[3\]"):
+            unchecked_dataset(images, labels, wrong)
 
 
 def test_splits_refuse_what_does_not_belong_together() -> None:
@@ -142,7 +156,44 @@ def test_splits_refuse_what_does_not_belong_together() -> None:
             Splits("set", good, part, None, ("a", "b"), "")
         with pytest.raises(DataError, match=f"validation (part|images|labels) .*{message}"):
             Splits("set", good, good, part, ("a", "b"), "")
-    assert Splits("set", good, good, None, ("a", "b"), "").num_classes == 2
+    with pytest.raises(DataError, match="hold 'a' twice; every class needs a name of its own"):
+        Splits("set", good, good, None, ("a", "b", "a"))
+    splits = Splits("set", good, good, None, ("a", "b"))
+    assert (splits.num_classes, splits.source) == (2, "arrays made in Python")
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 600), *(st.integers(1, 4),) * 3)))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_checksums_are_those_that_older_checkpoints_hold(images: np.ndarray) -> None:
+    labels = np.arange(len(images), dtype=np.int32)
+    expected = zlib.crc32(labels.tobytes(), zlib.crc32(images.tobytes()))
+    assert Dataset(images, labels).checksum == expected
+    assert Dataset(images[::-1], labels[::-1]).checksum == zlib.crc32(
+        labels[::-1].tobytes(), zlib.crc32(images[::-1].tobytes())
+    )
+
+
+def test_checksums_notice_one_pixel_and_one_label() -> None:
+    images, labels = images_and_labels(300)
+    checksum = Dataset(images, labels).checksum
+    pixel, label = images.copy(), labels.copy()
+    pixel[299, 3, 3, 2], label[0] = 1, 1
+    assert len({checksum, Dataset(pixel, labels).checksum, Dataset(images, label).checksum}) == 3
+
+
+def test_images_are_read_over_once_and_not_at_all_where_the_sums_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, original = [], dataset_module.sum_images
+    monkeypatch.setattr(dataset_module, "sum_images", lambda images: passes.append(len(images)) or original(images))
+    images, labels = images_and_labels(5)
+    first = Dataset(images, labels)
+    assert first.checksum and first.channel_statistics and passes == [5]
+    known = Dataset(images, labels, known_sums=first.sums)
+    noisy = known.with_wrong_labels(labels + np.int32(1))
+    assert known.checksum == first.checksum != noisy.checksum
+    assert known.channel_statistics[0].tolist() == noisy.channel_statistics[0].tolist()
+    assert passes == [5]
+    # Other images have other sums.
+    assert first.take(np.arange(3)).checksum and passes == [5, 3]
 
 
 @given(hnp.arrays(np.uint8, st.tuples(*(st.integers(1, 5),) * 3, st.integers(1, 4))))

@@ -5,6 +5,7 @@ A file holds `images` (uint8, or floats from 0 to 1; [n, side, side] or [n, side
 or else a seeded share of every class is taken for testing. Nothing is ever unpickled.
 """
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def read_npz(path: Path) -> tuple[Dataset, Names]:
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     wanted = ("images", "labels", "label_names", "test_images", "test_labels")
     try:
+        # NumPy would take any other file for a pickle, and say so.
+        if path.exists() and not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("it is no zip archive")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in wanted if name in file.files}
     except FileNotFoundError:
@@ -62,9 +66,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise _unreadable(path, error) from None
-        raise DataError(
-            f"{path} holds Python objects, which are not read; save arrays of numbers, or of text."
-        ) from None
+        raise DataError(f"{path} holds Python objects, which are not read; save numbers, or text.") from None
     # Damaged files surface as almost any exception, none of them of interest.
     except Exception as error:
         raise _unreadable(path, error) from None

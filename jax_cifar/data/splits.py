@@ -51,7 +51,12 @@ def with_test_part(name: str, decoded: Decoded, origin: str, config: DataConfig)
         check(fraction == default, "data.test_fraction", fraction, expected)
         return Splits(name, parts["train"], parts["test"], parts.get("validation"), names, origin)
     whole = parts[WHOLE]
-    held_out = _held_out("test_fraction", fraction, np.bincount(whole.labels, minlength=len(names)), names)
+    counts = np.bincount(whole.labels, minlength=len(names))
+    if 1 in counts:
+        single = names[int(np.flatnonzero(counts == 1)[0])]
+        expected = f"of class {single!r} there is a single image, and both parts need one; add some, or drop the class"
+        check(False, "data.test_fraction", fraction, expected)
+    held_out = _held_out("test_fraction", fraction, counts)
     in_test = seeded_ranks(whole.labels, config.seed, TEST) < held_out[whole.labels]
     train, test = whole.take(np.flatnonzero(~in_test)), whole.take(np.flatnonzero(in_test))
     return Splits(name, train, test, None, names, origin)
@@ -73,7 +78,7 @@ def divide_training(splits: Splits, config: DataConfig) -> Splits:
         if config.val_fraction > 0:
             expected = "the data set has a validation part of its own; leave it at 0"
             check(validation is None, "data.val_fraction", config.val_fraction, expected)
-            held_out = _held_out("val_fraction", config.val_fraction, counts, names)
+            held_out = _held_out("val_fraction", config.val_fraction, counts)
         kept = counts - held_out
         if config.subset is not None:
             kept = _spread_evenly(config.subset, kept)
@@ -89,19 +94,15 @@ def divide_training(splits: Splits, config: DataConfig) -> Splits:
     return splits if train is splits.train else replace(splits, train=train, validation=validation)
 
 
-def _held_out(field: str, fraction: float, counts: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """How many of every class: the rounded share, but one at least, and all but one at most."""
+def _held_out(field: str, fraction: float, counts: np.ndarray) -> np.ndarray:
+    """How many of every class: the rounded share, but one at least, and all but one at most; none of a single image."""
     share = np.rint(fraction * counts).astype(np.int64)
     if share.max() == 0 or (counts - share).max() == 0:
         raise ConfigError(
             f"data.{field} = {fraction} is not allowed: of the {counts.min():,} to {counts.max():,} images of a class "
             f"it holds out {share.min():,}; both parts need one of every class."
         )
-    if 1 in counts:
-        single = names[int(np.flatnonzero(counts == 1)[0])]
-        expected = f"there is one image of class {single!r} only, and both parts need one; add images, or leave it out"
-        check(False, f"data.{field}", fraction, expected)
-    return np.where(counts == 0, 0, np.clip(share, 1, counts - 1))
+    return np.clip(share, 1, np.maximum(counts - 1, 0))
 
 
 def _spread_evenly(subset: int, left: np.ndarray) -> np.ndarray:

@@ -1,0 +1,309 @@
+"""Images of one's own: folders of pictures and .npz files, divided or not; every fault is one message."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jax_cifar.config import DataConfig
+from jax_cifar.data import cache, load_data, read_npz
+from jax_cifar.data.dataset import Dataset
+from jax_cifar.errors import ConfigError, DataError
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder for every test."""
+    folder = tmp_path_factory.mktemp("xdg")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "jax_cifar" / "decoded"
+
+
+@pytest.fixture
+def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was decoded, in order: whoever decodes tries to write what it found."""
+    decoded, original = [], cache.write_entry
+    monkeypatch.setattr(cache, "write_entry", lambda path, entry: decoded.append(entry.source) or original(path, entry))
+    return decoded
+
+
+def write_picture(path: Path, level: int, size: tuple[int, int] = (5, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (level, 0, 0)).save(path)
+
+
+def write_classes(folder: Path, counts: dict[str, int], first: int = 0) -> None:
+    """Pictures whose red tells them apart."""
+    for name, count in counts.items():
+        for index in range(count):
+            write_picture(folder / name / f"{index:02d}.png", first := first + 1)
+
+
+def reds(part: Dataset | None) -> list[int]:
+    assert part is not None
+    assert (part.images == part.images[:, :1, :1]).all()
+    return part.images[:, 0, 0, 0].tolist()
+
+
+def folder_config(path: Path, **fields: Any) -> DataConfig:
+    return DataConfig(name="folder", dir=str(path), **fields)
+
+
+def test_a_divided_folder_keeps_its_parts(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", {"rose": 3, "aster": 2})
+    write_classes(tmp_path / "test", {"rose": 1, "aster": 1}, first=100)
+    (tmp_path / "notes.txt").write_text("beside the folders")
+    splits = load_data(folder_config(tmp_path))
+    assert splits.label_names == ("aster", "rose")
+    assert (reds(splits.train), splits.train.labels.tolist()) == ([4, 5, 1, 2, 3], [0, 0, 1, 1, 1])
+    assert (reds(splits.test), splits.test.labels.tolist()) == ([102, 101], [0, 1])
+    assert splits.train.images.shape == (5, 32, 32, 3)
+    assert splits.validation is None
+    assert (splits.name, splits.source) == ("folder", f"7 pictures in {tmp_path}")
+    write_classes(tmp_path / "val", {"rose": 1, "aster": 1}, first=200)
+    splits = load_data(folder_config(tmp_path, image_size=8, subset=2))
+    assert (reds(splits.validation), splits.train.images.shape) == ([202, 201], (2, 8, 8, 3))
+    with pytest.raises(ConfigError, match=r"data\.val_fraction = 0\.5 .* a validation part of its own"):
+        load_data(folder_config(tmp_path, val_fraction=0.5))
+    with pytest.raises(ConfigError, match=r"data\.test_fraction = 0\.5 .* a test part of their own"):
+        load_data(folder_config(tmp_path, test_fraction=0.5))
+
+
+def test_an_undivided_folder_is_divided_by_the_seed_class_by_class(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"a": 10, "b": 20, "c": 4})
+    first, again, other = (load_data(folder_config(tmp_path, test_fraction=0.3, seed=seed)) for seed in (1, 1, 2))
+    assert np.bincount(first.test.labels).tolist() == [3, 6, 1]
+    assert sorted(reds(first.train) + reds(first.test)) == list(range(1, 35))
+    assert reds(first.test) == reds(again.test) != reds(other.test)
+    # A validation part is drawn of what is left, by a stream of its own.
+    divided = load_data(folder_config(tmp_path, test_fraction=0.3, seed=1, val_fraction=0.5, subset=None))
+    assert reds(divided.test) == reds(first.test)
+    assert sorted(reds(divided.train) + reds(divided.validation)) == sorted(reds(first.train))
+
+
+def test_the_same_pictures_are_read_once(tmp_path: Path, decodes: list[str], user_cache: Path) -> None:
+    write_classes(tmp_path, {"a": 4, "b": 4})
+    first = load_data(folder_config(tmp_path))
+    second = load_data(folder_config(tmp_path, seed=3, test_fraction=0.5))
+    assert len(decodes) == 1 and "decoded cache" in second.source
+    assert sorted(reds(first.train) + reds(first.test)) == sorted(reds(second.train) + reds(second.test))
+    load_data(folder_config(tmp_path, image_size=16))
+    assert len(decodes) == 2 and len(list(user_cache.iterdir())) == 2
+    load_data(folder_config(tmp_path))
+    assert len(decodes) == 2
+
+
+def change_content(folder: Path) -> None:
+    write_picture(folder / "a" / "00.png", 77)
+
+
+def change_time(folder: Path) -> None:
+    os.utime(folder / "a" / "00.png", ns=(0, 1))
+
+
+def add(folder: Path) -> None:
+    write_picture(folder / "b" / "new.png", 77)
+
+
+def remove(folder: Path) -> None:
+    (folder / "a" / "00.png").unlink()
+
+
+def move(folder: Path) -> None:
+    (folder / "a" / "00.png").rename(folder / "b" / "moved.png")
+
+
+@pytest.mark.parametrize("change", [change_content, change_time, add, remove, move])
+def test_a_changed_folder_is_read_again(change: Callable[[Path], None], tmp_path: Path, decodes: list[str]) -> None:
+    write_classes(tmp_path, {"a": 4, "b": 4})
+    load_data(folder_config(tmp_path))
+    change(tmp_path)
+    splits = load_data(folder_config(tmp_path))
+    assert len(decodes) == 2
+    assert len(splits.train) + len(splits.test) == 8 + (change is add) - (change is remove)
+
+
+def test_hidden_files_are_passed_over_and_subfolders_of_a_class_are_not(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"a": 2, "b": 2})
+    write_picture(tmp_path / "a" / "more" / "deep.png", 9)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", ".hidden/x.txt", "../.git/config"):
+        (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "a" / name).write_text("no picture")
+    splits = load_data(folder_config(tmp_path))
+    assert splits.label_names == ("a", "b")
+    assert sorted(reds(splits.train) + reds(splits.test)) == [1, 2, 3, 4, 9]
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 3, "plane": 3})
+    assert load_data(folder_config(tmp_path)).label_names == ("plane", "train")
+
+
+def no_folder(folder: Path) -> None:
+    (folder / "a.txt").write_text("")
+
+
+FOLDER_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nothing": (lambda folder: None, r"holds no folder; expected a subfolder with pictures for each"),
+    "only files": (no_folder, r"holds no folder; expected a subfolder"),
+    "one class": (lambda folder: write_classes(folder, {"a": 3}), r"holds only a/; expected"),
+    "empty class": (
+        lambda folder: (write_classes(folder, {"a": 3, "c": 3}), (folder / "b").mkdir()),
+        r"/b holds no picture\. Add some, or remove the folder",
+    ),
+    "text": (
+        lambda folder: (write_classes(folder, {"a": 3, "b": 3}), (folder / "b" / "notes.txt").write_text("x")),
+        r"b/notes\.txt cannot be read as a picture: it is no picture of a known format\. Repair it, or take it out",
+    ),
+    "no test": (
+        lambda folder: write_classes(folder / "train", {"a": 3, "b": 3}),
+        r"holds train/ but not both train/ and test/",
+    ),
+    "other classes": (
+        lambda folder: (
+            write_classes(folder / "train", {"a": 3, "b": 3, "d": 1}),
+            write_classes(folder / "test", {"a": 3, "c": 3, "d": 1}),
+        ),
+        r"train/ and test/ hold different classes: b, c in one of them only",
+    ),
+    "single picture": (
+        lambda folder: write_classes(folder, {"a": 3, "b": 1}),
+        r"data\.test_fraction = 0\.2 .* of class 'b' there is a single image",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FOLDER_FAULTS)
+def test_a_faulty_folder_is_told_in_one_message(fault: str, tmp_path: Path, user_cache: Path) -> None:
+    write, message = FOLDER_FAULTS[fault]
+    write(tmp_path)
+    with pytest.raises((DataError, ConfigError), match=message) as caught:
+        load_data(folder_config(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert fault == "single picture" or not user_cache.exists()
+
+
+@pytest.mark.parametrize("name", ["folder", "npz"])
+def test_the_place_of_ones_own_images_has_to_be_given_and_exist(name: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.dir = None .* has to be told where the files are"):
+        load_data(DataConfig(name=name))
+    with pytest.raises(DataError, match="missing does not exist"):
+        load_data(DataConfig(name=name, dir=str(tmp_path / "missing")))
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(DataError, match=r"is a file, not a folder|file is no \.npz file"):
+        load_data(DataConfig(name=name, dir=str(tmp_path / "file")))
+
+
+# .npz
+
+LABELS = np.arange(20) % 2
+IMAGES = (np.arange(20, dtype=np.uint8)[:, None, None, None] + np.zeros((4, 4, 3), np.uint8)).astype(np.uint8)
+
+
+def save(path: Path, **arrays: Any) -> DataConfig:
+    np.savez(path, **({"images": IMAGES, "labels": LABELS} | arrays))
+    return DataConfig(name="npz", dir=str(path))
+
+
+def test_one_file_is_divided_by_the_seed(tmp_path: Path) -> None:
+    splits = load_data(save(tmp_path / "a.npz"))
+    assert (splits.name, splits.label_names) == ("npz", ("0", "1"))
+    assert splits.source == f"arrays in {tmp_path / 'a.npz'}"
+    assert sorted(reds(splits.train) + reds(splits.test)) == list(range(20))
+    assert np.bincount(splits.test.labels).tolist() == [2, 2]
+
+
+def test_a_file_or_a_folder_may_hold_a_test_part(tmp_path: Path) -> None:
+    both = save(tmp_path / "a.npz", test_images=IMAGES[:3] + 100, test_labels=LABELS[:3], label_names=["x", "y"])
+    save(tmp_path / "train.npz", label_names=["x", "y"])
+    save(tmp_path / "test.npz", images=IMAGES[:3] + 100, labels=LABELS[:3])
+    for config in (both, DataConfig(name="npz", dir=str(tmp_path))):
+        splits = load_data(config)
+        assert (reds(splits.train), reds(splits.test)) == (list(range(20)), [100, 101, 102])
+        assert splits.label_names == ("x", "y")
+    save(tmp_path / "test.npz", label_names=["y", "x"])
+    with pytest.raises(DataError, match=r"different label names, \('x', 'y'\) and \('y', 'x'\)"):
+        load_data(DataConfig(name="npz", dir=str(tmp_path)))
+    (tmp_path / "test.npz").unlink()
+    with pytest.raises(DataError, match=r"test\.npz does not exist"):
+        load_data(DataConfig(name="npz", dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_from_0_to_1_are_rounded_to_levels(dtype: type, tmp_path: Path) -> None:
+    levels = np.arange(256).reshape(4, 8, 8)
+    save(tmp_path / "a.npz", images=(levels / 255).astype(dtype), labels=[0, 1, 0, 1])
+    dataset, names = read_npz(tmp_path / "a.npz")
+    np.testing.assert_array_equal(dataset.images[..., 0], levels)
+    assert names is None
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 1), (4, 4, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint64])
+def test_one_or_three_channels_and_any_integers_as_labels(shape: tuple[int, ...], dtype: type, tmp_path: Path) -> None:
+    save(tmp_path / "a.npz", images=np.full((20, *shape), 7, np.uint8), labels=LABELS.astype(dtype))
+    dataset, _ = read_npz(tmp_path / "a.npz")
+    assert dataset.images.shape == (20, 4, 4, shape[2] if len(shape) == 3 else 1)
+    assert dataset.labels.dtype == np.int32
+
+
+NPZ_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "channels first": ({"images": np.zeros((20, 3, 4, 4), np.uint8)}, r"a\.npz: images has shape \[20, 3, 4, 4\]"),
+    "two channels": ({"images": IMAGES[..., :2]}, "channels last"),
+    "not square": ({"images": IMAGES[:, :3]}, r"has shape \[20, 3, 4, 3\]; expected square images"),
+    "flat": ({"images": IMAGES.reshape(20, -1)}, r"has shape \[20, 48\]"),
+    "none": ({"images": IMAGES[:0], "labels": LABELS[:0]}, "holds no image"),
+    "integers": ({"images": IMAGES.astype(np.int64)}, r"images is int64; expected uint8"),
+    "too bright": ({"images": IMAGES.astype(np.float32)}, r"images runs from 0\.0 to 19\.0; expected"),
+    "below zero": ({"images": IMAGES / 19 - 0.5}, r"images runs from -0\.5 to 0\.5"),
+    "not a number": ({"images": np.full((20, 4, 4), np.nan)}, "images runs from nan to nan"),
+    "objects": ({"images": np.array([{}, 1], object)}, "holds Python objects, which are not read"),
+    "count": ({"labels": LABELS[:19]}, "20 images and 19 labels; expected one for each"),
+    "float labels": ({"labels": LABELS / 1}, r"labels is float64 \[20\]; expected integers"),
+    "one-hot labels": ({"labels": np.eye(2, dtype=int)[LABELS]}, r"labels is int64 \[20, 2\]"),
+    "negative labels": ({"labels": LABELS - 1}, "labels runs from -1 to 0; expected labels from 0 on"),
+    "huge labels": ({"labels": LABELS.astype(np.uint64) + 2**40}, "expected labels from 0 on"),
+    "number as name": ({"label_names": [1, 2]}, r"label_names is int64 \[2\]; expected text"),
+    "names as objects": ({"label_names": np.array(["a", "b"], object)}, "holds Python objects"),
+    "few names": ({"label_names": ["a"]}, "labels of npz run from 0 to 1; expected 0 to 0"),
+    "names twice": ({"label_names": ["a", "a"]}, "hold 'a' twice"),
+    "test labels alone": ({"test_labels": LABELS}, "holds no array 'test_images', only images, labels, test_labels"),
+    "test shape": (
+        {"test_images": np.zeros((20, 8, 8, 3), np.uint8), "test_labels": LABELS},
+        r"test images of npz have shape \[8, 8, 3\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", NPZ_FAULTS)
+def test_faulty_arrays_are_told_in_one_message(fault: str, tmp_path: Path) -> None:
+    arrays, message = NPZ_FAULTS[fault]
+    with pytest.raises(DataError, match=message) as caught:
+        load_data(save(tmp_path / "a.npz", **arrays))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_npz_are_told_in_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    save(path)
+    whole = path.read_bytes()
+    np.savez(tmp_path / "labels.npz", labels=LABELS)
+    np.save(tmp_path / "a.npy", IMAGES)
+    middle = len(whole) // 4
+    contents = {
+        "text": b"no archive",
+        "empty": b"",
+        "cut off": whole[:-100],
+        "damaged": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        "an array": (tmp_path / "a.npy").read_bytes(),
+    }
+    for content in contents.values():
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.npz is no \.npz file that can be read \(.+\)\. Make it with numpy"):
+            read_npz(path)
+    with pytest.raises(DataError, match=r"labels\.npz holds no array 'images', only labels"):
+        read_npz(tmp_path / "labels.npz")
