@@ -49,7 +49,10 @@ def random_images(count: int) -> Splits:
 
 def epoch(config: Config, splits: Splits, steps_per_call: int) -> Work:
     """An epoch of training as `jax_cifar.train` does it, from the images on the device to the next state."""
-    train, log = replace(config.train, epochs=1, steps_per_call=steps_per_call), replace(config.log, every=len(splits.train))
+    train, log = (
+        replace(config.train, epochs=1, steps_per_call=steps_per_call),
+        replace(config.log, every=len(splits.train)),
+    )
     config = replace(config, train=train, log=log)
     session = Session(config, splits, one_run(config), Clock())
     state = session.start([config])

@@ -24,6 +24,8 @@ from typing import Any
 
 from benchmarks.processes import ROOT, report, run_python
 from benchmarks.timing import Case, Timing
+from jax_cifar.config import Config
+from jax_cifar.config.files import apply_overrides, load_config
 from jax_cifar.errors import ConfigError, UserError, check
 from jax_cifar.lab.tables import markdown, spread
 
@@ -105,7 +107,7 @@ def measure(options: argparse.Namespace) -> list[Speedrun]:
     check(target is None or 0 < target <= 1, "--target", target, "it must be greater than 0 and at most 1")
     recipes = [RECIPES[name] for name in options.recipes or ([] if options.config else ["cifar10-94"])]
     recipes += [Recipe(options.config, target)] if options.config else []
-    jobs = [_job(recipe, options.set) for recipe in recipes]
+    jobs = [{"config": recipe.config, "tta": recipe.tta, "overrides": options.set} for recipe in recipes]
     # All before any is trained; and the libraries' files are in memory then.
     names = [run_child({**job, "seeds": []}, options.environment)[0]["name"] for job in jobs]
     parts = zip(names, recipes, jobs, strict=True)
@@ -121,15 +123,9 @@ def measure(options: argparse.Namespace) -> list[Speedrun]:
 def train_baseline(way: str) -> Any:
     """The last epoch of the plain baseline in PyTorch, whose lines go to stderr."""
     from benchmarks.accuracy import comparable, train_torch
-    from jax_cifar.config.files import load_config
 
     with contextlib.redirect_stdout(sys.stderr):
         return train_torch(comparable(load_config(CONFIGS / "cifar10_simple_cnn.py")), way)[-1]
-
-
-def _job(recipe: Recipe, overrides: Sequence[str]) -> dict[str, Any]:
-    own = ["--eval.tta", recipe.tta] if recipe.tta else []
-    return {"config": recipe.config, "overrides": [*own, *overrides]}
 
 
 def speedrun(
@@ -236,15 +232,20 @@ def main(job: Mapping[str, Any]) -> None:
         report({"error": str(error)})
 
 
+def load(job: Mapping[str, Any]) -> Config:
+    """The job's experiment: the recipe as it is judged, and the user's fields, which have the last word."""
+    recipe = load_config(job["config"], ["--eval.tta", job["tta"]] if job["tta"] else [])
+    return apply_overrides(recipe, job["overrides"])
+
+
 def train(job: Mapping[str, Any], started: float) -> None:
     """Report seed by seed: seconds since the report before, the first since `started`."""
     import jax
 
-    from jax_cifar.config.files import load_config
     from jax_cifar.data import load_data
     from jax_cifar.training.many import ManyResult, train_many
 
-    config = load_config(job["config"], job["overrides"])
+    config = load(job)
     before = time.perf_counter()
     load_data(config.data)  # to time it: `train_many` does it again, as part of the set-up
     data = time.perf_counter() - before
@@ -271,13 +272,12 @@ def train(job: Mapping[str, Any], started: float) -> None:
 
 def inspect(job: Mapping[str, Any]) -> None:
     """Do all of a training that can find the user's mistakes in little time; what it loads is in memory after it."""
-    from jax_cifar.config.files import load_config
     from jax_cifar.data import load_data
     from jax_cifar.run.clock import Clock
     from jax_cifar.training.replicas import one_run
     from jax_cifar.training.session import Session
 
-    config = load_config(job["config"], job["overrides"])
+    config = load(job)
     Session(config, load_data(config.data), one_run(config), Clock()).start([config])
     report({"name": config.name})
 

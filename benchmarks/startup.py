@@ -128,7 +128,7 @@ def stop_after_advance(stop: Callable[[], None]) -> None:
         stop()
         return result
 
-    Session.advance = advance_and_report
+    Session.advance = advance_and_report  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def stop_after_update(stop: Callable[[], None]) -> None:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,12 +16,12 @@ from tolerances import agree, assert_close
 
 from jax_cifar import augment as jax_augment
 from jax_cifar import models
-from jax_cifar.models.network import normalize
 from jax_cifar.cli import run
 from jax_cifar.config import Config, ModelConfig, TrainConfig
 from jax_cifar.config.files import load_config
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError, Diverged
+from jax_cifar.models.network import normalize
 from jax_cifar.optim.schedules import make_schedule
 from jax_cifar.training.plan import make_plan
 from torch_ref import models as torch_models

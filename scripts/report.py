@@ -58,7 +58,7 @@ def finished_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
 
 def share_a_row(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two runs are the same experiment on the same devices."""
-    unseeded = [{**run["config"], "train": {**run["config"]["train"], "seed": None}} for run in (one, other)]
+    unseeded = [{**run["config"], "train": {**run["config"]["train"], "seed": 0}} for run in (one, other)]
     return one["environment"]["devices"] == other["environment"]["devices"] and not differing_fields(*unseeded)
 
 

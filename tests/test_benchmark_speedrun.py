@@ -122,12 +122,15 @@ def test_recipes_are_judged_in_their_way_and_the_users_fields_come_last(children
     recipes = ["--recipes", "cifar100-75", "resnet34-published"]
     cases = speedrun.measure(parse("--seeds", "1", *recipes, "--set", "--eval.tta", "mirror", "--model.width", "8"))
     users = ["--eval.tta", "mirror", "--model.width", "8"]
-    assert [job["overrides"] for job in children.jobs[:2]] == [["--eval.tta", "none", *users], users]
+    assert [(job["tta"], job["overrides"]) for job in children.jobs[:2]] == [("none", users), (None, users)]
     assert [job["seeds"] for job in children.jobs] == [[], [], [1], [1, 0], [1], [1, 0]]  # mistakes are found first
     assert [case.target for case in cases] == [0.75, None]
     children.jobs.clear()
     (case,) = speedrun.measure(parse("--seeds", "1", "--config", "mine.py:big", "--target", "0.5"))
-    assert (case.target, children.jobs[0]) == (0.5, {"config": "mine.py:big", "overrides": [], "seeds": []})
+    assert (case.target, children.jobs[0]) == (
+        0.5,
+        {"config": "mine.py:big", "tta": None, "overrides": [], "seeds": []},
+    )
 
 
 def test_the_baseline_is_compared_with_a_run_and_its_data(children, monkeypatch):
@@ -221,7 +224,7 @@ def test_a_runs_seconds_are_from_the_result_before_it(monkeypatch, capsys):
 
     monkeypatch.setattr(many, "train_many", fake)
     for tta in ("none", "mirror"):
-        speedrun.main({"config": QUICKSTART, "overrides": ["--eval.tta", tta], "seeds": [3, 0, 2]})
+        speedrun.main({"config": QUICKSTART, "tta": "mirror", "overrides": ["--eval.tta", tta], "seeds": [3, 0, 2]})
     assert calls == [("none", [3, 0, 2], "sequential"), ("mirror", [3, 0, 2], "sequential")]
     reports = [json.loads(line.removeprefix(REPORT)) for line in capsys.readouterr().out.splitlines()]
     assert [(r["seed"], r["seconds"]) for r in reports] == 2 * [(3, 13.0), (0, 10.0), (2, 12.0)]
@@ -236,7 +239,7 @@ def test_a_child_trains_its_seeds(quick_compile, monkeypatch, capsys):
     fields = ("train.batch_size=10", "train.compilation_cache=False", "eval.tta=mirror", "schedule.warmup=0")
     overrides = [*TINY, *(f"--{field}" for field in fields)]
     for seeds in ([], [1, 0]):
-        speedrun.main({"config": QUICKSTART, "overrides": overrides, "seeds": seeds})
+        speedrun.main({"config": QUICKSTART, "tta": None, "overrides": overrides, "seeds": seeds})
     lines = capsys.readouterr().out.splitlines()
     inspected, *reports = (json.loads(line.removeprefix(REPORT)) for line in lines if line.startswith(REPORT))
     assert inspected == {"name": "quickstart"}
@@ -248,7 +251,7 @@ def test_a_child_trains_its_seeds(quick_compile, monkeypatch, capsys):
 def test_a_child_process_reports_or_says_what_stopped_it():
     config, environment = RECIPES["cifar10-94"].config, {**os.environ, "JAX_PLATFORMS": "cpu"}
     tiny = ["--data.name=digits", "--data.subset=40", "--train.steps=2", "--train.batch_size=50"]
-    job = {"config": config, "overrides": tiny, "seeds": []}
+    job = {"config": config, "tta": None, "overrides": tiny, "seeds": []}
     with pytest.raises(ConfigError, match=r"^train\.batch_size = 50 is larger than the 40 training images\.$"):
         speedrun.run_child(job, environment)
     with pytest.raises(ConfigError, match=r"A process to be timed failed: KeyError: 'seeds' \(.*mine\.py"):
@@ -290,7 +293,7 @@ def test_the_script_shares_the_gpu_and_leaves_children_the_users_setting(main, m
     monkeypatch.setattr(speedrun, "run_child", child)
     file = tmp_path / "speedrun.json"
     main(["speedrun", "--seeds", "1", "--json", str(file), "--set", "--train.epochs", "1"])
-    assert jobs[0]["overrides"] == ["--eval.tta", "mirror-translate", "--train.epochs", "1"]
+    assert (jobs[0]["tta"], jobs[0]["overrides"]) == ("mirror-translate", ["--train.epochs", "1"])
     assert capsys.readouterr().out.startswith("| recipe | n |")
     (case,) = json.loads(file.read_text())["cases"]
     assert (case["name"], case["summary"]["run"]["n"]) == ("fake", 1)
