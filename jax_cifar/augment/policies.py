@@ -87,7 +87,7 @@ class AutoAugment(Transform):
         positive = jax.random.bernoulli(jax.random.fold_in(key, 2), 0.5, (2, batch))
         probabilities = [[step.probability for step in steps] for steps in CIFAR10_POLICY]
         probability = jnp.asarray(probabilities, jnp.float32)[choice]
-        return PolicyDraws(choice, chance.T < probability, positive.T)
+        return PolicyDraws(choice, probability > chance.T, positive.T)
 
     def transform(self, images: Images, draws: PolicyDraws) -> Images:
         magnitudes = autoaugment_magnitudes(*images.shape[1:3])
