@@ -27,7 +27,7 @@ IMAGES = RNG.random((BATCH, HEIGHT, WIDTH, 3))
 PLACES = np.stack(np.meshgrid(np.arange(HEIGHT), np.arange(WIDTH), indexing="ij"), -1).astype(np.float64)
 DEGREES, SCALES = RNG.uniform(-200, 200, BATCH), RNG.uniform(0.6, 1.6, BATCH)
 SHIFTS, SHEARS = RNG.integers(-4, 5, (BATCH, 2)).astype(np.float64), RNG.uniform(-40, 40, (BATCH, 2))
-DRAWS: Any = AffineDraws(*map(jnp.asarray, (DEGREES, SHIFTS, SCALES, SHEARS)))
+DRAWS: Any = AffineDraws(DEGREES, SHIFTS, SCALES, SHEARS)  # pyright: ignore[reportArgumentType]
 # Modes of PyTorch's sampler.
 TORCH_MODES = {"constant": "zeros", "reflect": "reflection", "edge": "border"}
 pytestmark = pytest.mark.usefixtures("x64")
@@ -200,7 +200,9 @@ def test_affine_then_elastic_in_one_resampling():
     draws, noise = noise_draws()
 
     def both(images: jax.Array) -> jax.Array:
-        return resample(images, [affine.move(DRAWS, images.shape), elastic.move(draws, images.shape)])
+        return resample(
+            images, [affine.move(jax.tree.map(jnp.asarray, DRAWS), images.shape), elastic.move(draws, images.shape)]
+        )
 
     result = np.asarray(jax.jit(both)(IMAGES))
     places = displaced(elastic, noise)

@@ -235,7 +235,7 @@ NEEDED: dict[type, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("kind", "field", "values"), REFUSED, ids=lambda each: getattr(each, "__name__", str(each)))
+@pytest.mark.parametrize(("kind", "field", "values"), REFUSED, ids=[f"{kind.__name__}.{f}" for kind, f, _ in REFUSED])
 def test_a_parameter_out_of_range_is_refused_by_name(kind, field, values):
     for value in values:
         with pytest.raises(ConfigError) as refusal:
