@@ -230,6 +230,7 @@ REFUSED: list[tuple[type, str, list[Any]]] = [
 ]
 NEEDED: dict[type, dict[str, Any]] = {
     RandomAffine: {"degrees": 0.0},
+    RandomRotation: {"degrees": 0.0},
     OneOf: {"transforms": (ToGray(),)},
     Sometimes: {"inner": ToGray()},
 }
