@@ -38,7 +38,6 @@ from jax_cifar.augment import (
     GridDistortion,
     HorizontalFlip,
     MixUp,
-    Normalize,
     OneOf,
     RandomAffine,
     RandomCrop,
@@ -50,6 +49,7 @@ from jax_cifar.augment import (
     ToGray,
     TrivialAugmentWide,
     compose,
+    make_mixer,
 )
 from jax_cifar.backend.mesh import make_mesh, replicated
 from jax_cifar.config import Config, DataConfig, DatasetName, MixConfig
@@ -84,7 +84,6 @@ TRANSFORMS = (
     TrivialAugmentWide(),
     OneOf((JITTER, ToGray(p=1.0)), p=1.0),
     Sometimes(JITTER, p=1.0),
-    Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26)),
 )
 MIXES = (MixUp(), CutMix())
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -175,7 +174,7 @@ def image_ways(transforms: tuple[Any, ...], sample: Dataset, v2: Any) -> dict[st
 
 def mixing_ways(mix: MixUp | CutMix, sample: Dataset, classes: int, v2: Any) -> dict[str, Work]:
     """Every way to mix the images of `sample` and their labels; all but `per image` take the batch as a whole."""
-    targets, mix_images, rng = (
+    targets, (draw, apply), rng = (
         np.eye(classes, dtype=np.float32)[sample.labels],
         mix_reference(mix),
         np.random.default_rng(0),
@@ -184,12 +183,13 @@ def mixing_ways(mix: MixUp | CutMix, sample: Dataset, classes: int, v2: Any) -> 
 
     def one_by_one(count: int) -> None:
         for _ in range(count):
-            mix_images(rng, sample.images, targets)
+            apply(sample.images, targets, draw(rng, sample.images.shape))
 
     mixup_alpha, cutmix_alpha = (mix.alpha, 0.0) if isinstance(mix, MixUp) else (0.0, mix.alpha)
-    mixer = torch_augment.make_mixer(MixConfig(mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha))
-    assert mixer is not None
-    ways = {"jax": jax_way(lambda key, images: mix(key, images, jnp.asarray(targets)), images), PER_IMAGE: one_by_one}
+    config = MixConfig(mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+    ours, mixer = make_mixer(config), torch_augment.make_mixer(config)
+    assert ours is not None and mixer is not None
+    ways = {"jax": jax_way(lambda key, images: ours(key, images, jnp.asarray(targets)), images), PER_IMAGE: one_by_one}
     if v2:
         theirs = getattr(v2, type(mix).__name__)(alpha=mix.alpha, num_classes=classes)
         labels = torch.tensor(sample.labels, dtype=torch.int64)

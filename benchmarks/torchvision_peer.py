@@ -3,14 +3,11 @@
 import sys
 from typing import Any
 
-import torch
-
 from jax_cifar.augment import (
     AutoAugment,
     ColorJitter,
     ElasticTransform,
     HorizontalFlip,
-    Normalize,
     OneOf,
     RandomAffine,
     RandomCrop,
@@ -41,11 +38,9 @@ def torchvision_transform(transform: Transform, v2: Any) -> Any:
         case OneOf(transforms, weights, p):
             members = [torchvision_transform(member, v2) for member in transforms]
             return None if None in members else v2.RandomApply([v2.RandomChoice(members, p=weights)], p)
-        case Sometimes(member, p):
-            inside = torchvision_transform(member, v2)
+        case Sometimes(inner, p):
+            inside = torchvision_transform(inner, v2)
             return None if inside is None else v2.RandomApply([inside], p)
-        case Normalize(mean, std):
-            return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         case RandomCrop(padding, mode, fill):
             return v2.RandomCrop(32, padding, fill=round(255 * fill), padding_mode=mode)
         case HorizontalFlip(p, "random"):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("jax_cifar", "torch_ref", "configs", "scripts", "tests", "parity_tests", "pyproject.toml")
+COPIED = ("jax_cifar", "torch_ref", "configs", "scripts", "tests", "parity_tests", "benchmarks", "pyproject.toml")
 OUTPUT = "output.txt"
 
 
@@ -380,10 +380,10 @@ MUTANTS = (
     ),
     Mutant(
         "Cutout: squares pushed inside the image",
-        "jax_cifar/augment/cutout.py",
-        "first = (centre - self.length // 2)[:, None]",
-        "first = jnp.clip(centre - self.length // 2, 0, size - self.length)[:, None]",
-        "test_mixing.py::test_cutout",
+        "jax_cifar/augment/boxes.py",
+        "first = draws - self.length // 2",
+        "first = jnp.clip(draws - self.length // 2, 0, images.shape[1] - self.length)",
+        "test_mixing.py::test_cutout[8]",
     ),
     Mutant(
         "MixUp: partner from the other end (timm's)",
@@ -440,7 +440,7 @@ MUTANTS = (
         "jax_cifar/augment/sampling.py",
         "period = jnp.maximum(2 * last, 1)",
         "period = 2 * last + 2",
-        "test_augment_geometry.py::test_sampler[reflect-bilinear]",
+        "test_augment_geometry.py::test_sampler[reflect]",
     ),
     Mutant(
         "resampling: neighbours chained in the wrong order",
@@ -487,7 +487,7 @@ MUTANTS = (
     Mutant(
         "colour jitter: hue always last",
         "jax_cifar/augment/colour.py",
-        "((place[kind] > place[HUE]) == after)",
+        "((place[:, kind] > place[:, HUE]) == after)",
         "(not after)",
         "test_augment_colour.py::test_jitter_in_every_order",
     ),
@@ -515,15 +515,15 @@ MUTANTS = (
     Mutant(
         "erasing: the last rectangle that fits",
         "jax_cifar/augment/boxes.py",
-        "first = fits & (jnp.cumsum(fits, axis=0, dtype=jnp.int32) == 1)",
-        "first = fits & (jnp.cumsum(fits[::-1], axis=0, dtype=jnp.int32)[::-1] == 1)",
+        "first = fits & (jnp.cumsum(fits, axis=1, dtype=jnp.int32) == 1)",
+        "first = fits & (jnp.cumsum(fits[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1] == 1)",
         "test_augment_colour.py::test_erasing_takes_the_first_rectangle_that_fits",
     ),
     Mutant(
         "dropout of boxes: a row and a column short",
         "jax_cifar/augment/boxes.py",
-        "positions < (first + length)[..., None]",
-        "positions < (first + length - 1)[..., None]",
+        "(distance < jnp.broadcast_to(length, first.shape)[..., None])",
+        "(distance < jnp.broadcast_to(length, first.shape)[..., None] - 1)",
         "test_augment_colour.py::test_boxes_are_filled",
     ),
     # The step as a whole.

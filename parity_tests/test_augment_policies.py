@@ -1,25 +1,31 @@
 """AutoAugment, TrivialAugment and every operation of theirs against Pillow, given the same draws.
 
-What torchvision hands to Pillow is written down here once more: matrices, factors, magnitudes. Every pixel of every
-image must be Pillow's. Each comparison has a twin: a known wrong variant of the reference must not agree.
+The references are those of benchmarks/per_image, which hand to Pillow what torchvision does; the tables of policy and
+magnitudes are written down here once more. Every pixel of every image must be Pillow's. Each comparison has a twin: a
+known wrong variant of the reference must not agree.
 """
 
-import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from one_by_one import one_by_one, run, unit
+from PIL import Image, ImageOps
 from tolerances import agree, assert_close
 
+from benchmarks.per_image.geometry import affine
+from benchmarks.per_image.policies import operate
 from jax_cifar.augment.operations import OPERATIONS, apply_operations
 from jax_cifar.augment.policies import (
     CIFAR10_POLICY,
     AutoAugment,
+    PolicyDraws,
     TrivialAugmentWide,
+    TrivialDraws,
     autoaugment_magnitudes,
     trivialaugment_magnitudes,
 )
@@ -78,39 +84,6 @@ def torchvision_magnitudes(bins: int, wide: bool, size: tuple[int, int]) -> dict
     }
 
 
-def affine(image: Image.Image, shear=(0.0, 0.0), translate=(0, 0), centre=None, fill: int = 0) -> Image.Image:
-    """torchvision's `affine` without rotation and scale: centre, shear, inverse matrix."""
-    x, y = (side * 0.5 for side in image.size) if centre is None else centre
-    along_x, along_y = (math.tan(math.radians(angle)) for angle in shear)
-    matrix = [1.0 + along_x * along_y, along_x, 0.0, along_y, 1.0, 0.0]
-    for row, middle in ((0, x), (3, y)):
-        matrix[row + 2] = matrix[row] * (-x - translate[0]) + matrix[row + 1] * (-y - translate[1]) + middle
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=(fill,) * 3)
-
-
-def pillow(image: Image.Image, name: str, magnitude: float, fill: int = 0) -> Image.Image:
-    """One operation as torchvision has it."""
-    angle = math.degrees(math.atan(magnitude))
-    operations: dict[str, Callable[[], Image.Image]] = {
-        "Identity": lambda: image,
-        "ShearX": lambda: affine(image, shear=(angle, 0.0), centre=(0, 0), fill=fill),
-        "ShearY": lambda: affine(image, shear=(0.0, angle), centre=(0, 0), fill=fill),
-        "TranslateX": lambda: affine(image, translate=(int(magnitude), 0), fill=fill),
-        "TranslateY": lambda: affine(image, translate=(0, int(magnitude)), fill=fill),
-        "Rotate": lambda: image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=(fill,) * 3),
-        "Brightness": lambda: ImageEnhance.Brightness(image).enhance(1.0 + magnitude),
-        "Color": lambda: ImageEnhance.Color(image).enhance(1.0 + magnitude),
-        "Contrast": lambda: ImageEnhance.Contrast(image).enhance(1.0 + magnitude),
-        "Sharpness": lambda: ImageEnhance.Sharpness(image).enhance(1.0 + magnitude),
-        "Posterize": lambda: ImageOps.posterize(image, int(magnitude)),
-        "Solarize": lambda: ImageOps.solarize(image, magnitude),  # pyright: ignore[reportArgumentType]
-        "AutoContrast": lambda: ImageOps.autocontrast(image),
-        "Equalize": lambda: ImageOps.equalize(image),
-        "Invert": lambda: ImageOps.invert(image),
-    }
-    return operations[name]()
-
-
 def blend(other: np.ndarray, image: Image.Image, magnitude: float, rounding=np.trunc) -> Image.Image:
     pixels = np.asarray(image, np.float64)
     return Image.fromarray(rounding(other + (1 + magnitude) * (pixels - other)).clip(0, 255).astype(np.uint8))
@@ -125,14 +98,13 @@ def exact_autocontrast(image: Image.Image) -> Image.Image:
 
 def wrong(image: Image.Image, name: str, magnitude: float) -> Image.Image:
     """Each operation with a slip that is easily made."""
-    pixels = np.asarray(image, np.float64)
-    angle = math.degrees(math.atan(magnitude))
+    pixels, (width, height), black = np.asarray(image, np.float64), image.size, (0, 0, 0)
     slips: dict[str, Callable[[], Image.Image]] = {
         "Identity": lambda: ImageOps.mirror(image),
-        "ShearX": lambda: affine(image, shear=(angle, 0.0)),  # about the centre
-        "ShearY": lambda: affine(image, shear=(0.0, angle)),
-        "TranslateX": lambda: affine(image, translate=(round(magnitude), 0)),  # rounded, not truncated
-        "TranslateY": lambda: affine(image, translate=(0, round(magnitude))),
+        "ShearX": lambda: affine(image, (1, magnitude, -magnitude * height / 2, 0, 1, 0), black),  # about the centre
+        "ShearY": lambda: affine(image, (1, 0, 0, magnitude, 1, -magnitude * width / 2), black),
+        "TranslateX": lambda: affine(image, (1, 0, -round(magnitude), 0, 1, 0), black),  # rounded, not truncated
+        "TranslateY": lambda: affine(image, (1, 0, 0, 0, 1, -round(magnitude)), black),
         "Rotate": lambda: image.rotate(magnitude, Image.Resampling.NEAREST, center=(15.5, 15.5)),
         "Brightness": lambda: blend(np.zeros(()), image, magnitude, np.rint),
         "Color": lambda: blend(pixels.mean(-1, keepdims=True).round(), image, magnitude),  # not by luminance
@@ -162,10 +134,6 @@ def make_images(size: tuple[int, int], count: int, seed: int = 0) -> np.ndarray:
     return images.astype(np.uint8)
 
 
-def unit(images: np.ndarray) -> np.ndarray:
-    return images.astype(np.float32) / np.float32(255)
-
-
 def each(images: np.ndarray, change: Callable[..., Image.Image], *draws) -> np.ndarray:
     """The images that Pillow's `change` makes of `images`, each with its own draws."""
     changed = [change(Image.fromarray(image), *own) for image, *own in zip(images, *draws, strict=True)]
@@ -182,9 +150,9 @@ def test_every_operation_at_every_magnitude(name, size):
     magnitudes = [m.item() for m in torchvision_magnitudes(10, False, size)[name]]
     magnitudes += magnitudes if name in WITHOUT_DIRECTION else [-m for m in magnitudes]
     images, given = make_images(size, 20 * COPIES), np.repeat(np.asarray(magnitudes, np.float32), COPIES)
-    codes = np.full((1, len(given)), OPERATIONS.index(name), np.int32)
-    result = apply_fill(jnp.asarray(unit(images)), jnp.asarray(codes), jnp.asarray(given[None]))
-    expected = each(images, lambda image, m: pillow(image, name, m, fill=40), given.tolist())
+    codes = np.full((len(given), 1), OPERATIONS.index(name), np.int32)
+    result = apply_fill(jnp.asarray(unit(images)), jnp.asarray(codes), jnp.asarray(given[:, None]))
+    expected = each(images, lambda image, m: operate(image, name, m, (40, 40, 40)), given.tolist())
     assert_close(result, expected, "float32 operation", name)
     twin = each(images, lambda image, m: wrong(image, name, m), given.tolist())
     assert not agree(result, twin, "float32 operation")
@@ -195,7 +163,7 @@ def test_autocontrast_of_every_third_range():
     low, high = np.stack(np.triu_indices(256))[:, ::3]
     ramps = np.clip(np.arange(256)[None], low[:, None], high[:, None]).astype(np.uint8)  # three of them make an image
     images = np.resize(ramps, (len(ramps) // 3 + 1, 3, 16, 16)).transpose(0, 2, 3, 1)
-    codes = np.full((1, len(images)), OPERATIONS.index("AutoContrast"), np.int32)
+    codes = np.full((len(images), 1), OPERATIONS.index("AutoContrast"), np.int32)
     result = apply_fill(jnp.asarray(unit(images)), jnp.asarray(codes), jnp.zeros(codes.shape, jnp.float32))
     assert_close(result, each(images, ImageOps.autocontrast), "float32 operation")
     levels, exact = np.asarray(result) * 255, each(images, exact_autocontrast) * 255
@@ -220,52 +188,28 @@ def test_magnitudes_are_torchvisions_to_the_last_bit(size):
         assert not np.array_equal(ours, np.roll(expected, 1, axis=1))
 
 
-def autoaugment_by_pillow(image, choice, applied, positive, order=(0, 1), flip=False) -> Image.Image:
-    magnitudes = torchvision_magnitudes(10, False, image.size[::-1])
-    for i in order:
-        name, _, position = published_policy()[choice][i]
-        magnitude = magnitudes[name][position].item()
-        if name not in WITHOUT_DIRECTION and positive[i] == flip:
-            magnitude = -magnitude
-        if applied[i]:
-            image = pillow(image, name, magnitude)
-    return image
-
-
 def test_autoaugment():
     """Every sub-policy, with every combination of operations applied and of directions."""
     grid = np.indices((25, 2, 2, 2, 2)).reshape(5, -1)
-    choice, applied, positive = grid[0].astype(np.int32), grid[1:3] == 1, grid[3:5] == 1
-    images = make_images((32, 32), len(choice), seed=1)
-    augment = jax.jit(AutoAugment().augment)
-    result = augment(jnp.asarray(unit(images)), jnp.asarray(choice), jnp.asarray(applied), jnp.asarray(positive))
-    draws = (choice, applied.T, positive.T)
-    assert_close(result, each(images, autoaugment_by_pillow, *draws), "float32 operation")
-
-    def other_order(*args) -> Image.Image:
-        return autoaugment_by_pillow(*args, order=(1, 0))
-
-    def other_direction(*args) -> Image.Image:
-        return autoaugment_by_pillow(*args, flip=True)
-
-    for twin in (other_order, other_direction):
-        assert not agree(result, each(images, twin, *draws), "float32 operation")
+    draws: Any = PolicyDraws(grid[0].astype(np.int32), grid[1:3].T == 1, grid[3:5].T == 1)  # pyright: ignore
+    images, policy = make_images((32, 32), grid.shape[1], seed=1), AutoAugment()
+    result = run(policy, unit(images), draws)
+    assert_close(result, unit(one_by_one(policy, images, draws)), "float32 operation")
+    for twin in (
+        draws._replace(applied=draws.applied[:, ::-1]),
+        draws._replace(positive=~draws.positive),
+        draws._replace(choice=(draws.choice + 1) % 25),
+    ):
+        assert not agree(result, unit(one_by_one(policy, images, twin)), "float32 operation")
 
 
 def test_trivialaugment():
     """Every operation at every one of the 31 magnitudes, in both directions."""
     operation, bins, positive = np.indices((14, 31, 2)).reshape(3, -1).astype(np.int32)
-    images = make_images((32, 32), len(bins), seed=2)
-    augment = jax.jit(TrivialAugmentWide().augment)
-    draws = (jnp.asarray(operation), jnp.asarray(bins), jnp.asarray(positive == 1))
-    result = augment(jnp.asarray(unit(images)), *draws)
-    magnitudes = torchvision_magnitudes(31, True, (32, 32))
-
-    def by_pillow(image: Image.Image, code: int, position: int, sign: int) -> Image.Image:
-        name = OPERATIONS[code]
-        negative = name not in WITHOUT_DIRECTION and sign == 0
-        magnitude = magnitudes[name][position].item()
-        return pillow(image, name, -magnitude if negative else magnitude)
-
-    assert_close(result, each(images, by_pillow, operation, bins, positive), "float32 operation")
-    assert not agree(result, each(images, by_pillow, operation, bins, 1 - positive), "float32 operation")
+    draws: Any = TrivialDraws(operation, bins, positive == 1)  # pyright: ignore[reportArgumentType]
+    images, policy = make_images((32, 32), len(bins), seed=2), TrivialAugmentWide()
+    result = run(policy, unit(images), draws)
+    assert_close(result, unit(one_by_one(policy, images, draws)), "float32 operation")
+    assert not agree(
+        result, unit(one_by_one(policy, images, draws._replace(positive=positive == 0))), "float32 operation"
+    )

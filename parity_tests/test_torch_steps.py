@@ -11,8 +11,8 @@ import torch
 from flax.traverse_util import flatten_dict
 from tolerances import agree, assert_close
 
-from jax_cifar import augment as jax_augment
 from jax_cifar import models
+from jax_cifar.augment.mixing import mix_with_partner, mixup_share
 from jax_cifar.config import Config, MixConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 from jax_cifar.errors import ConfigError
 from jax_cifar.optim.rules import Hyper, constant_momentum, make_optimizer
@@ -137,7 +137,8 @@ def run_jax(config: Config) -> tuple[Run, Any]:
         hyper = Hyper(*map(jnp.float64, (tables.lr[i], tables.momentum[i], config.optim.weight_decay)))
         x, y = jnp.asarray(images[i]), jnp.asarray(labels[i])
         if config.mix.mixup_alpha:
-            x, y = jax_augment.mixup(x, jax.nn.one_hot(y, CLASSES, dtype=jnp.float64), jnp.float64(LAMBDAS[i]))
+            share = mixup_share(jnp.float64(LAMBDAS[i]), *x.shape[1:3])
+            x, y = mix_with_partner(x, jax.nn.one_hot(y, CLASSES, dtype=jnp.float64), share)
         state, loss = step(state, x, y, hyper)
         losses.append(float(loss))
     evaluated = state.eval_variables

@@ -1,6 +1,5 @@
-"""Transforms that resample images: what each does and refuses, how its draws are distributed, how they compose."""
+"""Transforms that resample images: what each does, how its draws are distributed, how they compose."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -10,19 +9,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jax_cifar.augment import HorizontalFlip, Transform, compose
-from jax_cifar.augment.affine import AffineDraws, RandomAffine, RandomResizedCrop, RandomRotation
+from jax_cifar.augment import HorizontalFlip, compose
+from jax_cifar.augment.affine import AffineDraws, CropDraws, RandomAffine, RandomResizedCrop, RandomRotation
 from jax_cifar.augment.sampling import Move, pixel_grid, resample, sample
 from jax_cifar.augment.warp import ElasticTransform, GridDistortion
-from jax_cifar.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 KEY = jax.random.key(0)
 # No pixel is 0, so that every filled one can be told; rows and columns differ in number.
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(0.1, 1.0, (32, 12, 16, 3)), jnp.float32)
 AFFINE = RandomAffine(20.0, translate=(0.2, 0.1), scale=(0.7, 1.4), shear=(-10.0, 10.0, -5.0, 5.0))
-ELASTIC, GRID = ElasticTransform(alpha=20.0, sigma=3.0, p=1.0), GridDistortion(p=1.0)
-ROTATION = RandomRotation(30.0, fill=0.5)
-ALWAYS = (AFFINE, ROTATION, RandomResizedCrop(), ELASTIC, GRID)
+GRID, ROTATION = GridDistortion(p=1.0), RandomRotation(30.0, fill=0.5)
 STILL = (
     RandomAffine(0.0, (0.0, 0.0), (1.0, 1.0), 0.0, fill=0.5),
     RandomRotation(0.0, fill=0.5),
@@ -30,11 +28,6 @@ STILL = (
     ElasticTransform(p=0.0, fill=0.5),
     GridDistortion(p=0.0),
 )
-
-
-@functools.cache
-def compiled(transform: Transform) -> Callable[..., jax.Array]:
-    return jax.jit(transform)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -57,34 +50,8 @@ def affine(degrees=0.0, translate=(0.0, 0.0), scale=1.0, shear=(0.0, 0.0)) -> Af
     return AffineDraws(batched(degrees), pairs[0], batched(scale), pairs[1])
 
 
-@pytest.mark.parametrize("transform", ALWAYS, ids=repr)
-def test_keeps_shape_dtype_and_range_and_moves_every_image(transform):
-    result = np.asarray(compiled(transform)(KEY, IMAGES))
-    assert result.shape == IMAGES.shape
-    assert result.dtype == np.float32
-    assert result.min() >= 0
-    assert result.max() <= 1
-    assert (result != np.asarray(IMAGES)).any(axis=(1, 2, 3)).all()
-
-
-@pytest.mark.parametrize("transform", ALWAYS, ids=repr)
-def test_the_key_decides_and_every_image_has_its_own_draws(transform):
-    same = jnp.broadcast_to(IMAGES[:1], IMAGES.shape)
-    first = np.asarray(compiled(transform)(KEY, same))
-    np.testing.assert_array_equal(first, compiled(transform)(KEY, same))
-    assert not np.array_equal(first, compiled(transform)(jax.random.key(1), same))
-    assert len(np.unique(first.reshape(32, -1), axis=0)) >= 30
-
-
 def test_without_movement_every_bit_stays():
     np.testing.assert_array_equal(jax.jit(compose(STILL))(KEY, IMAGES), IMAGES)
-
-
-@pytest.mark.parametrize("transform", [ElasticTransform(p=0.3), GridDistortion(p=0.3)], ids=repr)
-def test_happens_with_its_probability(transform):
-    images = jnp.asarray(np.random.default_rng(1).random((2048, 6, 5, 1)), jnp.float32)
-    changed = (np.asarray(compiled(transform)(KEY, images)) != np.asarray(images)).any(axis=(1, 2, 3))
-    assert stats.binomtest(int(changed.sum()), 2048, 0.3).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
@@ -102,7 +69,7 @@ def test_other_dtypes_stay(dtype):
 def test_quarter_turns_move_pixels_onto_pixels(quarters):
     square, turned = IMAGES[:, :, :12], batched(90.0 * quarters)
     expected = np.rot90(np.asarray(square), quarters, axes=(1, 2))
-    np.testing.assert_array_equal(drawn(ROTATION.rotate, square, turned), expected)
+    np.testing.assert_array_equal(drawn(ROTATION.transform, square, turned), expected)
     # RandomAffine turns clockwise.
     np.testing.assert_array_equal(drawn(AFFINE.transform, square, affine(-90.0 * quarters)), expected)
 
@@ -160,9 +127,10 @@ def test_resized_crop_falls_back_on_the_middle(ratio, size, expected):
 def test_resized_crop_stays_inside_its_box():
     # A white box on black: its enlargement is white to the border.
     images = jnp.zeros((1, 12, 16, 1)).at[:, 3:8, 5:12].set(1.0)
-    boxes = jnp.asarray([[3, 5]], jnp.int32), jnp.asarray([[5, 7]], jnp.int32)
-    np.testing.assert_array_equal(drawn(RandomResizedCrop().crop, images, *boxes), jnp.ones((1, 12, 16, 1)))
-    assert (np.asarray(drawn(RandomResizedCrop().crop, images, boxes[0] - 1, boxes[1])) < 1).any()
+    crop, boxes = RandomResizedCrop(), CropDraws(jnp.asarray([[3, 5]], jnp.int32), jnp.asarray([[5, 7]], jnp.int32))
+    np.testing.assert_array_equal(drawn(crop.transform, images, boxes), jnp.ones((1, 12, 16, 1)))
+    beside = boxes._replace(corners=boxes.corners - 1)
+    assert (np.asarray(drawn(crop.transform, images, beside)) < 1).any()
 
 
 def test_elastic_displacement_has_the_stated_size():
@@ -174,7 +142,7 @@ def test_elastic_displacement_has_the_stated_size():
 
 def test_grid_distortion_leaves_the_border_in_place():
     stretch = jnp.asarray(np.random.default_rng(2).uniform(-0.9, 0.9, (32, 5, 2)), jnp.float32)
-    places = np.asarray(GridDistortion().given(stretch, IMAGES.shape).mapping(pixel_grid(32, 12, 16)))
+    places = np.asarray(GridDistortion().move(stretch, IMAGES.shape).mapping(pixel_grid(32, 12, 16)))
     rows, columns = places[..., 0], places[..., 1]
     np.testing.assert_allclose(rows[:, [0, -1]], np.broadcast_to([[0], [11]], (32, 2, 16)), atol=1e-5)
     np.testing.assert_allclose(columns[:, :, [0, -1]], np.broadcast_to([0, 15], (32, 12, 2)), atol=1e-5)
@@ -187,21 +155,13 @@ def test_sampling_beyond_the_border():
     places = np.asarray([-2.5, -0.75, 0.5, 4.25, 7.0], np.float32)
     grid = jnp.asarray(np.stack([np.zeros(5, np.float32), places], -1)[None, None])
     expected = {
-        ("bilinear", "constant"): [1, 0.75 + 0.25 * 0.2, 0.3, 0.25 + 0.75 * 0.1, 1],
-        ("bilinear", "edge"): [0.2, 0.2, 0.3, 0.1, 0.1],
-        ("bilinear", "reflect"): [0.7, 0.35, 0.3, 0.225, 0.4],
-        ("nearest", "constant"): [1, 1, 0.4, 0.1, 1],
-        ("nearest", "edge"): [0.2, 0.2, 0.4, 0.1, 0.1],
-        ("nearest", "reflect"): [0.8, 0.4, 0.4, 0.1, 0.4],
+        "constant": [1, 0.75 + 0.25 * 0.2, 0.3, 0.25 + 0.75 * 0.1, 1],
+        "edge": [0.2, 0.2, 0.3, 0.1, 0.1],
+        "reflect": [0.7, 0.35, 0.3, 0.225, 0.4],
     }
-    for (interpolation, padding_mode), values in expected.items():
-        result = sample(line, grid, interpolation, padding_mode, fill=1.0)  # pyright: ignore[reportArgumentType]
+    for padding_mode, values in expected.items():
+        result = sample(line, grid, padding_mode, fill=1.0)  # pyright: ignore[reportArgumentType]
         np.testing.assert_allclose(np.asarray(result).ravel(), values, rtol=1e-6, err_msg=f"{padding_mode}")
-
-
-def test_alone_is_as_in_compose():
-    expected = compiled(ROTATION)(jax.random.fold_in(KEY, 0), IMAGES)
-    np.testing.assert_array_equal(jax.jit(compose((ROTATION,)))(KEY, IMAGES), expected)
 
 
 def test_neighbours_are_sampled_once():
@@ -218,7 +178,8 @@ def test_neighbours_are_sampled_once():
 def test_compose_applies_neighbours_in_order_with_separate_keys():
     def directly(images: jax.Array, step: int) -> jax.Array:
         keyed = [(jax.random.fold_in(KEY, i), transform) for i, transform in enumerate((ROTATION, GRID))]
-        return resample(images, [transform.move(key, images.shape) for key, transform in keyed][::step])
+        moves = [transform.move(transform.draw(key, images.shape), images.shape) for key, transform in keyed]
+        return resample(images, moves[::step])
 
     forward, backward = (np.asarray(jax.jit(directly, static_argnums=1)(IMAGES, step)) for step in (1, -1))
     result = np.asarray(jax.jit(compose((ROTATION, GRID)))(KEY, IMAGES))
@@ -239,44 +200,3 @@ def test_what_left_the_image_does_not_come_back():
     np.testing.assert_array_equal(moved(IMAGES, moves), expected)
     assert {0.0, 0.25, 0.5} <= set(np.unique(np.asarray(expected)))
     assert not np.array_equal(moved(IMAGES, moves[::-1]), expected)
-
-
-@pytest.mark.parametrize(
-    ("kind", "fields", "message"),
-    [
-        (RandomAffine, {"degrees": -1.0}, r"RandomAffine.degrees = -1.0 .*\(-d, d\)"),
-        (RandomAffine, {"degrees": (5.0, -5.0)}, r"RandomAffine.degrees = \(5.0, -5.0\) .*smaller one first"),
-        (RandomAffine, {"degrees": float("nan")}, r"RandomAffine.degrees = nan"),
-        (RandomAffine, {"translate": (0.1, 1.1)}, r"RandomAffine.translate = \(0.1, 1.1\) .*between 0 and 1"),
-        (RandomAffine, {"translate": 0.1}, r"RandomAffine.translate = 0.1 .*two numbers"),
-        (RandomAffine, {"scale": (0.0, 1.0)}, r"RandomAffine.scale = \(0.0, 1.0\) .*above 0"),
-        (RandomAffine, {"shear": (1.0, 2.0, 3.0)}, r"RandomAffine.shear = \(1.0, 2.0, 3.0\) .*one, two or four"),
-        (RandomAffine, {"shear": 90.0}, r"RandomAffine.shear = 90.0 .*below 90"),
-        (RandomAffine, {"fill": 255}, r"RandomAffine.fill = 255 .*between 0.0 and 1.0"),
-        (RandomRotation, {"degrees": "30"}, r"RandomRotation.degrees = '30'"),
-        (RandomRotation, {"fill": -1.0}, r"RandomRotation.fill = -1.0"),
-        (RandomResizedCrop, {"scale": (0.5, 1.5)}, r"RandomResizedCrop.scale = \(0.5, 1.5\) .*larger than the image"),
-        (RandomResizedCrop, {"scale": 0.5}, r"RandomResizedCrop.scale = 0.5 .*two finite numbers"),
-        (RandomResizedCrop, {"ratio": (-1.0, 1.0)}, r"RandomResizedCrop.ratio = \(-1.0, 1.0\) .*above 0"),
-        (ElasticTransform, {"alpha": -1.0}, r"ElasticTransform.alpha = -1.0"),
-        (ElasticTransform, {"sigma": 0.0}, r"ElasticTransform.sigma = 0.0 .*greater than 0"),
-        (ElasticTransform, {"p": 1.5}, r"ElasticTransform.p = 1.5 .*between 0.0 and 1.0"),
-        (
-            ElasticTransform,
-            {"padding_mode": "wrap"},
-            r"ElasticTransform.padding_mode = 'wrap' .*constant, reflect, edge",
-        ),
-        (ElasticTransform, {"fill": 2.0}, r"ElasticTransform.fill = 2.0"),
-        (GridDistortion, {"num_steps": 0}, r"GridDistortion.num_steps = 0 .*at least 1"),
-        (GridDistortion, {"distort_limit": 1.0}, r"GridDistortion.distort_limit = 1.0 .*less than 1"),
-        (GridDistortion, {"p": -0.1}, r"GridDistortion.p = -0.1"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(kind, fields, message):
-    # Not through the constructor: types are checked there in tests only, and first.
-    transform = object.__new__(kind)
-    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-    for name, value in (defaults | {"degrees": 0.0} | fields).items():
-        object.__setattr__(transform, name, value)
-    with pytest.raises(ConfigError, match=message):
-        transform.__post_init__()

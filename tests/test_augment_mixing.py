@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jax_cifar.augment import CutMix, MixUp, cutmix, make_mixer, mixup
-from jax_cifar.augment.mixing import blend, mixup_share, symmetric_beta
+from jax_cifar.augment import CutMix, make_mixer
+from jax_cifar.augment.mixing import cutmix_share, draw_beta, mix_with_partner, mixup_share
 from jax_cifar.config import MixConfig
 from jax_cifar.errors import ConfigError
 
@@ -21,6 +21,8 @@ TARGETS = jnp.eye(2, dtype=jnp.float32)
 IMAGES = jnp.asarray(np.random.default_rng(0).random((16, 32, 32, 3)), jnp.float32)
 CLASSES = jax.nn.one_hot(jnp.arange(16), 16)
 BOTH = MixConfig(mixup_alpha=1.0, cutmix_alpha=1.0)
+MIXUP, CUTMIX = (make_mixer(config) for config in (MixConfig(mixup_alpha=1.0), MixConfig(cutmix_alpha=1.0)))
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @functools.cache
@@ -34,7 +36,7 @@ def many(mixer, draws: int) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_lambda(alpha: float, draws: int) -> np.ndarray:
     keys = jax.vmap(lambda i: jax.random.fold_in(KEY, i))(jnp.arange(draws))
-    return np.asarray(jax.jit(jax.vmap(lambda key: symmetric_beta(key, alpha)))(keys))
+    return np.asarray(jax.jit(jax.vmap(lambda key: draw_beta(key, alpha)))(keys))
 
 
 def distance(samples: np.ndarray, alpha: float) -> float:
@@ -61,20 +63,20 @@ def test_lambda_is_a_share_at_extreme_alphas(alpha):
 
 
 def test_mixup_has_one_share_for_all_pixels_and_the_label():
-    pixels, labels = many(MixUp(1.0), 1000)
+    pixels, labels = many(MIXUP, 1000)
     np.testing.assert_array_equal(pixels, np.broadcast_to(labels[:, None, None], pixels.shape))
     assert distance(labels, 1.0) < 1.95 / np.sqrt(1000)
 
 
 def test_cutmix_label_weight_is_the_share_of_pixels_exactly():
-    pixels, labels = many(CutMix(1.0), 1000)
+    pixels, labels = many(CUTMIX, 1000)
     np.testing.assert_array_equal(np.unique(pixels), [0.0, 1.0])
     np.testing.assert_array_equal(labels, pixels.mean((1, 2), dtype=np.float64))
     assert len(np.unique(labels)) > 100
 
 
 def test_cutmix_pastes_one_box():
-    pixels, _ = many(CutMix(1.0), 1000)
+    pixels, _ = many(CUTMIX, 1000)
     for pasted in 1 - pixels:
         rows, columns = np.flatnonzero(pasted.any(1)), np.flatnonzero(pasted.any(0))
         assert pasted.sum() == len(rows) * len(columns)
@@ -98,29 +100,31 @@ def test_cutmix_centres_are_uniform():
 @pytest.mark.parametrize("size", [(32, 32), (17, 31)])
 def test_cutmix_weighs_a_clipped_box_by_its_pixels(size):
     images = jnp.stack([jnp.ones((*size, 1)), jnp.zeros((*size, 1))])
-    mixed, targets = jax.jit(cutmix)(images, TARGETS, jnp.asarray(0.5, jnp.float32), jnp.asarray([0, 3], jnp.int32))
+    share = cutmix_share(jnp.asarray(0.5, jnp.float32), jnp.asarray([0, 3], jnp.int32), *size)
+    mixed, targets = mix_with_partner(images, TARGETS, share)
     kept = np.asarray(mixed, np.float64)[0].mean()
     assert kept > 0.7  # uncorrected, the weight would be 0.5
     np.testing.assert_allclose(targets[0, 0], kept, rtol=1e-7)
 
 
 def test_partner_is_the_image_before():
-    lam = jnp.asarray(0.25, jnp.float32)
-    mixed, targets = mixup(IMAGES, CLASSES, lam)
+    mixed, targets = mix_with_partner(IMAGES, CLASSES, mixup_share(jnp.asarray(0.25, jnp.float32), 32, 32))
     np.testing.assert_allclose(mixed[1], 0.25 * np.asarray(IMAGES)[1] + 0.75 * np.asarray(IMAGES)[0], atol=1e-6)
     np.testing.assert_array_equal(targets[0, np.asarray([0, 15])], [0.25, 0.75])
-    pasted, _ = cutmix(IMAGES, CLASSES, jnp.asarray(0.0, jnp.float32), jnp.asarray([16, 16], jnp.int32))
+    whole = cutmix_share(jnp.asarray(0.0, jnp.float32), jnp.asarray([16, 16], jnp.int32), 32, 32)
+    pasted, _ = mix_with_partner(IMAGES, CLASSES, whole)
     np.testing.assert_array_equal(pasted, np.roll(np.asarray(IMAGES), 1, axis=0))
 
 
 def test_lambda_of_one_changes_nothing():
     lam = jnp.asarray(1.0, jnp.float32)
-    for images, targets in (mixup(IMAGES, CLASSES, lam), cutmix(IMAGES, CLASSES, lam, jnp.asarray([5, 5], jnp.int32))):
+    for share in (mixup_share(lam, 32, 32), cutmix_share(lam, jnp.asarray([5, 5], jnp.int32), 32, 32)):
+        images, targets = mix_with_partner(IMAGES, CLASSES, share)
         np.testing.assert_array_equal(images, IMAGES)
         np.testing.assert_array_equal(targets, CLASSES)
 
 
-@pytest.mark.parametrize("mixer", [MixUp(0.4), CutMix(0.4), make_mixer(BOTH)], ids=["mixup", "cutmix", "both"])
+@pytest.mark.parametrize("mixer", [MIXUP, CUTMIX, make_mixer(BOTH)], ids=["mixup", "cutmix", "both"])
 def test_the_key_decides_and_the_range_is_kept(mixer):
     mix = jax.jit(mixer)
     images, targets = mix(KEY, IMAGES, CLASSES)
@@ -193,4 +197,4 @@ def test_integer_targets_are_refused():
     # Unwrapped: the shape annotations, checked in tests only, would be first to refuse.
     share = mixup_share(jnp.asarray(0.5, jnp.float32), 32, 32)
     with pytest.raises(ConfigError, match=r"targets of dtype int32 .*jax.nn.one_hot"):
-        inspect.unwrap(blend)(IMAGES, jnp.zeros((16, 16), jnp.int32), share)
+        inspect.unwrap(mix_with_partner)(IMAGES, jnp.zeros((16, 16), jnp.int32), share)

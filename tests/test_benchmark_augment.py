@@ -10,14 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from one_by_one import one_by_one
 
 import jax_cifar.augment as library
 from benchmarks import augment
 from benchmarks.augment import TRANSFORMS
 from benchmarks.per_image import chain, mix_reference, reference
-from benchmarks.per_image.colour import equalized
-from benchmarks.per_image.policies import operate
 from benchmarks.timing import Case, Timing
 from benchmarks.torchvision_peer import load_torchvision, torchvision_transform
 from jax_cifar.augment import (
@@ -30,7 +28,6 @@ from jax_cifar.augment import (
     GridDistortion,
     HorizontalFlip,
     MixUp,
-    Normalize,
     OneOf,
     RandomAffine,
     RandomCrop,
@@ -40,14 +37,10 @@ from jax_cifar.augment import (
     Sometimes,
     ToGray,
     Transform,
-    mixup,
 )
-from jax_cifar.augment.operations import OPERATIONS, apply_operations
 from jax_cifar.config import MixConfig
 from jax_cifar.data import Dataset
 from jax_cifar.errors import ConfigError
-
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 def photographs(count: int) -> np.ndarray:
@@ -60,7 +53,6 @@ def photographs(count: int) -> np.ndarray:
 
 
 IMAGES = photographs(64)
-FLOATS = jnp.asarray(IMAGES, jnp.float32) / 255
 OTHERS = (
     RandomCrop(padding=4, padding_mode="reflect"),
     HorizontalFlip(mode="alternate"),
@@ -69,8 +61,6 @@ OTHERS = (
     CoarseDropout(p=1.0, fill=(0.2, 0.4, 0.6)),
     ElasticTransform(alpha=20.0, sigma=4.0, p=1.0, padding_mode="reflect"),
 )
-# Nothing in these is left to chance; no limit that CLAHE draws lets a bin of so small a tile hold two pixels.
-SETTLED = (HorizontalFlip(p=1.0), ToGray(p=1.0), CLAHE(tile_grid_size=(4, 4), p=1.0))
 NEUTRAL = (
     RandomCrop(padding=0),
     HorizontalFlip(p=0.0),
@@ -91,13 +81,10 @@ NEUTRAL = (
 )
 
 
-def one_by_one(transform: Transform, images: np.ndarray = IMAGES, seed: int = 0) -> np.ndarray:
-    change, rng = reference(transform), np.random.default_rng(seed)
-    return np.stack([change(rng, image) for image in images])
-
-
-def compiled(apply: Any, *arguments: Any) -> Any:
-    return jax.jit(apply, compiler_options=QUICK_COMPILE)(*arguments)
+def drawn_here(transform: Transform, images: np.ndarray = IMAGES, seed: int = 0) -> np.ndarray:
+    """What the reference makes of every image with its own draws."""
+    (draw, apply), rng = reference(transform), np.random.default_rng(seed)
+    return np.stack([apply(image, draw(rng, image.shape)) for image in images])
 
 
 def test_every_transform_of_the_library_is_measured():
@@ -109,95 +96,49 @@ def test_every_transform_of_the_library_is_measured():
 
 
 @pytest.mark.parametrize("transform", [*TRANSFORMS, *OTHERS], ids=repr)
-def test_references_change_images_as_much_as_the_transforms_do(transform):
+def test_references_draw_as_the_transforms_do(transform):
+    """The parity tests judge what references make of draws; here it is the draws."""
     info = library.SampleInfo(jnp.arange(64), jnp.asarray(0))
-    ours = 255 * np.asarray(compiled(transform, jax.random.key(0), FLOATS, info), np.float64)
     before = IMAGES.copy()
-    theirs = one_by_one(transform)
+    ours = one_by_one(transform, IMAGES, transform.draw(jax.random.key(0), IMAGES.shape, info))
+    theirs = drawn_here(transform)
     np.testing.assert_array_equal(IMAGES, before)
-    assert theirs.shape == IMAGES.shape
-    if isinstance(transform, Normalize):
-        np.testing.assert_allclose(theirs, ours / 255, atol=1e-5)
-        return
-    assert theirs.dtype == np.uint8
-    ours, theirs = np.abs(ours - IMAGES).mean(), np.abs(theirs - IMAGES.astype(np.float64)).mean()
-    assert 0.5 < theirs / ours < 2
-    if transform not in SETTLED:
-        assert not np.array_equal(one_by_one(transform), one_by_one(transform, seed=1))
+    assert (theirs.shape, theirs.dtype) == (IMAGES.shape, np.uint8)
+    ours, changed = (np.abs(images.astype(np.float64) - IMAGES).mean() for images in (ours, theirs))
+    assert 0.5 < changed / ours < 2
+    if not isinstance(transform, HorizontalFlip | ToGray | CLAHE):
+        assert not np.array_equal(theirs, drawn_here(transform, seed=1))
 
 
 @pytest.mark.parametrize("transform", NEUTRAL, ids=repr)
 def test_references_leave_images_alone_where_nothing_is_to_be_done(transform):
-    np.testing.assert_array_equal(one_by_one(transform), IMAGES)
+    np.testing.assert_array_equal(drawn_here(transform), IMAGES)
 
 
 def test_groups_choose_with_their_probabilities():
     dark = np.full((2000, 8, 8, 3), 200, np.uint8)
     holes = [CoarseDropout((1, 1), (8, 8), (8, 8), fill=level / 255, p=1.0) for level in (10, 20, 30)]
     group = OneOf((holes[0], Sometimes(holes[1], 0.5), holes[2]), (1.0, 2.0, 0.0), 0.9)
-    levels = one_by_one(group, dark)[:, 0, 0, 0]
+    levels = drawn_here(group, dark)[:, 0, 0, 0]
     shares = [np.mean(levels == level) for level in (10, 20, 30, 200)]
     np.testing.assert_allclose(shares, [0.3, 0.3, 0.0, 0.4], atol=0.04)
     both = chain((holes[0], holes[1]))(np.random.default_rng(0), dark[0])
     assert (both == 20).all()
 
 
-def test_clahe_is_the_librarys():
-    levels = IMAGES[:8, ..., 0].astype(np.int64)
-    for grid in ((4, 4), (8, 8), (5, 3)):
-        ours = compiled(CLAHE(tile_grid_size=grid).equalize_levels, jnp.asarray(levels, jnp.int32), jnp.full(8, 40.0))
-        theirs = np.stack([equalized(image, 40.0, grid) for image in levels])
-        gap = np.abs(np.asarray(ours) - theirs)
-        assert gap.max() <= 1 and (gap > 0).mean() < 0.02
-    transform = CLAHE(clip_limit=(3.0, 3.0), p=1.0)
-    ours = 255 * np.asarray(compiled(transform, jax.random.key(0), FLOATS[:8]))
-    gap = np.abs(ours - one_by_one(transform, IMAGES[:8]))
-    assert np.quantile(gap, 0.99) < 1  # where the lightness lies between two levels, another may be taken
-
-
-def test_operations_are_the_librarys():
-    amounts = {"Posterize": 3.0, "Solarize": 100.0, "Rotate": 20.0, "TranslateX": 5.5, "TranslateY": -5.5}
-    chosen = jnp.arange(len(OPERATIONS))[None]
-    amount = jnp.asarray([[amounts.get(name, 0.4) for name in OPERATIONS]])
-    ours = compiled(lambda images: apply_operations(images, chosen, amount, 0.2), FLOATS[: len(OPERATIONS)])
-    for name, image, expected in zip(OPERATIONS, IMAGES, 255 * np.asarray(ours), strict=False):
-        result = operate(Image.fromarray(image), name, float(np.float32(amounts.get(name, 0.4))), (51, 51, 51))
-        assert (np.abs(np.asarray(result) - expected) > 0.01).mean() < 0.002, name
-
-
-def test_affine_maps_go_the_librarys_way():
-    transform = RandomAffine((20.0, 20.0), None, (1.2, 1.2), (10.0, 10.0, 5.0, 5.0))
-    ours = 255 * np.asarray(compiled(transform, jax.random.key(0), FLOATS[:1]))[0]
-    change = reference(transform)
-    theirs = change(np.random.default_rng(0), IMAGES[0])
-    assert np.abs(ours - theirs)[4:-4, 4:-4].max() < 1.5  # Pillow rounds; at the border it does not blend
-
-
 @pytest.mark.parametrize("mix", [MixUp(0.7), CutMix(0.7)], ids=repr)
-def test_mixing_is_the_librarys(mix):
-    targets = np.eye(10, dtype=np.float32)[np.arange(64) % 10]
-    images, soft = mix_reference(mix)(np.random.default_rng(0), IMAGES, targets)
-    assert images.dtype == np.uint8 and soft.dtype == np.float32
-    lam = jnp.float32(soft[0, 0])
-    if isinstance(mix, MixUp):
-        ours, labels = mixup(FLOATS, jnp.asarray(targets), lam)
-        assert np.abs(255 * np.asarray(ours) - images).max() < 0.51
-    else:
-        inside = (images == np.roll(IMAGES, 1, 0)).all((0, 3))
-        pasted = np.where(inside[None, :, :, None], np.roll(IMAGES, 1, 0), IMAGES)
-        np.testing.assert_array_equal(images, pasted)
-        np.testing.assert_allclose(1 - inside.mean(), lam, atol=1e-6)
-        _, labels = mixup(FLOATS, jnp.asarray(targets), lam)
-    np.testing.assert_allclose(soft, labels, atol=1e-6)
+def test_mixing_keeps_images_of_8_bits(mix):
+    targets, (draw, apply) = np.eye(10, dtype=np.float32)[np.arange(64) % 10], mix_reference(mix)
+    images, soft = apply(IMAGES, targets, draw(np.random.default_rng(0), IMAGES.shape))
+    assert (images.dtype, soft.dtype) == (np.uint8, np.float32)
+    kept = soft[0, 0] * IMAGES + (1 - soft[0, 0]) * np.roll(IMAGES, 1, 0)
+    assert abs(images.mean() - kept.mean()) < 2
+    assert 0 < soft[0, 0] < 1
 
 
 def test_a_transform_without_a_reference_is_named():
-    class Twist(Transform):
-        def __call__(self, key, images, info=None):
-            return images
-
-    with pytest.raises(ConfigError, match=r"Twist has no reference in benchmarks/per_image"):
-        reference(Sometimes(Twist()))
+    with pytest.raises(ConfigError, match=r"MixUp has no reference in benchmarks/per_image"):
+        reference(MixUp())
 
 
 def options_for(*arguments: str) -> argparse.Namespace:
@@ -290,12 +231,12 @@ def test_torchvision_changes_images_as_much():
         pytest.skip("torchvision is not installed")
     torch.manual_seed(0)
     images = torch.tensor(IMAGES).permute(0, 3, 1, 2)
-    found = {transform: torchvision_transform(transform, v2) for transform in (*TRANSFORMS[:-1], *OTHERS)}
+    found = {transform: torchvision_transform(transform, v2) for transform in (*TRANSFORMS, *OTHERS)}
     found = {transform: theirs for transform, theirs in found.items() if theirs is not None}
     assert len(found) == 15
     for transform, theirs in found.items():
         result = torch.stack([theirs(image) for image in images])
         assert result.dtype == torch.uint8
         change = (result.float() - images).abs().mean().item()
-        ours = np.abs(one_by_one(transform).astype(np.float64) - IMAGES).mean()
+        ours = np.abs(drawn_here(transform).astype(np.float64) - IMAGES).mean()
         assert 0.5 < change / ours < 2, transform

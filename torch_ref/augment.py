@@ -44,18 +44,18 @@ def make_augment(transforms: Sequence[Any]) -> Augment:
 
 def crop(
     images: Images,
-    offsets: Int[Tensor, "2 batch"],
+    corners: Int[Tensor, "batch 2"],
     padding: int,
     mode: Literal["constant", "reflect"] = "constant",
     fill: float = 0.0,
 ) -> Images:
-    """The windows whose top left corner lies at `offsets` (row, column) of the padded images."""
+    """The windows whose top left corners lie at `corners` (row, column) of the padded images."""
     height, width = images.shape[2:]
     fits = mode != "reflect" or padding < min(height, width)
     check(fits, "RandomCrop.padding", padding, f"to reflect images of {height}x{width} pixels it must be smaller")
     padded = F.pad(images, (padding,) * 4, mode, fill if mode == "constant" else None)
-    rows = offsets[0, :, None] + torch.arange(height, device=images.device)
-    columns = offsets[1, :, None] + torch.arange(width, device=images.device)
+    rows = corners[:, :1] + torch.arange(height, device=images.device)
+    columns = corners[:, 1:] + torch.arange(width, device=images.device)
     batch = torch.arange(len(images), device=images.device)
     # The channel, between the indexed axes, comes out last.
     return padded[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
@@ -74,14 +74,15 @@ def alternating(index: Int[Tensor, " batch"], epoch: int) -> Bool[Tensor, " batc
     return ((bits ^ (bits >> 16) ^ epoch) & 1) == 1
 
 
-def cutout(images: Images, centres: Int[Tensor, "2 batch"], length: int, fill: float = 0.0) -> Images:
+def cutout(images: Images, centres: Int[Tensor, "batch 2"], length: int, fill: float = 0.0) -> Images:
     """The images with one square each filled; it begins `length // 2` before its centre (row, column)."""
 
     def covered(centre: Tensor, size: int) -> Tensor:
         distance = torch.arange(size, device=images.device) - (centre[:, None] - length // 2)
         return (distance >= 0) & (distance < length)
 
-    square = covered(centres[0], images.shape[2])[:, :, None] & covered(centres[1], images.shape[3])[:, None, :]
+    rows, columns = covered(centres[:, 0], images.shape[2]), covered(centres[:, 1], images.shape[3])
+    square = rows[:, :, None] & columns[:, None, :]
     return images.masked_fill(square[:, None], fill)
 
 
@@ -131,8 +132,8 @@ def _blend(values: Tensor, share: float) -> Tensor:
 
 
 def _random_crop(transform: Any, images: Images, index: Tensor, epoch: int) -> Images:
-    offsets = torch.randint(2 * transform.padding + 1, (2, len(images)), device=images.device)
-    return crop(images, offsets, transform.padding, transform.padding_mode, transform.fill)
+    corners = torch.randint(2 * transform.padding + 1, (2, len(images)), device=images.device).T
+    return crop(images, corners, transform.padding, transform.padding_mode, transform.fill)
 
 
 def _horizontal_flip(transform: Any, images: Images, index: Tensor, epoch: int) -> Images:
@@ -142,7 +143,7 @@ def _horizontal_flip(transform: Any, images: Images, index: Tensor, epoch: int) 
 
 
 def _cutout(transform: Any, images: Images, index: Tensor, epoch: int) -> Images:
-    centres = torch.stack([torch.randint(size, (len(images),), device=images.device) for size in images.shape[2:]])
+    centres = torch.stack([torch.randint(size, (len(images),), device=images.device) for size in images.shape[2:]], 1)
     return cutout(images, centres, transform.length, transform.fill)
 
 

@@ -2,25 +2,26 @@
 
 from collections.abc import Callable
 from functools import singledispatch
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_cifar.errors import ConfigError
 
 Rng = np.random.Generator
-Change = Callable[[Rng, np.ndarray], np.ndarray]  # of one image, uint8 [height, width, 3], which it leaves alone
+
+
+class Reference(NamedTuple):
+    """A transform of one image [height, width, 3], uint8 or floating from 0 to 1, in two steps."""
+
+    draw: Callable[[Rng, tuple[int, ...]], Any]  # for an image of this shape
+    apply: Callable[[np.ndarray, Any], np.ndarray]  # the image is left alone, the result may be a view of it
 
 
 @singledispatch
-def reference(transform: Any) -> Change:
+def reference(transform: Any) -> Reference:
     """What does to one image what `transform` does to each of a batch; raises `ConfigError` where there is none."""
     raise ConfigError(f"{type(transform).__name__} has no reference in benchmarks/per_image: write one there.")
-
-
-def with_probability(p: float, change: Change) -> Change:
-    """`change` with probability `p`, else the image as it is."""
-    return lambda rng, image: change(rng, image) if rng.random() < p else image
 
 
 def between(rng: Rng, ends: tuple[float, float]) -> float:
@@ -31,3 +32,8 @@ def between(rng: Rng, ends: tuple[float, float]) -> float:
 def below(rng: Rng, count: int) -> int:
     """One of the first `count` integers."""
     return int(count * rng.random())
+
+
+def levels(fill: Any, image: np.ndarray) -> Any:
+    """Values from 0 to 1 in the unit of `image`."""
+    return np.rint(255 * np.asarray(fill)).astype(np.uint8) if image.dtype == np.uint8 else fill

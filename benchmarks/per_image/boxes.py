@@ -5,60 +5,89 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.per_image.base import Change, Rng, below, between, reference, with_probability
+from benchmarks.per_image.base import Reference, Rng, below, between, levels, reference
 from jax_cifar.augment import CoarseDropout, Cutout, RandomErasing
-from jax_cifar.augment.boxes import TRIES
+from jax_cifar.augment.boxes import TRIES, BoxDraws
+
+Box = tuple[int, int, int, int]  # top, left, height, width
 
 
-def fill_box(rng: Rng, image: np.ndarray, height: int, width: int, fill: Any) -> None:
-    """Write `fill`, as the transforms have it, into a box at a uniform place of `image`."""
-    top, left = below(rng, image.shape[0] - height + 1), below(rng, image.shape[1] - width + 1)
-    box = image[top : top + height, left : left + width]
-    box[:] = rng.integers(0, 256, box.shape, np.uint8) if fill == "random" else np.rint(255 * np.asarray(fill))
+def place(rng: Rng, shape: tuple[int, ...], height: int, width: int) -> Box:
+    """A box at a uniform place of an image."""
+    return below(rng, shape[0] - height + 1), below(rng, shape[1] - width + 1), height, width
+
+
+def drawn(rng: Rng, shape: tuple[int, ...], boxes: list[Box], fill: Any) -> BoxDraws | None:
+    """The draws of these boxes; None for none."""
+    values = rng.random(shape, np.float32) if boxes and fill == "random" else None
+    return BoxDraws(boxes, values) if boxes else None  # pyright: ignore[reportArgumentType]
+
+
+def fill_boxes(image: np.ndarray, draws: BoxDraws | None, fill: Any) -> np.ndarray:
+    """A copy of `image`, filled in the boxes: with what was drawn for them, or else with `fill`."""
+    if draws is None:
+        return image
+    image = image.copy()
+    for top, left, height, width in draws.boxes:
+        box = slice(top, top + height), slice(left, left + width)
+        image[box] = levels(fill if draws.values is None else draws.values[box], image)
+    return image
 
 
 @reference.register
-def _(transform: Cutout) -> Change:
-    length, fill = transform.length, round(255 * transform.fill)
+def _(transform: Cutout) -> Reference:
+    length = transform.length
 
-    def change(rng: Rng, image: np.ndarray) -> np.ndarray:
+    def draw(rng: Rng, shape: tuple[int, ...]) -> tuple[int, int]:
+        return below(rng, shape[0]), below(rng, shape[1])
+
+    def apply(image: np.ndarray, centre: tuple[int, int]) -> np.ndarray:
         image = image.copy()
-        top, left = (below(rng, size) - length // 2 for size in image.shape[:2])
-        image[max(top, 0) : top + length, max(left, 0) : left + length] = fill
+        top, left = (place - length // 2 for place in centre)
+        image[max(top, 0) : top + length, max(left, 0) : left + length] = levels(transform.fill, image)
         return image
 
-    return change
+    return Reference(draw, apply)
 
 
 @reference.register
-def _(transform: RandomErasing) -> Change:
+def _(transform: RandomErasing) -> Reference:
     ratios = math.log(transform.ratio[0]), math.log(transform.ratio[1])
 
-    def change(rng: Rng, image: np.ndarray) -> np.ndarray:
-        for _ in range(TRIES):
-            pixels, ratio = image[..., 0].size * between(rng, transform.scale), math.exp(between(rng, ratios))
-            rows, columns = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
-            if rows < image.shape[0] and columns < image.shape[1]:
-                image = image.copy()
-                fill_box(rng, image, rows, columns, transform.value)
-                break
-        return image
+    def draw(rng: Rng, shape: tuple[int, ...]) -> BoxDraws | None:
+        boxes = []
+        if rng.random() < transform.p:
+            tries = ((between(rng, transform.scale), math.exp(between(rng, ratios))) for _ in range(TRIES))
+            height, width = first_that_fits(tries, shape)
+            boxes = [place(rng, shape, height, width)] if height else []
+        return drawn(rng, shape, boxes, transform.value)
 
-    return with_probability(transform.p, change)
+    return Reference(draw, lambda image, draws: fill_boxes(image, draws, transform.value))
+
+
+def first_that_fits(tries: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+    """torchvision's loop: sides of the first rectangle smaller than the image, of `tries` (area, height / width)."""
+    for area, ratio in tries:
+        pixels = area * (shape[0] * shape[1])
+        height, width = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if height < shape[0] and width < shape[1]:
+            return height, width
+    return 0, 0
 
 
 @reference.register
-def _(transform: CoarseDropout) -> Change:
+def _(transform: CoarseDropout) -> Reference:
     def side(rng: Rng, ends: tuple[float, float], size: int) -> int:
         if isinstance(ends[0], int) and isinstance(ends[1], int):
             return ends[0] + below(rng, ends[1] + 1 - ends[0])
         return int(size * between(rng, ends))
 
-    def change(rng: Rng, image: np.ndarray) -> np.ndarray:
-        image, (least, most) = image.copy(), transform.num_holes_range
-        for _ in range(least + below(rng, most + 1 - least)):
-            rows = side(rng, transform.hole_height_range, image.shape[0])
-            fill_box(rng, image, rows, side(rng, transform.hole_width_range, image.shape[1]), transform.fill)
-        return image
+    def draw(rng: Rng, shape: tuple[int, ...]) -> BoxDraws | None:
+        (least, most), boxes = transform.num_holes_range, []
+        if rng.random() < transform.p:
+            for _ in range(least + below(rng, most + 1 - least)):
+                height = side(rng, transform.hole_height_range, shape[0])
+                boxes.append(place(rng, shape, height, side(rng, transform.hole_width_range, shape[1])))
+        return drawn(rng, shape, boxes, transform.fill)
 
-    return with_probability(transform.p, change)
+    return Reference(draw, lambda image, draws: fill_boxes(image, draws, transform.fill))

@@ -5,72 +5,121 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from benchmarks.per_image.base import Change, Rng, between, reference, with_probability
-from jax_cifar.augment import CLAHE, ColorJitter, Normalize, ToGray
-from jax_cifar.augment.clahe import FROM_XYZ, TO_XYZ
+from benchmarks.per_image.base import Reference, Rng, between, reference
+from jax_cifar.augment import CLAHE, ColorJitter, ToGray
+from jax_cifar.augment.clahe import ClaheDraws
+from jax_cifar.augment.colour import NAMES, JitterDraws
+
+JITTER_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's, of floating images
+# Linear sRGB to CIE XYZ (IEC 61966-2-1), relative to the white point D65 as OpenCV has it.
+WHITE = np.asarray([0.950456, 1.0, 1.088754])
+TO_XYZ = np.asarray([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
+TO_XYZ = TO_XYZ / WHITE[:, None]
+FROM_XYZ = np.linalg.inv(TO_XYZ)
+EDGE = 6 / 29  # where CIE 1976's cube root gives way to a straight line
 
 
 @reference.register
-def _(transform: Normalize) -> Change:
-    scale = (1 / (255 * np.asarray(transform.std))).astype(np.float32)
-    shift = (np.asarray(transform.mean) / np.asarray(transform.std)).astype(np.float32)
-    return lambda rng, image: image * scale - shift
+def _(transform: ColorJitter) -> Reference:
+    ranges = [transform.factor_range(name) for name in NAMES]
+    on = [kind for kind, ends in enumerate(ranges) if ends != ((0, 0) if NAMES[kind] == "hue" else (1, 1))]
 
+    def draw(rng: Rng, shape: tuple[int, ...]) -> tuple[dict[int, float], list[int]]:
+        return {kind: between(rng, ranges[kind]) for kind in on}, [on[i] for i in rng.permutation(len(on))]
 
-@reference.register
-def _(transform: ColorJitter) -> Change:
-    changes = {
-        "brightness": lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
-        "contrast": lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
-        "saturation": lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
-        "hue": turn_hue,
-    }
-    spans = {name: transform.span(name) for name in changes}
-    on = [(changes[name], ends) for name, ends in spans.items() if ends != ((0, 0) if name == "hue" else (1, 1))]
-
-    def change(rng: Rng, image: np.ndarray) -> np.ndarray:
+    def apply(image: np.ndarray, draws: JitterDraws | tuple[dict[int, float], list[int]]) -> np.ndarray:
+        factors, order = draws
+        kinds = [kind for kind in order if kind in on]
+        if image.dtype != np.uint8:
+            for kind in kinds:
+                image = jittered(image, NAMES[kind], factors[kind])
+            return image
         picture = Image.fromarray(image)
-        for i in rng.permutation(len(on)):
-            adjust, ends = on[i]
-            picture = adjust(picture, between(rng, ends))
+        for kind in kinds:
+            picture = pillow_jittered(picture, NAMES[kind], factors[kind])
         return np.asarray(picture)
 
-    return change
+    return Reference(draw, apply)
 
 
-def turn_hue(picture: Image.Image, turns: float) -> Image.Image:
-    """Add `turns` to the hue, of which Pillow has 256."""
+def pillow_jittered(picture: Image.Image, name: str, factor: float) -> Image.Image:
+    """One change by Pillow, which has 256 hues."""
+    if name != "hue":
+        enhance = {"saturation": ImageEnhance.Color}.get(name) or getattr(ImageEnhance, name.capitalize())
+        return enhance(picture).enhance(factor)
     hue, saturation, value = picture.convert("HSV").split()
-    turned = Image.fromarray(np.asarray(hue) + np.uint8(round(256 * turns) % 256))
+    turned = Image.fromarray(np.asarray(hue) + np.uint8(round(256 * factor) % 256))
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 
-@reference.register
-def _(transform: ToGray) -> Change:
-    grey: Change = lambda rng, image: np.asarray(Image.fromarray(image).convert("L").convert("RGB"))  # noqa: E731
-    return with_probability(transform.p, grey)
+def jittered(image: np.ndarray, name: str, factor: float, weights: tuple[float, ...] = JITTER_WEIGHTS) -> np.ndarray:
+    """One change by torchvision's formulas for floating images."""
+    if name == "hue":
+        return hue_turned(image, factor)
+    grey = sum(weight * image[..., i] for i, weight in enumerate(weights))[..., None]
+    other = {"brightness": 0.0, "contrast": grey.mean(), "saturation": grey}[name]
+    return (factor * image + (1.0 - factor) * other).clip(0, 1)
+
+
+def hue_turned(image: np.ndarray, turns: float) -> np.ndarray:
+    """The hue turned as torchvision defines it: to HSV, add, modulo 1, and back through the six sectors."""
+    value, chroma = image.max(-1), np.ptp(image, -1)
+    red, green, blue = np.moveaxis((value[..., None] - image) / np.where(chroma == 0, 1, chroma)[..., None], -1, 0)
+    first, second = value == image[..., 0], value == image[..., 1]
+    hue = np.where(first, blue - green, np.where(second, 2.0 + red - blue, 4.0 + green - red))
+    hue = (np.fmod(hue / 6.0 + 1.0, 1.0) + turns) % 1.0
+    saturation = chroma / np.where(chroma == 0, 1, value)
+    sector, part = np.floor(hue * 6.0), hue * 6.0 - np.floor(hue * 6.0)
+    p, q, t = (value * (1.0 - saturation * share) for share in (np.ones_like(part), part, 1.0 - part))
+    sectors = [(value, t, p), (q, value, p), (p, value, t), (p, q, value), (t, p, value), (value, p, q)]
+    channels = [np.select([sector % 6 == i for i in range(6)], each) for each in zip(*sectors, strict=True)]
+    return np.stack(channels, -1).clip(0, 1)
 
 
 @reference.register
-def _(transform: CLAHE) -> Change:
+def _(transform: ToGray) -> Reference:
+    def apply(image: np.ndarray, applied: bool) -> np.ndarray:
+        """Of 8-bit images alone."""
+        return np.asarray(Image.fromarray(image).convert("L").convert("RGB")) if applied else image
+
+    return Reference(lambda rng, shape: rng.random() < transform.p, apply)
+
+
+@reference.register
+def _(transform: CLAHE) -> Reference:
     limit = transform.clip_limit
     limits = limit if isinstance(limit, tuple) else (1.0, limit)
-    linear = np.arange(256) / 255
-    linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4).astype(np.float32)
-    to_xyz, from_xyz, edge = TO_XYZ.T.astype(np.float32), FROM_XYZ.T.astype(np.float32), 6 / 29
+    table = to_linear(np.arange(256) / 255).astype(np.float32)
 
-    def change(rng: Rng, image: np.ndarray) -> np.ndarray:
-        xyz = linear[image] @ to_xyz
-        roots = np.where(xyz > edge**3, np.cbrt(xyz), xyz / (3 * edge**2) + 4 / 29)
+    def draw(rng: Rng, shape: tuple[int, ...]) -> tuple[float, bool]:
+        return between(rng, limits), rng.random() < transform.p
+
+    def apply(image: np.ndarray, draws: ClaheDraws | tuple[float, bool]) -> np.ndarray:
+        limit, applied = draws
+        if not applied:
+            return image
+        linear = table[image] if image.dtype == np.uint8 else to_linear(image)
+        xyz = linear @ TO_XYZ.T.astype(linear.dtype)
+        roots = np.where(xyz > EDGE**3, np.cbrt(xyz), xyz / (3 * EDGE**2) + 4 / 29)
         lightness = 255 * (1.16 * roots[..., 1] - 0.16)
-        levels = equalized(np.rint(lightness).astype(np.int64), between(rng, limits), transform.tile_grid_size)
+        levels = equalized(np.rint(lightness).astype(np.int64), limit, transform.tile_grid_size)
         roots += ((levels - lightness) / (255 * 1.16))[..., None]  # L alone: a* and b* are differences of the roots
-        xyz = np.where(roots > edge, roots**3, 3 * edge**2 * (roots - 4 / 29))
-        rgb = (xyz.astype(np.float32) @ from_xyz).clip(0, 1)
-        rgb = np.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb ** np.float32(1 / 2.4) - 0.055)
-        return (255 * rgb + 0.5).astype(np.uint8)
+        xyz = np.where(roots > EDGE, roots**3, 3 * EDGE**2 * (roots - 4 / 29)).astype(linear.dtype)
+        rgb = from_linear((xyz @ FROM_XYZ.T.astype(linear.dtype)).clip(0, 1))
+        return (255 * rgb + 0.5).astype(np.uint8) if image.dtype == np.uint8 else rgb
 
-    return with_probability(transform.p, change)
+    return Reference(draw, apply)
+
+
+def to_linear(rgb: np.ndarray) -> np.ndarray:
+    """sRGB without its curve."""
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def from_linear(linear: np.ndarray) -> np.ndarray:
+    """The way back."""
+    exponent = linear.dtype.type(1 / 2.4)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear**exponent - 0.055)
 
 
 def equalized(levels: np.ndarray, limit: float, grid: tuple[int, int]) -> np.ndarray:

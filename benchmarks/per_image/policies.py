@@ -2,11 +2,12 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from benchmarks.per_image.base import Change, Rng, below, reference
+from benchmarks.per_image.base import Reference, Rng, below, reference
 from benchmarks.per_image.geometry import NEAREST, affine
 from jax_cifar.augment import AutoAugment, TrivialAugmentWide
 from jax_cifar.augment.operations import OPERATIONS
@@ -41,34 +42,42 @@ def operate(picture: Image.Image, name: str, amount: float, fill: tuple[int, ...
     return getattr(ImageEnhance, name)(picture).enhance(1 + amount)
 
 
-def directed(rng: Rng, name: str, amount: float) -> float:
-    """`amount`, half of the time with the other sign where the operation has a direction."""
-    return -amount if name in SIGNED and rng.random() < 0.5 else amount
+def directed(name: str, amount: float, positive: bool) -> float:
+    """`amount` with its sign, where the operation has a direction."""
+    return -amount if name in SIGNED and not positive else amount
 
 
 @reference.register
-def _(transform: AutoAugment) -> Change:
+def _(transform: AutoAugment) -> Reference:
     fill, magnitudes = (round(255 * transform.fill),) * 3, cache(autoaugment_magnitudes)
 
-    def change(rng: Rng, image: np.ndarray) -> np.ndarray:
+    def draw(rng: Rng, shape: tuple[int, ...]) -> tuple[int, list[bool], list[bool]]:
+        choice = below(rng, len(CIFAR10_POLICY))
+        applied = [rng.random() < step.probability for step in CIFAR10_POLICY[choice]]
+        return choice, applied, [rng.random() < 0.5 for _ in applied]
+
+    def apply(image: np.ndarray, draws: tuple[int, Any, Any]) -> np.ndarray:
         table, picture = magnitudes(*image.shape[:2]), Image.fromarray(image)
-        for step in CIFAR10_POLICY[below(rng, len(CIFAR10_POLICY))]:
-            if rng.random() < step.probability:
+        for step, applied, positive in zip(CIFAR10_POLICY[draws[0]], *draws[1:], strict=True):
+            if applied:
                 amount = float(table[OPERATIONS.index(step.operation), step.bin])
-                picture = operate(picture, step.operation, directed(rng, step.operation, amount), fill)
+                picture = operate(picture, step.operation, directed(step.operation, amount, positive), fill)
         return np.asarray(picture)
 
-    return change
+    return Reference(draw, apply)
 
 
 @reference.register
-def _(transform: TrivialAugmentWide) -> Change:
+def _(transform: TrivialAugmentWide) -> Reference:
     fill, table = (round(255 * transform.fill),) * 3, trivialaugment_magnitudes(transform.num_magnitude_bins)
 
-    def change(rng: Rng, image: np.ndarray) -> np.ndarray:
-        code = below(rng, OPERATIONS.index("Invert"))  # the one that TrivialAugment does without is the last
-        amount = float(table[code, below(rng, table.shape[1])])
-        picture = operate(Image.fromarray(image), OPERATIONS[code], directed(rng, OPERATIONS[code], amount), fill)
-        return np.asarray(picture)
+    def draw(rng: Rng, shape: tuple[int, ...]) -> tuple[int, int, bool]:
+        # The one that TrivialAugment does without is the last.
+        return below(rng, OPERATIONS.index("Invert")), below(rng, table.shape[1]), rng.random() < 0.5
 
-    return change
+    def apply(image: np.ndarray, draws: tuple[int, int, bool]) -> np.ndarray:
+        code, position, positive = draws
+        amount = directed(OPERATIONS[code], float(table[code, position]), positive)
+        return np.asarray(operate(Image.fromarray(image), OPERATIONS[code], amount, fill))
+
+    return Reference(draw, apply)

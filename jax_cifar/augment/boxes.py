@@ -172,8 +172,9 @@ def fill_boxes(images: Images, draws: BoxDraws, values: Float[Array, "1 1 1 chan
 
 def covered(first: Int[Array, "*batch"], length: Int[Array, "*batch"] | int, size: int) -> Bool[Array, "*batch size"]:
     """Which of `size` rows or columns the `length` ones from `first` on are."""
-    distance = jnp.arange(size, dtype=first.dtype) - first[..., None]
-    return (distance >= 0) & (distance < jnp.asarray(length, first.dtype)[..., None])
+    positions = jnp.arange(size, dtype=first.dtype).reshape((1,) * first.ndim + (size,))
+    distance = positions - first[..., None]
+    return (distance >= 0) & (distance < jnp.broadcast_to(length, first.shape)[..., None])
 
 
 def uniform_noise(key: PRNGKeyArray, shape: tuple[int, ...]) -> Images:

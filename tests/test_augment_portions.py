@@ -7,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cifar.augment import portions as scheduling
+from jax_cifar.augment import portions
 from jax_cifar.augment.affine import RandomRotation
 from jax_cifar.augment.base import SampleInfo, compose
-from jax_cifar.augment.boxes import CoarseDropout
+from jax_cifar.augment.boxes import CoarseDropout, Cutout
 from jax_cifar.augment.clahe import CLAHE
 from jax_cifar.augment.colour import ColorJitter, ToGray
 from jax_cifar.augment.crop_flip import HorizontalFlip, RandomCrop
-from jax_cifar.augment.cutout import Cutout
 from jax_cifar.augment.groups import OneOf, Sometimes
-from jax_cifar.augment.portions import PORTION, change_chosen, once
+from jax_cifar.augment.portions import PORTION, change_chosen, materialize
 from jax_cifar.augment.warp import ElasticTransform, GridDistortion
 
 KEY = jax.random.key(0)
@@ -32,7 +31,7 @@ def whole(monkeypatch):
 
     def run(function, *arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(scheduling, "on_one_cpu", lambda: False)
+            patch.setattr(portions, "on_one_cpu", lambda: False)
             return np.asarray(jax.jit(lambda *values: function(*values))(*arguments))
 
     return run
@@ -83,12 +82,12 @@ def test_only_as_many_portions_are_worked_on_as_hold_chosen_images():
 
 
 @pytest.mark.parametrize("values", [-np.ones((2, 3), np.float32), np.arange(4), np.full((2, 2), np.nan)], ids=str)
-def test_once_keeps_every_value(values):
-    np.testing.assert_array_equal(jax.jit(once)(jnp.asarray(values)), jnp.asarray(values))
-    np.testing.assert_array_equal(jax.jit(jax.vmap(once))(jnp.asarray(values)), jnp.asarray(values))
+def test_materialize_keeps_every_value(values):
+    np.testing.assert_array_equal(jax.jit(materialize)(jnp.asarray(values)), jnp.asarray(values))
+    np.testing.assert_array_equal(jax.jit(jax.vmap(materialize))(jnp.asarray(values)), jnp.asarray(values))
 
 
-def test_once_works_a_value_out_before_it_is_read():
+def test_a_value_is_materialized_before_it_is_read():
     def read_twice(images, boundary):
         roots = boundary(jnp.sin(images))
         return roots + roots[:, ::-1]
@@ -98,9 +97,9 @@ def test_once_works_a_value_out_before_it_is_read():
         program = jax.jit(functools.partial(read_twice, boundary=boundary)).lower(jnp.ones((4, 8))).compile().as_text()
         return any(" sine(" in loop and " reverse(" in loop for loop in (program or "").split("\n\n"))
 
-    assert scheduling.on_one_cpu()
+    assert portions.on_one_cpu()
     assert together(lambda values: values)
-    assert not together(once)
+    assert not together(materialize)
 
 
 def test_opposite_turns_cancel_for_every_reader():
