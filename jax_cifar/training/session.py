@@ -22,7 +22,7 @@ from jax_cifar.data import Dataset, Splits, channel_statistics
 from jax_cifar.errors import check
 from jax_cifar.evaluation.metrics import Report, Sums
 from jax_cifar.evaluation.predict import Predictor, TestTimeAugmentation, evaluate, make_predictor, rows_per_batch
-from jax_cifar.models import create_model, frozen_parameters, init_variables
+from jax_cifar.models import INIT_IMAGES, create_model, frozen_parameters, init_variables
 from jax_cifar.optim.rules import Hyper, constant_momentum, make_optimizer
 from jax_cifar.optim.schedules import Tables, make_schedule
 from jax_cifar.run.clock import Clock
@@ -30,9 +30,6 @@ from jax_cifar.training.keys import Purpose, purpose_key, run_key
 from jax_cifar.training.plan import Plan
 from jax_cifar.training.state import TrainState, create_train_state
 from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
-
-# Data-dependent initialisation looks at this many training images (cifar10-airbench).
-SAMPLE_IMAGES = 5000
 
 
 def compute_dtype(config: Config) -> Any:
@@ -72,7 +69,7 @@ def initial_state(
 ) -> tuple[TrainState, optax.GradientTransformationExtraArgs]:
     """The state before the first update, from the run's seed and a few of the training images; and its optimizer."""
     key = purpose_key(run_key(config.train.seed), Purpose.INIT)
-    sample = network.inputs(jnp.asarray(images[:SAMPLE_IMAGES], jnp.float32) / 255)
+    sample = network.inputs(jnp.asarray(images[:INIT_IMAGES], jnp.float32) / 255)
     variables = init_variables(network.model, key, sample)
     optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(network.model))
     return create_train_state(variables, optimizer, ema=config.optim.ema_decay > 0), optimizer

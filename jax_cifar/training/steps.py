@@ -14,6 +14,7 @@ from jax_cifar.augment import SampleInfo, compose, make_mixer
 from jax_cifar.backend.mesh import split_batch
 from jax_cifar.config import Config
 from jax_cifar.evaluation.metrics import Sums, add_sums, batch_metrics
+from jax_cifar.models import hold_frozen
 from jax_cifar.optim.rules import Hyper, global_norm, update_ema
 from jax_cifar.training.keys import Purpose, purpose_key
 from jax_cifar.training.losses import cross_entropy
@@ -42,7 +43,7 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExt
     parts = config.optim.accumulate
 
     def loss_fn(params: PyTree, batch_stats: PyTree, images: Array, targets: Array, key: PRNGKeyArray):
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = {"params": hold_frozen(model, params), "batch_stats": batch_stats}
         logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
         losses = cross_entropy(logits, targets, config.train.label_smoothing)
         return jnp.mean(losses), (updated.get("batch_stats", {}), batch_metrics(logits, targets, losses))
