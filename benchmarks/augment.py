@@ -58,6 +58,7 @@ from jax_cifar.data import Dataset, Splits, load_data
 from jax_cifar.errors import ConfigError, check
 from jax_cifar.lab.pictures import describe
 from jax_cifar.optim.rules import Hyper
+from jax_cifar.run.folder import input_spec
 from jax_cifar.telemetry.environment import cpu_count
 from jax_cifar.training.keys import run_key
 from jax_cifar.training.session import initial_state, make_network
@@ -268,9 +269,9 @@ def step_cases(network: Config, augmented: Config, splits: Splits, rounds: int) 
 
 def step_way(config: Config, splits: Splits, data: DeviceData) -> Work:
     """Updates as a run makes them, each in one compiled call, from the images on the device."""
-    mesh, network = make_mesh(config), make_network(config, splits)
+    mesh, network = make_mesh(config), make_network(config, input_spec(config, splits))
     state, optimizer = initial_state(config, network, splits.train.images)
-    steps = make_train_steps(network.model, optimizer, config, network.inputs, splits.num_classes, mesh)
+    steps = make_train_steps(network, optimizer, config, mesh)
     program = jax.jit(partial(steps, count=1), out_shardings=replicated(mesh), donate_argnums=0)
     order = epoch_order(run_key(0), jnp.asarray(0), len(splits.train), config.train.batch_size)
     # One entry serves all steps: a place beyond the end of an array is taken to be its last.
@@ -290,7 +291,7 @@ def step_way(config: Config, splits: Splits, data: DeviceData) -> Work:
 
 def prepare_way(config: Config, splits: Splits, data: DeviceData) -> Work:
     """The part of a step before the network, compiled on its own: gather, augment, mix, normalise."""
-    inputs, mesh = make_network(config, splits).inputs, make_mesh(config)
-    prepare, start = make_prepare(config, inputs, splits.num_classes, mesh), jnp.asarray(0)
+    network = make_network(config, input_spec(config, splits))
+    prepare, start = make_prepare(config, network, make_mesh(config)), jnp.asarray(0)
     index = epoch_order(run_key(0), start, len(splits.train), config.train.batch_size)[0]
     return jax_way(lambda key, values: prepare(values[0], values[1], start, start, key), (data, index))

@@ -20,7 +20,7 @@ from jax_cifar.training.keys import Purpose, purpose_key, run_key
 from jax_cifar.training.session import compute_dtype
 from jax_cifar.training.state import TrainState, create_train_state
 from jax_cifar.training.steps import make_train_step
-from torch_ref.models import SpeedrunNet
+from torch_ref.models import StartsFromImages
 from torch_ref.models import create_model as create_torch_model
 from torch_ref.steps import Trainer
 from torch_ref.steps import compute_dtype as torch_compute_dtype
@@ -136,7 +136,7 @@ def _torch_network(config: Config, batch: Batch, way: str) -> tuple[torch.nn.Mod
     memory_format = TORCH_WAYS[way][0]
     images = torch.tensor(batch.images, device=device).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
     model = create_torch_model(config.model, batch.classes, batch.images.shape[1]).to(device)
-    if isinstance(model, SpeedrunNet):
-        model.whiten_from(images)
+    if isinstance(model, StartsFromImages):
+        model.init_from(images)
     model = model.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     return model, images, torch.tensor(batch.labels, device=device)

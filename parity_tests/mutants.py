@@ -34,11 +34,9 @@ class Mutant(NamedTuple):
 
 
 LAYERS, CNN, RESNET = "jax_cifar/models/layers.py", "jax_cifar/models/cnn.py", "jax_cifar/models/resnet.py"
-SPEEDRUN, RULES, SCHEDULES = (
-    "jax_cifar/models/speedrun.py",
-    "jax_cifar/optim/rules.py",
-    "jax_cifar/optim/schedules.py",
-)
+SPEEDRUN = "jax_cifar/models/speedrun.py"
+RULES, TRANSFORMS = "jax_cifar/optim/rules.py", "jax_cifar/optim/transforms.py"
+MUON, SCHEDULES = "jax_cifar/optim/muon.py", "jax_cifar/optim/schedules.py"
 GEOMETRIC, MIXING, CONVERT = "jax_cifar/augment/crop_flip.py", "jax_cifar/augment/mixing.py", "torch_ref/convert.py"
 
 MUTANTS = (
@@ -112,10 +110,10 @@ MUTANTS = (
         "test_convert.py::test_logits_agree[simple_cnn-batch]",
     ),
     Mutant(
-        "group norm: unbiased variance",
+        "group norm: flax's epsilon",
         LAYERS,
-        "var = jnp.mean(jnp.square(grouped - mean), axis=(1, 2, 4), keepdims=True)",
-        "var = jnp.var(grouped, axis=(1, 2, 4), keepdims=True, ddof=1)",
+        "epsilon=1e-5, use_fast_variance",
+        "epsilon=1e-6, use_fast_variance",
         "test_layers.py::test_norm_gradients[group]",
     ),
     Mutant(
@@ -134,9 +132,9 @@ MUTANTS = (
     ),
     Mutant(
         "GELU: tanh form",
-        SPEEDRUN,
-        "approximate=False",
-        "approximate=True",
+        "jax_cifar/ops/activations.py",
+        "0.5 * (1 + lax.erf(x * math.sqrt(0.5)))",
+        "0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))",
         "test_layers.py::test_activations",
     ),
     Mutant(
@@ -164,9 +162,9 @@ MUTANTS = (
     ),
     Mutant(
         "SpeedrunNet: scale of the norms is trained",
-        LAYERS,
-        "scale = jax.lax.stop_gradient(scale)",
-        "scale = scale * 1",
+        SPEEDRUN,
+        'r"^whiten/kernel$", r"^group\\d/bn\\d/scale$")',
+        'r"^whiten/kernel$",)',
         "test_submodules.py::test_every_layer_agrees[speedrun_net-shallow]",
     ),
     Mutant(
@@ -256,15 +254,15 @@ MUTANTS = (
     ),
     Mutant(
         "SGD: Nesterov's form left out",
-        RULES,
-        "jax.tree.map(accumulate, updates, buffer) if nesterov else buffer",
-        "buffer",
+        TRANSFORMS,
+        "hyper.momentum if fixed is None else fixed, nesterov)",
+        "hyper.momentum if fixed is None else fixed)",
         "test_optimizers.py::test_rule_is_torchs[nesterov-None]",
         known=True,
     ),
     Mutant(
         "clipping: no 1e-6 under the norm",
-        RULES,
+        TRANSFORMS,
         "(global_norm(updates) + 1e-6)",
         "global_norm(updates)",
         "test_optimizers.py::test_clipping_is_torchs",
@@ -279,14 +277,14 @@ MUTANTS = (
     ),
     Mutant(
         "Adam: epsilon inside the root",
-        RULES,
+        TRANSFORMS,
         "(jnp.sqrt(v) / jnp.sqrt(correction2) + eps)",
         "jnp.sqrt(v / correction2 + eps)",
         "test_optimizers.py::test_rule_is_torchs[adam-None]",
     ),
     Mutant(
         "Adam: no bias correction",
-        RULES,
+        TRANSFORMS,
         "return m / correction1 /",
         "return m /",
         "test_optimizers.py::test_rule_is_torchs[adam-None]",
@@ -300,21 +298,21 @@ MUTANTS = (
     ),
     Mutant(
         "Adagrad: sum of squares starts at 0.1 (optax's default)",
-        RULES,
+        TRANSFORMS,
         "return AdagradState(jax.tree.map(jnp.zeros_like, params))",
         "return AdagradState(jax.tree.map(lambda p: jnp.full_like(p, 0.1), params))",
         "test_optimizers.py::test_rule_is_torchs[adagrad-None]",
     ),
     Mutant(
         "Muon: kernels not renormalised",
-        RULES,
-        "(muon.renormalising_factor(p) * shrink - 1) * p",
+        MUON,
+        "(renormalising_factor(p) * shrink - 1) * p",
         "(shrink - 1) * p",
         "test_optimizers.py::test_muon_is_airbenchs",
     ),
     Mutant(
         "Muon: five iterations (torch.optim.Muon's)",
-        "jax_cifar/optim/muon.py",
+        MUON,
         "ITERATIONS = 3",
         "ITERATIONS = 5",
         "test_optimizers.py::test_muon_is_airbenchs",
@@ -557,7 +555,7 @@ MUTANTS = (
     ),
     Mutant(
         "lookahead: the fast weights go on",
-        RULES,
+        TRANSFORMS,
         "jnp.where(now, s - p, u)",
         "u",
         "test_optimizers.py::test_lookahead[5-0.5]",
@@ -600,7 +598,7 @@ MUTANTS = (
     Mutant(
         "folding: another network's epsilon",
         "jax_cifar/models/fold.py",
-        "model.norm_epsilon if isinstance(model, SpeedrunNet) else BatchNorm.epsilon",
+        'getattr(model, "norm_epsilon", BatchNorm.epsilon)',
         "BatchNorm.epsilon",
         "test_fold.py::test_the_folded_network_gives_the_same_logits[speedrun_net]",
     ),

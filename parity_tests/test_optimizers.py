@@ -17,7 +17,7 @@ from torch.optim import swa_utils
 
 import torch_ref.optimizers
 from jax_cifar.config import OptimConfig
-from jax_cifar.optim import rules as optimizers
+from jax_cifar.optim import transforms
 from jax_cifar.optim.rules import Hyper, make_optimizer, update_ema
 from torch_ref.optimizers import make_optimizers
 
@@ -154,10 +154,10 @@ def test_what_each_setting_changes_is_told_apart(rule):
 
 def test_wrong_orders_and_variants_are_told_apart():
     settings = hypers(0.05, False)
-    decay, by_rate = optimizers.add_weight_decay({}), optimizers.scale_by_lr({})
-    clip = optimizers.clip_by_global_norm(2.0)
-    adam = optimizers.adam(0.999, 1e-8)
-    plain = optimizers.momentum(False)
+    decay, by_rate = transforms.add_weight_decay({}), transforms.scale_by_lr({})
+    clip = transforms.clip_by_global_norm(2.0)
+    adam = transforms.adam(0.999, 1e-8)
+    plain = transforms.momentum(False)
     cases = [
         (optax.chain(plain, decay, by_rate), sgd(False), None),  # decay after momentum
         (optax.chain(decay, adam, by_rate), torch.optim.AdamW, None),  # coupled for decoupled
@@ -216,7 +216,7 @@ def test_clipping_is_torchs(max_norm, size):
     grads = {name: value * (1 if size == np.inf else size * max_norm / norm) for name, value in flat.items()}
     if size == np.inf:
         grads["conv1/bias"] = np.array([np.inf, 1, 2, 3.0])
-    clip = optimizers.clip_by_global_norm(max_norm)
+    clip = transforms.clip_by_global_norm(max_norm)
     ours: Any
     other: Any
     ours, _ = clip.update(jax.tree.map(jnp.asarray, grads), optax.EmptyState(), hyper=Hyper(0.1, 0.9, 0.0))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from bisect import bisect_right
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +163,13 @@ def test_triangular_is_airbenchs_interpolation(total, peak, pct, start, end):
     assert_close(tables(config, total, peak).lr / peak, of_torch(config, total, peak)[0] / peak, "float64 operation")
 
 
+def test_a_schedule_of_ones_own_is_the_same_in_both():
+    config = in_steps(lambda step, total_steps: (1 - step / total_steps) ** 2)
+    assert_close(tables(config, 20, 0.3).lr, of_torch(config, 20, 0.3)[0], "float64 operation")
+    other = in_steps(lambda step, total_steps: (1 - step / total_steps) ** 1.9)
+    assert not agree(tables(other, 20, 0.3).lr, of_torch(config, 20, 0.3)[0], "float64 operation")
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -174,15 +182,15 @@ def test_triangular_is_airbenchs_interpolation(total, peak, pct, start, end):
 def test_lengths_in_epochs_are_rounded_alike(config):
     ours = tables(config, 30, 1.0).lr
     assert_close(ours, of_torch(config, 30, 1.0)[0], "schedule")
-    lengths = {name: getattr(config, name) * PER_EPOCH // 1 for name in ("warmup", "t_0")}
-    lengths["milestones"] = tuple(milestone * PER_EPOCH // 1 for milestone in config.milestones)
+    lengths: dict[str, Any] = {"milestones": tuple(milestone * PER_EPOCH // 1 for milestone in config.milestones)}
+    read = "t_0" if config.name == "warm_restarts" else "warmup"
+    lengths[read] = getattr(config, read) * PER_EPOCH // 1
     down = dataclasses.replace(config, unit="steps", **lengths)
     assert not agree(of_torch(down, 30, 1.0)[0], ours, "schedule")
 
 
 REFUSED = [
     {"name": "cosine", "warmup": 20},
-    {"name": "triangular", "warmup": 1},
     {"name": "step", "milestones": (5.0, 20.0)},
     {"name": "warm_restarts", "t_0": 0.4},
     {"name": "onecycle", "pct_start": 0.6, "three_phase": True},

@@ -118,7 +118,7 @@ def jax_trace(case) -> Trace:
     @functools.partial(jax.jit, compiler_options=QUICK_COMPILE)
     def everything(params, batch_stats):
         def forward(params, train):
-            tree = {"params": params, "batch_stats": batch_stats}
+            tree = {"params": models.hold_frozen(model, params), "batch_stats": batch_stats}
             kept = ["batch_stats", "intermediates"]
             return model.apply(tree, images, train=train, mutable=kept, capture_intermediates=True)
 

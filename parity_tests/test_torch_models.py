@@ -46,10 +46,11 @@ def test_no_classes_are_refused():
 )
 def test_same_image_sizes_are_refused(name, smallest):
     config = ModelConfig(name=name, width=1)
-    shapes(config, smallest)
+    model = models.create_model(config, CLASSES)
+    models.check_network(model, (smallest, smallest, 3), (), CLASSES)
     create_model(config, CLASSES, smallest).eval()(torch.zeros(1, 3, smallest, smallest))
-    with pytest.raises(ConfigError):
-        shapes(config, smallest - 1)
+    with pytest.raises(ConfigError, match="too small"):
+        models.check_network(model, (smallest - 1, smallest - 1, 3), (), CLASSES)
     with pytest.raises(ConfigError, match=f"image_size = {smallest - 1} "):
         create_model(config, CLASSES, smallest - 1)
 
@@ -150,7 +151,7 @@ def test_whitening_kernel_is_the_same():
     with jax.enable_x64(True):
         expected = np.asarray(models.whitening_kernel(jnp.asarray(images)))
     judge = SpeedrunNet(CLASSES, "batch").double()
-    judge.whiten_from(torch.from_numpy(np.moveaxis(images, -1, 1).copy()))
+    judge.init_from(torch.from_numpy(np.moveaxis(images, -1, 1).copy()))
     actual = judge.whiten.weight.detach().numpy().transpose(2, 3, 1, 0)
     assert_close(actual, expected, "float64 eigenvectors", "the kernel")
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from jaxprs import equations
 
 from jax_cifar.config import ModelConfig
@@ -15,8 +16,10 @@ from jax_cifar.errors import ConfigError
 from jax_cifar.models import (
     ResNet,
     SpeedrunNet,
+    check_network,
     create_model,
     frozen_parameters,
+    hold_frozen,
     init_variables,
     parameter_table,
     whitening_kernel,
@@ -179,7 +182,8 @@ def test_dropout_draws_in_training_only(name, places):
     dropout = 0.5 if places else None
     assert draws(train=True, dropout=dropout) == places
     assert draws(train=False, dropout=dropout) == 0
-    assert draws(train=True, dropout=0.0) == 0
+    if places:
+        assert draws(train=True, dropout=0.0) == 0
 
 
 @pytest.mark.parametrize("name", ["tiny_cnn", "simple_cnn", "cifar_cnn", "resnet34", "speedrun_net"])
@@ -206,11 +210,16 @@ def test_no_classes_and_unknown_group_sizes_are_refused():
 )
 def test_images_may_have_any_size_down_to_the_smallest(name, smallest):
     for size in (smallest, 33):
-        _, variables = shapes_of(ModelConfig(name, width=2), size=size)
+        model, variables = shapes_of(ModelConfig(name, width=2), size=size)
         assert all(min(shape) > 0 for _, shape, _ in parameter_table(variables["params"]))
+        check_network(model, (size, size, 3), (), 10)
     if smallest > 1:
-        with pytest.raises(ConfigError, match=rf"{smallest - 1}x{smallest - 1}.*{name}.*{smallest}x{smallest}"):
-            shapes_of(ModelConfig(name), size=smallest - 1)
+        size = smallest - 1
+        message = rf"{size}x{size}.*{type(model).__name__}.*{smallest}x{smallest}"
+        with pytest.raises(ConfigError, match=message):
+            check_network(model, (size, size, 3), (), 10)
+        with pytest.raises(ConfigError, match=message):
+            init_variables(model, KEY, images_of(size))
 
 
 @pytest.mark.parametrize(
@@ -227,6 +236,19 @@ def test_init_variables_sets_the_whitening_kernel():
     whiten = init_variables(SpeedrunNet(5, width=1), KEY, images)["params"]["whiten"]
     np.testing.assert_allclose(whiten["kernel"], whitening_kernel(images), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(whiten["bias"], np.zeros(24))
+
+
+def test_only_the_trained_parameters_of_the_speedrun_net_have_a_gradient():
+    model, images = create_model(ModelConfig("speedrun_net", width=2), 10), images_of(9)
+    variables = init_variables(model, KEY, images)
+
+    def loss(params):
+        logits: Any = model.apply({**variables, "params": hold_frozen(model, params)}, images, train=False)
+        return jnp.sum(logits**2)
+
+    grads: dict[str, Any] = dict(flatten_dict(jax.jit(jax.grad(loss))(variables["params"]), sep="/"))
+    still = {path for path, leaf in grads.items() if not jnp.any(leaf)}
+    assert still == {"whiten/kernel", *(f"group{group}/bn{norm}/scale" for group in (1, 2, 3) for norm in (1, 2))}
 
 
 def test_other_networks_freeze_nothing():

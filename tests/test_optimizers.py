@@ -1,17 +1,27 @@
 """The optimizers' plumbing; parity_tests/test_optimizers.py has PyTorch as the judge of the numbers."""
 
+import functools
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from jax_cifar.config import OptimConfig, OptimizerName
 from jax_cifar.errors import ConfigError
 from jax_cifar.optim import muon
-from jax_cifar.optim.rules import Hyper, Transform, constant_momentum, global_norm, make_optimizer, update_ema
+from jax_cifar.optim.rules import (
+    Hyper,
+    Rule,
+    constant_momentum,
+    former_path,
+    global_norm,
+    make_optimizer,
+    update_ema,
+)
 
 NAMES = get_args(OptimizerName)
 
@@ -27,12 +37,12 @@ def hyper(lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 0.01) ->
     return Hyper(jnp.float32(lr), jnp.float32(momentum), jnp.float32(weight_decay))
 
 
-def first_update(tx: Transform, params: dict, grads: dict, setting: Hyper) -> Any:
+def first_update(tx: Rule, params: dict, grads: dict, setting: Hyper) -> Any:
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), params, hyper=setting)
     return updates
 
 
-def run(tx: Transform, params: Any, settings: list[Hyper]) -> Any:
+def run(tx: Rule, params: Any, settings: list[Hyper]) -> Any:
     state = tx.init(params)
     for number, setting in enumerate(settings):
         updates, state = tx.update(make_params(10 + number), state, params, hyper=setting)
@@ -44,11 +54,19 @@ def gap(a: Any, b: Any) -> float:
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(jnp.max(jnp.abs(x - y))), a, b)))
 
 
-def everything_on(name: OptimizerName) -> OptimConfig:
-    return OptimConfig(name=name, clip_norm=1.0, lookahead_every=2, decay_multipliers=(("bias", 0.0),))
+OWN: dict[str, Any] = {
+    "optax.lion": optax.lion,
+    "optax.contrib.prodigy": optax.contrib.prodigy,
+    "optax.contrib.muon": functools.partial(optax.contrib.muon, beta=0.9),
+}
 
 
-@pytest.mark.parametrize("name", NAMES)
+def everything_on(name: str) -> OptimConfig:
+    rules: Any = {} if name in OWN else {"decay_multipliers": (("bias", 0.0),)}
+    return OptimConfig(name=OWN.get(name, name), clip_norm=1.0, lookahead_every=2, **rules)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "optax.contrib.muon"])
 def test_frozen_parameters_stay_and_have_no_state(name):
     params = make_params()
     tx = make_optimizer(everything_on(name), params, frozen=("^conv/kernel$",))
@@ -66,7 +84,7 @@ def test_frozen_gradients_do_not_count_for_clipping():
     np.testing.assert_allclose(global_norm(updates), 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "optax.contrib.prodigy"])
 def test_state_is_a_plain_tree_of_arrays_that_can_be_donated(name):
     params = make_params()
     tx = make_optimizer(everything_on(name), params)
@@ -85,7 +103,7 @@ def test_state_is_a_plain_tree_of_arrays_that_can_be_donated(name):
         assert gap(carry[0], expected[0]) < 1e-5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "optax.lion"])
 def test_settings_are_data_for_one_compilation_and_for_vmap(name):
     tx = make_optimizer(everything_on(name), make_params())
     settings = [hyper(0.1, 0.9, 0.0), hyper(0.02, 0.8, 0.1), hyper(0.3, 0.5, 0.01)]
@@ -151,10 +169,12 @@ def test_adam_accepts_decays_of_zero():
     np.testing.assert_allclose(updates["head"]["bias"], -jnp.sign(grads["head"]["bias"]), atol=1e-5)
 
 
-def test_constant_momentum_is_b1_for_adam():
-    for name in NAMES:
-        expected = 0.7 if name in ("adam", "adamw") else 0.6
-        assert constant_momentum(OptimConfig(name=name, momentum=0.6, b1=0.7)) == expected
+def test_constant_momentum_is_b1_for_adam_and_nothing_where_nothing_reads_it():
+    for name in ("adam", "adamw"):
+        assert constant_momentum(OptimConfig(name=name, b1=0.7)) == 0.7
+    for name in ("sgd", "muon"):
+        assert constant_momentum(OptimConfig(name=name, momentum=0.6)) == 0.6
+    assert constant_momentum(OptimConfig(name="adagrad")) == constant_momentum(OptimConfig(name=optax.lion)) == 0.0
 
 
 def test_lookahead_moves_only_every_k_steps_and_then_part_of_the_way():
@@ -174,6 +194,20 @@ def test_ema_by_its_definition():
     averaged = jax.jit(update_ema)(old, new, 0.9)
     assert gap(averaged, jax.tree.map(lambda e, x: 0.9 * e + 0.1 * x, old, new)) < 1e-6
     assert gap(update_ema(old, new, 0.0), new) < 1e-6
+
+
+def test_an_average_in_float32_does_not_drift():
+    weights = jnp.asarray(1 + 0.1 * np.random.default_rng(0).standard_normal((10_000, 64)), jnp.float32)
+
+    def drift(step: Any) -> float:
+        last, _ = jax.jit(lambda: jax.lax.scan(lambda ema, new: (step(ema, new), None), weights[0], weights[1:]))()
+        return abs(float(np.mean(np.asarray(last, np.float64) - exact)))
+
+    exact = np.asarray(weights[0], np.float64)
+    for new in np.asarray(weights[1:], np.float64):
+        exact = exact + 0.001 * (new - exact)
+    assert drift(lambda ema, new: update_ema(ema, new, 0.999)) < 2e-6
+    assert drift(lambda ema, new: optax.incremental_update(new, ema, 1 - 0.999)) > 1e-5
 
 
 def test_global_norm_of_half_precision_is_taken_in_single():
@@ -210,3 +244,141 @@ def test_muon_keeps_the_kernels_norm_and_survives_zeros():
     np.testing.assert_allclose(jnp.linalg.norm(kernel.ravel()), np.sqrt(4) * (1 - 0.1 * 0.01), rtol=1e-5)
     updates = first_update(tx, zeros, params, hyper())
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(updates))
+
+
+def trained(tx: Rule, *runs: list[float]) -> tuple[list[Any], int]:
+    """Parameters after an update by each of the rates of a run, run by run, and how often the step was traced."""
+    traces = []
+
+    @jax.jit
+    def step(params, state, grads, setting):
+        traces.append(1)
+        updates, state = tx.update(grads, state, params, hyper=setting)
+        return optax.apply_updates(params, updates), state
+
+    results = []
+    for rates in runs:
+        params = make_params()
+        state = tx.init(params)
+        for number, rate in enumerate(rates):
+            params, state = step(params, state, make_params(10 + number), hyper(rate, 0.9, 0.0))
+        results.append(params)
+    return results, len(traces)
+
+
+RATES = [0.1, 0.05, 0.2]
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_optax_sgd_as_a_rule_of_ones_own_is_sgd(nesterov):
+    own = functools.partial(optax.sgd, momentum=0.9, nesterov=nesterov)
+    settings: dict[str, Any] = {"clip_norm": 1.0, "lr_multipliers": (("bias", 3.0),)}
+
+    def after(config: OptimConfig) -> Any:
+        return trained(make_optimizer(config, make_params(), ("^head/kernel$",)), RATES)[0][0]
+
+    ours = after(OptimConfig(nesterov=nesterov, **settings))
+    assert gap(after(OptimConfig(name=own, **settings)), ours) < 1e-6
+    assert gap(after(OptimConfig(name=own, clip_norm=1.0)), ours) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["optax.lion", "optax.contrib.prodigy"])
+def test_the_schedule_moves_the_rate_of_a_rule_of_ones_own(name):
+    (moved, constant), traces = trained(make_optimizer(OptimConfig(name=OWN[name]), make_params()), RATES, [0.1] * 3)
+    assert traces == 1
+    expected: Any = make_params()
+    state: Any = OWN[name](RATES[0]).init(expected)
+    with jax.numpy_dtype_promotion("standard"):
+        for number, rate in enumerate(RATES):
+            updates, state = OWN[name](rate).update(make_params(10 + number), state, expected)
+            expected = optax.apply_updates(expected, updates)
+    assert gap(moved, expected) < 1e-6
+    assert gap(moved, constant) > 1e3 * gap(moved, expected)
+
+
+def grows(lr: Any) -> optax.GradientTransformation:
+    return optax.GradientTransformation(
+        lambda params: jnp.zeros(1), lambda updates, state, params=None: (updates, jnp.append(state, lr))
+    )
+
+
+def halves(lr: Any) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda u: (lr * u).astype(jnp.bfloat16), updates))
+
+
+def takes_two(lr: Any, decay: Any) -> optax.GradientTransformation:
+    return optax.adamw(lr, weight_decay=decay)
+
+
+def a_number(lr: Any) -> Any:
+    return lr
+
+
+def compares(lr: Any) -> optax.GradientTransformation:
+    return optax.sgd(lr if lr > 0.1 else 0.1)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (takes_two, "takes_two does not work.*missing 1 required positional argument: 'decay'"),
+        (a_number, "a_number does not work.*no optax transformation"),
+        (compares, "compares does not work: TracerBoolConversionError"),
+        (optax.inject_hyperparams(optax.adam), "adam does not work: its state keeps the rate"),
+        (grows, "grows does not work: its state changes its shapes"),
+        (halves, "halves does not work: its updates have other shapes or types"),
+        (optax.contrib.momo, "momo does not work.*'value'"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_rule_of_ones_own_that_cannot_work_is_refused_in_one_message(function, words):
+    with pytest.raises(ConfigError, match=rf"optim\.name = .*{words}.*optax\.lion") as caught:
+        make_optimizer(OptimConfig(name=function), make_params())
+    assert "\n" not in str(caught.value)
+
+
+# Where the leaves lay before optax.partition and optax.trace: rule -> its states' paths, by parameter.
+FORMER = {
+    "sgd": ("1/buffer/{}",),
+    "adam": ("1/count", "1/mean/{}", "1/square/{}"),
+    "adamw": ("0/count", "0/mean/{}", "0/square/{}"),
+    "adagrad": ("1/total/{}",),
+    "muon": ("0/0/buffer/{kernels}", "1/1/buffer/{others}"),
+}
+# Whether gradients are clipped, and whether lookahead is on.
+FORMER_PLACES = {
+    (False, False): ("opt_state/0/",),
+    (True, False): ("opt_state/0/1/",),
+    (False, True): ("opt_state/0/inner/", "opt_state/0/count", "opt_state/0/slow/{}"),
+    (True, True): ("opt_state/0/inner/1/", "opt_state/0/count", "opt_state/0/slow/{}"),
+}
+
+
+def spelled(template: str, names: list[str]) -> set[str]:
+    kernels, others = [n for n in names if "conv" in n and "kernel" in n], [n for n in names if "bias" in n]
+    others += [name for name in names if name not in kernels + others]
+    parts = {"{}": names, "{kernels}": kernels, "{others}": others}
+    found = next((mark for mark in parts if mark in template), None)
+    return {template} if found is None else {template.replace(found, name) for name in parts[found]}
+
+
+@pytest.mark.parametrize("frozen", [(), ("^trace/kernel$",)])
+@pytest.mark.parametrize(("clip", "look"), FORMER_PLACES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_leaf_is_found_in_checkpoints_of_the_former_structure(name, clip, look, frozen):
+    params = make_params() | {"trace": {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}}
+    config = OptimConfig(name=name, clip_norm=1.0 if clip else None, lookahead_every=2 if look else 0)
+    state = {"opt_state": make_optimizer(config, params, frozen).init(params)}
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(state)
+    ]
+    names = ["conv/bias", "conv/kernel", "head/bias", "head/kernel", "trace/bias"] + ["trace/kernel"] * (not frozen)
+    place, *around = FORMER_PLACES[clip, look]
+    templates = [place + template for template in FORMER[name]] + around
+    expected = set().union(*(spelled(template, names) for template in templates))
+    assert sorted(former_path(path) for path in paths) == sorted(expected)
+
+
+def test_paths_that_did_not_change_stay():
+    for path in ("step", "params/trace/kernel", "batch_stats/bn1/mean", "ema/params/inner_states/kernel"):
+        assert former_path(path) == path

@@ -99,7 +99,7 @@ def test_epochs_become_whole_steps(name, field, in_epochs, in_steps):
     ("fields", "words"),
     [
         ({"name": "cosine", "warmup": 10.0}, ["schedule.warmup = 10.0", "100 steps"]),
-        ({"name": "onecycle", "warmup": 1.0}, ["schedule.warmup = 1.0", "onecycle has no warm-up"]),
+        ({"name": "onecycle", "warmup": 1.0}, ["schedule.warmup = 1.0", "schedule.name = onecycle"]),
         ({"name": "warm_restarts", "t_0": 0.04}, ["schedule.t_0 = 0.04", "10 steps per epoch"]),
         ({"name": "step", "milestones": (5.0, 10.0)}, ["schedule.milestones = (5.0, 10.0)", "[50, 100]", "100 steps"]),
         ({"name": "step", "milestones": (0.01,)}, ["schedule.milestones = (0.01,)", "[0]"]),
@@ -112,6 +112,33 @@ def test_what_does_not_fit_the_run_is_refused_with_its_value(fields, words):
     with pytest.raises(ConfigError) as caught:
         tables(**fields)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_schedule_of_ones_own_is_a_share_of_the_peak():
+    def sawtooth(step, total_steps):
+        return np.float32(step % 4 / 4) if step < total_steps - 1 else 0
+
+    lr, momentum = tables(total=8, name=sawtooth)
+    np.testing.assert_array_equal(lr, [0, 0.125, 0.25, 0.375, 0, 0.125, 0.25, 0])
+    np.testing.assert_array_equal(momentum, np.full(8, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([1.0, -0.1, 1.0], "gave -0.1 at step 1 of 3"),
+        ([1.0, 1.0, np.nan], "gave nan at step 2 of 3"),
+        ([np.inf, 1.0, 1.0], "gave inf at step 0 of 3"),
+        ([1.0, None, 1.0], "failed at step 1: TypeError"),
+        ([1.0], "failed at step 1: IndexError"),
+    ],
+)
+def test_a_schedule_of_ones_own_that_gives_no_share_is_refused_with_its_step(values, words):
+    def mine(step, total_steps):
+        return values[step]
+
+    with pytest.raises(ConfigError, match=rf"^schedule\.name = mine {words}.*\(step, total_steps\)"):
+        tables(total=3, name=mine)
 
 
 def test_a_run_without_updates_is_refused():

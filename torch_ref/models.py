@@ -5,7 +5,7 @@ Modules bear the names of the JAX ones, the ResNets torchvision's; weights start
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Literal, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jax_cifar.config import ModelConfig
-from jax_cifar.errors import check
+from jax_cifar.errors import ConfigError, check
 
 NormName = Literal["batch", "group", "none"]
 Conv = Callable[..., nn.Conv2d]
@@ -167,8 +167,16 @@ class ResNet(nn.Module):
         return self.fc(self.dropout(x.mean((2, 3))))
 
 
+@runtime_checkable
+class StartsFromImages(Protocol):
+    """A network whose start depends on training images, of which it looks at 5000 at most."""
+
+    def init_from(self, images: Images) -> None:
+        """Set what depends on them, from normalised images."""
+
+
 class SpeedrunNet(nn.Module):
-    """airbench's network (Jordan, arXiv 2404.00498); `whiten_from` sets its first kernel, which is never trained."""
+    """airbench's network (Jordan, arXiv 2404.00498); `init_from` sets its first kernel, which is never trained."""
 
     def __init__(
         self, num_classes: int, norm: NormName, width: int = 64, convs_per_group: int = 2, whiten_bias: bool = True
@@ -188,7 +196,7 @@ class SpeedrunNet(nn.Module):
         return self.head(x.amax((2, 3))) / 9
 
     @torch.no_grad()
-    def whiten_from(self, images: Images) -> None:
+    def init_from(self, images: Images) -> None:
         """Set the first kernel to filters, and their negatives, that whiten the 2x2 patches of normalised images."""
         patches = F.unfold(images[:5000], 2).movedim(1, 0).flatten(1)
         eigenvalues, eigenvectors = torch.linalg.eigh(torch.cov(patches, correction=0))
@@ -237,8 +245,10 @@ def create_model(config: ModelConfig, num_classes: int, image_size: int = 32) ->
         image_size: height and width of the images in pixels, which fix the first dense layer of the plain CNNs.
 
     Raises:
-        ConfigError: there is no class, or the images are too small for the architecture.
+        ConfigError: there is no class, the images are too small, or the network is one of one's own.
     """
+    if not isinstance(config, ModelConfig):
+        raise ConfigError(f"model = {type(config).__name__} has no twin in PyTorch: choose a network that ships.")
     check(num_classes >= 1, "num_classes", num_classes, "it must be at least 1")
     smallest = _SMALLEST_IMAGE.get(config.name, 1)
     check(image_size >= smallest, "image_size", image_size, f"{config.name} needs {smallest} or more")

@@ -26,7 +26,7 @@ def make_optimizers(config: OptimConfig, parameters: Mapping[str, nn.Parameter])
         parameters: by PyTorch name (`dict(model.named_parameters())`); those without `requires_grad` are left out.
 
     Raises:
-        ConfigError: a multiplier's pattern matches no parameter.
+        ConfigError: a multiplier's pattern matches no parameter, or the rule is a function of one's own.
     """
     paths = {jax_path(name, parameter.ndim): parameter for name, parameter in parameters.items()}
     rate = _match(config.lr_multipliers, paths, "optim.lr_multipliers")
@@ -58,6 +58,9 @@ def make_optimizers(config: OptimConfig, parameters: Mapping[str, nn.Parameter])
             momentum, nesterov = config.aux_momentum, config.aux_momentum > 0
             aux = SGD(groups(config.aux_lr, others), momentum=momentum, nesterov=nesterov)
             return [Muon(groups(config.lr, kernels), momentum=config.momentum), aux]
+        case function:
+            expected = "an optax transformation has no twin in PyTorch; choose one of the rules by name"
+            raise ConfigError(f"optim.name = {getattr(function, '__name__', function)} is not allowed: {expected}.")
 
 
 class Muon(Optimizer):

@@ -16,7 +16,7 @@ from jax_cifar.config import Config
 from jax_cifar.data import Dataset, channel_statistics
 from jax_cifar.errors import check
 from torch_ref.augment import make_augment, make_mixer
-from torch_ref.models import SpeedrunNet, create_model
+from torch_ref.models import StartsFromImages, create_model
 from torch_ref.optimizers import Lookahead, make_optimizers
 from torch_ref.schedules import make_scheduler
 
@@ -61,10 +61,10 @@ def make_normalize(part: Dataset, device: torch.device) -> Normalize:
 def make_network(
     config: Config, num_classes: int, data: DeviceData, normalize: Normalize, memory_format: torch.memory_format
 ) -> nn.Module:
-    """The configured network with fresh weights, on the device; a SpeedrunNet's whitening is from the first images."""
+    """The configured network with fresh weights, on the device; the first images start it where it has `init_from`."""
     model = create_model(config.model, num_classes, data.images.shape[1]).to(data.images.device)
-    if isinstance(model, SpeedrunNet):
-        model.whiten_from(normalize(pixels(data.images[:5000])))
+    if isinstance(model, StartsFromImages):
+        model.init_from(normalize(pixels(data.images[:5000])))
     return model.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 

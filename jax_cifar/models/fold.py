@@ -1,5 +1,6 @@
 """Batch normalisation folded into the convolution before it: in evaluation both are one convolution with a bias."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jax_cifar.errors import CheckpointError, check
-from jax_cifar.models import SpeedrunNet
 from jax_cifar.models.layers import BatchNorm
 
 
@@ -21,7 +21,8 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> dict[str,
     the only rounding is the one to the type of each parameter.
 
     Args:
-        model: a network with norm "batch", from `create_model`; it says which epsilon the norms have.
+        model: a network with norm "batch". It says which epsilon the norms have (`norm_epsilon`, where it is not
+            PyTorch's) and which of them stand behind a max-pool (`pooled_norms`, regular expressions on their paths).
         variables: its trained {"params": ..., "batch_stats": ...}; they are not changed.
 
     Returns:
@@ -36,7 +37,8 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> dict[str,
     host = jax.device_get(variables)
     params: dict[str, Any] = dict(flatten_dict(host["params"], sep="/"))
     stats: dict[str, Any] = dict(flatten_dict(host["batch_stats"], sep="/"))
-    epsilon = model.norm_epsilon if isinstance(model, SpeedrunNet) else BatchNorm.epsilon
+    epsilon = getattr(model, "norm_epsilon", BatchNorm.epsilon)
+    pooled = getattr(model, "pooled_norms", ())
     for path in [name.removesuffix("/scale") for name in params if name.endswith("/scale")]:
         conv = _convolution_before(path)
         if f"{conv}/kernel" not in params or f"{path}/bias" not in params or f"{path}/var" not in stats:
@@ -45,8 +47,8 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> dict[str,
             )
         scale, bias = (params.pop(f"{path}/{name}").astype(np.float64) for name in ("scale", "bias"))
         mean, var = (stats[f"{path}/{name}"].astype(np.float64) for name in ("mean", "var"))
-        # SpeedrunNet pools between the two; the maximum is the same after the factor only where that keeps the order.
-        if isinstance(model, SpeedrunNet) and path.endswith("bn1") and scale.min() < 0:
+        # With a max-pool between the two, the maximum is the same after the factor only where that keeps the order.
+        if scale.min() < 0 and any(re.search(pattern, path) for pattern in pooled):
             raise CheckpointError(
                 f"{path}/scale goes down to {scale.min():.3g}: behind a max-pool a negative scale cannot be folded."
                 " Use the network unfolded."

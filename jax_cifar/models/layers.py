@@ -66,7 +66,6 @@ class Conv(nn.Module):
     use_bias: bool = True
     kernel_init: Init = torch_kernel_init
     bias_init: Init | None = None  # None: PyTorch's default
-    frozen_kernel: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -75,8 +74,6 @@ class Conv(nn.Module):
         """Convolve, in `dtype`."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        if self.frozen_kernel:
-            kernel = jax.lax.stop_gradient(kernel)
         sides = (self.padding, self.padding)
         x = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), (self.stride, self.stride), (sides, sides))
         if self.use_bias:
@@ -106,25 +103,7 @@ class Dense(nn.Module):
         return x
 
 
-class _Norm(nn.Module):
-    """What the two normalisation layers share: their fields, and scale and bias per channel."""
-
-    epsilon: float = 1e-5
-    scale_init: Init = nn.initializers.ones
-    frozen_scale: bool = False
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    def scale_and_bias(self, channels: int) -> tuple[Array, Array]:
-        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
-        if self.frozen_scale:
-            scale = jax.lax.stop_gradient(scale)
-        wide = statistics_dtype(self.param_dtype)
-        return scale.astype(wide), bias.astype(wide)
-
-
-class BatchNorm(_Norm):
+class BatchNorm(nn.Module):
     """Batch normalisation as `torch.nn.BatchNorm2d` computes it.
 
     The batch is normalised with its biased variance, and its unbiased variance goes into the running one;
@@ -132,8 +111,12 @@ class BatchNorm(_Norm):
     momentum is one minus this one. Running statistics stay in float32 whatever the compute type.
     """
 
+    epsilon: float = 1e-5
     momentum: float = 0.1
     use_running_average: bool = False
+    scale_init: Init = nn.initializers.ones
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channel"]) -> Float[Array, "batch height width channel"]:
@@ -142,7 +125,8 @@ class BatchNorm(_Norm):
         Raises ConfigError when training with a single value per channel, where the variance means nothing.
         """
         channels, wide = x.shape[-1], statistics_dtype(self.param_dtype)
-        scale, bias = self.scale_and_bias(channels)
+        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype).astype(wide)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype).astype(wide)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), wide)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), wide)
         if self.use_running_average:
@@ -163,19 +147,22 @@ class BatchNorm(_Norm):
         return y.astype(self.dtype)
 
 
-class GroupNorm(_Norm):
+class GroupNorm(nn.Module):
     """Group normalisation (Wu and He, arXiv 1803.08494) as `torch.nn.GroupNorm(group_count(channels), channels)`."""
+
+    scale_init: Init = nn.initializers.ones
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channel"]) -> Float[Array, "batch height width channel"]:
         """Normalise every image by the mean and the biased variance of each of its groups of channels."""
-        channels = x.shape[-1]
-        scale, bias = self.scale_and_bias(channels)
-        grouped = x.astype(statistics_dtype(self.param_dtype)).reshape(*x.shape[:3], group_count(channels), -1)
-        mean = jnp.mean(grouped, axis=(1, 2, 4), keepdims=True)
-        var = jnp.mean(jnp.square(grouped - mean), axis=(1, 2, 4), keepdims=True)
-        normalised = ((grouped - mean) * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape)
-        return (normalised * _per_channel(scale) + _per_channel(bias)).astype(self.dtype)
+        wide = statistics_dtype(self.param_dtype)
+        options: dict[str, Any] = {"dtype": wide, "param_dtype": self.param_dtype, "scale_init": self.scale_init}
+        # PyTorch's epsilon, and the variance about the mean rather than the difference of two large numbers.
+        norm = nn.GroupNorm(group_count(x.shape[-1]), epsilon=1e-5, use_fast_variance=False, **options)
+        nn.share_scope(self, norm)
+        return norm(x.astype(wide)).astype(self.dtype)
 
 
 def group_count(channels: int) -> int:
@@ -209,15 +196,6 @@ def make_layers(
 def make_head(num_classes: int, param_dtype: DTypeLike, name: str, use_bias: bool = True) -> Dense:
     """The last dense layer. Never in bfloat16: its matmul is small, and rounded logits would round the loss."""
     return Dense(num_classes, use_bias, dtype=statistics_dtype(param_dtype), param_dtype=param_dtype, name=name)
-
-
-def check_image_size(images: Float[Array, "batch height width channel"], smallest: int, model: str) -> None:
-    """Raise ConfigError if `images` are under `smallest` pixels high or wide: `model`'s pooling would leave nothing."""
-    height, width = images.shape[1:3]
-    if min(height, width) < smallest:
-        raise ConfigError(
-            f"images of {height}x{width} pixels are too small: {model} needs {smallest}x{smallest} or more."
-        )
 
 
 def _per_channel(vector: Float[Array, "channel"]) -> Float[Array, "1 1 1 channel"]:

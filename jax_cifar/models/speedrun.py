@@ -1,6 +1,8 @@
 """The speedrun network: airbench's (Jordan, arXiv 2404.00498), which reaches 94 % on CIFAR-10 in under ten epochs."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,8 +13,8 @@ from jaxtyping import Array, Float
 from jax_cifar.errors import ConfigError
 from jax_cifar.models.layers import (
     Conv,
+    Layer,
     NormName,
-    check_image_size,
     dirac_kernel_init,
     make_head,
     make_layers,
@@ -21,7 +23,6 @@ from jax_cifar.models.layers import (
 from jax_cifar.ops.activations import gelu
 from jax_cifar.ops.pooling import max_pool
 
-WHITENING_IMAGES = 5000
 _PATCH = 2
 
 
@@ -37,7 +38,7 @@ class SpeedrunNet(nn.Module):
     last two convolutions: GELU(x + bn3(conv3(GELU(bn2(conv2(x)))))). Convolutions are 3x3, the max-pool is 2x2. The
     norms' scale stays at one: only their bias is trained. GELU is exact. Logits are multiplied by `logit_scale`.
     Parameters: `whiten`; `group1`..`group3`, each with `conv1`, `bn1` to `conv3`, `bn3` as far as it goes; `head`.
-    The whitening kernel comes from images: `jax_cifar.models.init_variables` sets it, `init` alone leaves it random.
+    The whitening kernel comes from images, by `init_from`; `init` alone leaves it random.
     """
 
     num_classes: int
@@ -51,16 +52,27 @@ class SpeedrunNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
+    smallest_image = 9
+    pooled_norms = (r"^group\d/bn1$",)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The whitening kernel and the norms' scales."""
+        return (r"^whiten/kernel$",) if self.norm == "none" else (r"^whiten/kernel$", r"^group\d/bn\d/scale$")
+
+    def init_from(self, params: dict[str, Any], images: Float[Array, "batch height width channel"]) -> dict[str, Any]:
+        """The parameters with the whitening kernel of these normalised images."""
+        kernel = jax.jit(whitening_kernel)(images).astype(self.param_dtype)
+        return {**params, "whiten": {**params["whiten"], "kernel": kernel}}
+
     @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width channel"], train: bool
     ) -> Float[Array, "batch num_classes"]:
-        """Logits, in float32 (float64 with float64 parameters). Raises ConfigError for images under 9x9."""
-        check_image_size(images, 9, "speedrun_net")
+        """Logits, in float32 (float64 with float64 parameters)."""
         if self.convs_per_group not in (1, 2, 3):
             raise ConfigError(f"convs_per_group = {self.convs_per_group} is not allowed: it must be 1, 2 or 3.")
         conv, norm = make_layers(self.norm, train, self.dtype, self.param_dtype)
-        norm = functools.partial(norm, frozen_scale=True)
         if self.norm == "batch":
             norm = functools.partial(norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon)
         conv = functools.partial(conv, kernel_init=dirac_kernel_init, bias_init=nn.initializers.zeros)
@@ -69,7 +81,6 @@ class SpeedrunNet(nn.Module):
             kernel_size=_PATCH,
             use_bias=self.whiten_bias,
             bias_init=nn.initializers.zeros,
-            frozen_kernel=True,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name="whiten",
@@ -84,8 +95,8 @@ class SpeedrunNet(nn.Module):
 class _Group(nn.Module):
     features: int
     convs: int
-    conv: functools.partial
-    norm: functools.partial
+    conv: Callable[..., Layer]
+    norm: Callable[..., Layer]
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -106,7 +117,7 @@ def whitening_kernel(
     """Filters that turn 2x2 patches into uncorrelated values of variance one, and the negatives of those filters.
 
     Args:
-        images: normalised images; the first 5000 are used.
+        images: normalised images.
         epsilon: added to every eigenvalue of the patches' covariance, so that nearly constant directions stay small.
 
     Returns:
@@ -114,7 +125,7 @@ def whitening_kernel(
         images). Each eigenvector's largest component is positive, so that every device gives the same sign.
     """
     channels = images.shape[-1]
-    covariance = _patch_covariance(images[:WHITENING_IMAGES].astype(statistics_dtype(images.dtype)))
+    covariance = _patch_covariance(images.astype(statistics_dtype(images.dtype)))
     eigenvalues, eigenvectors = jnp.linalg.eigh(covariance)
     largest = jnp.argmax(jnp.abs(eigenvectors), axis=0, keepdims=True)
     eigenvectors = eigenvectors * jnp.sign(jnp.take_along_axis(eigenvectors, largest, axis=0))

@@ -1,14 +1,21 @@
-"""Muon's arithmetic for convolution kernels, as in airbench94_muon (K. Jordan, 2024): pure functions on arrays.
+"""Muon for convolution kernels, as in airbench94_muon (K. Jordan, 2024): its arithmetic, its step, the whole rule.
 
 A kernel [height, width, in, out] counts as the matrix [height * width * in, out]; airbench's is its transpose with the
 rows in another order, which changes nothing here. `torch.optim.Muon` differs: it takes matrices only, runs 5 iterations
-in bfloat16, scales the rate by sqrt(max(1, rows / columns)) and does not renormalise the weights.
+in bfloat16, scales the rate by sqrt(max(1, rows / columns)) and does not renormalise the weights. So does
+`optax.contrib.muon`, but for the number of iterations, and it looks at no convolution kernels unless told to.
 """
 
 import math
+from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from jax_cifar.config import OptimConfig
+from jax_cifar.optim.transforms import Rule, add_weight_decay, map_named, momentum, path_name, scale_by_lr, stateless
 
 # Chosen by airbench for slope at zero, not convergence: singular values end up somewhere around 1, which is enough.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -54,3 +61,36 @@ def renormalising_factor(kernel: Float[Array, "height width in out"]) -> Float[A
     """
     norm = jnp.sqrt(jnp.sum(kernel * kernel))
     return jnp.where(norm > 0, math.sqrt(kernel.shape[-1]) / jnp.where(norm > 0, norm, 1), 1)
+
+
+def muon_step(rate: Mapping[str, float], decay: Mapping[str, float]) -> Rule:
+    """Orthogonalise the kernels' directions to O, renormalise the kernels, decay and step: s p (1 - lr wd) - lr O.
+
+    s gives p the Frobenius norm sqrt(out), and O is not rescaled by its shape: the conventions of airbench94_muon.
+    """
+
+    def update(updates, params, hyper):
+        leaves, structure = jax.tree.flatten(updates)
+        orthogonal = jax.tree.unflatten(structure, orthogonalise(leaves))
+
+        def step(name, o, p):
+            lr = rate.get(name, 1.0) * jnp.asarray(hyper.lr, p.dtype)
+            shrink = 1 - lr * decay.get(name, 1.0) * jnp.asarray(hyper.weight_decay, p.dtype)
+            return (renormalising_factor(p) * shrink - 1) * p - lr * o
+
+        return map_named(step, orthogonal, params)
+
+    return stateless(update)
+
+
+def muon(config: OptimConfig, params: PyTree, rate: Mapping[str, float], decay: Mapping[str, float]) -> Rule:
+    """Muon for convolution kernels; for all else SGD with Nesterov's momentum, its rate a fixed multiple of Muon's.
+
+    The kernels' decay is decoupled, that of all else coupled, as PyTorch's Muon and SGD have it.
+    """
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    aux_rate = {name: rate.get(name, 1.0) * config.aux_lr / config.lr for name in names}
+    kernels = optax.chain(momentum(True), muon_step(rate, decay))
+    others = optax.chain(add_weight_decay(decay), momentum(True, config.aux_momentum), scale_by_lr(aux_rate))
+    parts = jax.tree.map(lambda leaf: "kernels" if jnp.ndim(leaf) == 4 else "others", params)
+    return optax.partition({"kernels": kernels, "others": others}, parts)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jax_cifar.config import ScheduleConfig
-from jax_cifar.errors import check
+from jax_cifar.errors import ConfigError, check
 
 Anneal = Literal["cos", "linear"]
 
@@ -168,7 +168,8 @@ def make_schedule(
     """Tabulate the learning rate and the momentum of a run of `total_steps` updates.
 
     Lengths in epochs are rounded to whole steps, so a cycle or a milestone always starts with an update. `momentum` is
-    used throughout, except by OneCycle with `cycle_momentum`. Raises `ConfigError` where a length does not fit the run.
+    used throughout, except by OneCycle with `cycle_momentum`. Raises `ConfigError` where a length does not fit the run,
+    or a schedule of one's own gives no finite share of at least 0.
     """
     check(total_steps >= 1, "total_steps", total_steps, "a run has at least one update")
     check(peak_lr > 0, "optim.lr", peak_lr, "it must be greater than 0")
@@ -183,11 +184,7 @@ def make_schedule(
 
 def _rate(config: ScheduleConfig, peak: float, total: int, steps_per_epoch: float) -> Callable[[int], float]:
     c = config
-    if c.name in ("constant", "cosine", "step"):
-        warmup = (_warmup_steps(c, total, steps_per_epoch), c.warmup_start)
-    else:
-        check(c.warmup == 0, "schedule.warmup", c.warmup, f"{c.name} has no warm-up, set it to 0")
-        warmup = (0, 0.0)
+    warmup = (_warmup_steps(c, total, steps_per_epoch), c.warmup_start)
     match c.name:
         case "constant":
             return lambda step: constant(step, peak, *warmup)
@@ -209,6 +206,20 @@ def _rate(config: ScheduleConfig, peak: float, total: int, steps_per_epoch: floa
             check(fits, "schedule.pct_start", c.pct_start, "with three_phase it must be at most 0.5")
             shape = (c.pct_start, c.div_factor, c.final_div_factor, c.anneal, c.three_phase)
             return lambda step: onecycle(step, total, peak, *shape)
+        case function:
+            return lambda step: peak * _own_share(function, step, total)
+
+
+def _own_share(function: Callable[[int, int], float], step: int, total: int) -> float:
+    name = getattr(function, "__name__", type(function).__name__)
+    expected = "it is called as (step, total_steps) and must return a share of optim.lr, a finite number of at least 0"
+    try:
+        share = float(function(step, total))
+    except Exception as error:
+        raise ConfigError(f"schedule.name = {name} failed at step {step}: {error!r}; {expected}.") from error
+    if not (math.isfinite(share) and share >= 0):
+        raise ConfigError(f"schedule.name = {name} gave {share} at step {step} of {total}: {expected}.")
+    return share
 
 
 def _in_steps(length: float, config: ScheduleConfig, steps_per_epoch: float) -> int:

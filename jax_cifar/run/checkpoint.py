@@ -65,7 +65,7 @@ class Checkpoints:
         directory: folder of the checkpoints, made at the first save; relative paths are resolved.
         keep: how many of the newest checkpoints stay; the best is kept apart and does not count.
         warn: receives one line for each damaged or unfinished checkpoint; default: a line on stderr.
-        modern_path: the path that a leaf of a checkpoint of the first format has today.
+        former_path: where a leaf of the template lies in a checkpoint of the first format.
 
     Errors of a save surface as `CheckpointError` at the next `save`, `save_best`, `wait` or `close`.
     """
@@ -75,12 +75,12 @@ class Checkpoints:
         directory: Path | str,
         keep: int,
         warn: Callable[[str], None] = _print_warning,
-        modern_path: Callable[[str], str] = lambda path: path,
+        former_path: Callable[[str], str] = lambda path: path,
     ) -> None:
         self.directory = Path(directory).expanduser().resolve()
         self._keep = keep
         self._warn = warn
-        self._modern_path = modern_path
+        self._former_path = former_path
         self._pending: list[tuple[Path, Future]] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
@@ -125,7 +125,7 @@ class Checkpoints:
         while steps := [step for step in _steps(folder) if step not in skipped]:
             path = folder / str(steps[-1])
             try:
-                return _read(path, template, self._modern_path)
+                return _read(path, template, self._former_path)
             except Damaged as damage:
                 skipped.add(steps[-1])
                 self._quarantine(path, str(damage))
@@ -245,14 +245,15 @@ def read_variables(directory: Path, which: Literal["last", "best"] = "last") -> 
     return None
 
 
-def _read(path: Path, template: PyTree, modern_path: Callable[[str], str]) -> Restored:
+def _read(path: Path, template: PyTree, former_path: Callable[[str], str]) -> Restored:
     """Read and verify one checkpoint; raises `Damaged`, or `CheckpointError` if it does not fit the template."""
     manifest = read_manifest(path)
-    modern = {name: modern_path(name) if "format" not in manifest else name for name in manifest["leaves"]}
-    saved = {modern[name]: (shape, dtype) for name, (shape, dtype, _) in manifest["leaves"].items()}
+    saved = {name: (shape, dtype) for name, (shape, dtype, _) in manifest["leaves"].items()}
     wanted = leaves_by_path(template)
+    if "format" not in manifest:
+        wanted = {former_path(name): leaf for name, leaf in wanted.items()}
     require_same_leaves(path, saved, {name: signature(leaf) for name, leaf in wanted.items()})
-    arrays = {modern[name]: array for name, array in _read_verified(path).items()}
+    arrays = _read_verified(path)
     placed = [_place(arrays[name], leaf) for name, leaf in wanted.items()]
     return Restored(manifest["step"], jax.tree.unflatten(jax.tree.structure(template), placed), manifest["extra"])
 

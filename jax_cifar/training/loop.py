@@ -16,6 +16,7 @@ from jax_cifar.evaluation.metrics import Report, mean_metrics
 from jax_cifar.files import write_json
 from jax_cifar.models import parameter_table
 from jax_cifar.models.network import compute_dtype
+from jax_cifar.optim.rules import former_path
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import CHECKPOINTS, choose_folder, make_folder
@@ -88,7 +89,8 @@ def train(
         session.compile(state)
         announce_network(console, session, state)
 
-        checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, config.checkpoint.keep, console.warn))
+        keep, place = config.checkpoint.keep, folder / CHECKPOINTS
+        checkpoints = stack.enter_context(Checkpoints(place, keep, console.warn, former_path))
         state, progress = resume(session, checkpoints, state, console)
         log = stack.enter_context(RunLog(folder, config.log.tensorboard, int(state.step) or None))
         told = Callbacks(callbacks, console.warn)

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax_cifar.backend.mesh import replicated
 from jax_cifar.config import Config
 from jax_cifar.data import Dataset, Splits
-from jax_cifar.errors import DataError
+from jax_cifar.errors import ConfigError, DataError, check
 from jax_cifar.evaluation.metrics import Report, report
 from jax_cifar.evaluation.predict import (
     Batches,
@@ -27,7 +27,7 @@ from jax_cifar.evaluation.predict import (
     predict_logits,
     tta_views,
 )
-from jax_cifar.models import create_model
+from jax_cifar.models import INIT_IMAGES, check_network, create_model, wants_images
 from jax_cifar.models.network import InputSpec, Network, compute_dtype
 from jax_cifar.optim.rules import Hyper, constant_momentum, global_norm
 from jax_cifar.optim.schedules import Tables, make_schedule
@@ -79,7 +79,11 @@ class Session:
         self.plan = make_plan(config, len(splits.train), jax.default_backend())
         plan_schedule(config, self.plan)
         with clock("data"):
-            self.network = make_network(config, input_spec(config, splits))
+            spec = input_spec(config, splits)
+        self.network = make_network(config, spec)
+        sides = [side for side, _ in config.train.resolutions]
+        check_network(self.network.model, spec.image_shape, sides, spec.num_classes)
+        check_loss(config, spec.num_classes)
         order = partial(epoch_order, n=len(splits.train), batch_size=config.train.batch_size)
         self._order_of_keys = replicas.each(order, 0, None)
         self._batches: dict[Part, Batches] = {}
@@ -92,7 +96,7 @@ class Session:
         `variables` are weights to start from in place of fresh ones.
         """
         with self.clock("compile"):
-            sample = self.splits.train.images[: sample_count(self.network)]
+            sample = self.splits.train.images[: INIT_IMAGES if wants_images(self.network.model) else 1]
             begun = [initial_state(config, self.network, sample, variables) for config in configs]
             self.optimizer = begun[0][1]
             self.schedule = plan_schedule(configs[0], self.plan)
@@ -198,9 +202,24 @@ def make_network(config: Config, spec: InputSpec) -> Network:
     return Network(create_model(config.model, spec.num_classes, compute_dtype(config.train.dtype)), spec)
 
 
-def sample_count(network: Network) -> int:
-    """Training images that the start of a network looks at."""
-    return 5000
+def check_loss(config: Config, num_classes: int) -> None:
+    """Raise `ConfigError` unless a loss of one's own gives a number for every image, told by its shapes alone."""
+    loss = config.train.loss
+    if loss is None:
+        return
+    logits, soft = (jax.ShapeDtypeStruct((2, num_classes), jnp.float32) for _ in range(2))
+    mixes = config.mix.mixup_alpha > 0 or config.mix.cutmix_alpha > 0
+    targets = soft if mixes else jax.ShapeDtypeStruct((2,), jnp.int32)
+    name, kind = getattr(loss, "__name__", str(loss)), f"{targets.dtype}{list(targets.shape)}"
+    try:
+        losses = jax.eval_shape(loss, logits, targets)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(
+            f"train.loss = {name} failed on logits float32{list(logits.shape)} and targets {kind}: {told}."
+        ) from error
+    good = getattr(losses, "shape", None) == (2,) and jnp.issubdtype(losses.dtype, jnp.floating)
+    check(good, "train.loss", name, f"for 2 images it must return 2 losses, an array float32[2], not {losses}")
 
 
 def plan_schedule(config: Config, plan: Plan) -> Tables:
