@@ -113,7 +113,8 @@ class Trainer:
         self.optimizers = make_optimizers(config.optim, dict(model.named_parameters()))
         _check_eta_min(config, self.optimizers)
         # OneCycle moves Muon's momentum; that of the SGD beside it stays.
-        fixed = dataclasses.replace(config.schedule, cycle_momentum=False)
+        cycles = config.schedule.name == "onecycle"
+        fixed = dataclasses.replace(config.schedule, cycle_momentum=False) if cycles else config.schedule
         self.schedulers = [
             make_scheduler(fixed if i else config.schedule, optimizer, total_steps, steps_per_epoch)
             for i, optimizer in enumerate(self.optimizers)
