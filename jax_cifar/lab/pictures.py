@@ -68,9 +68,7 @@ def augmentation_rows(config: Config, images: UInt8[np.ndarray, "n height width 
 
 def describe(transform: Any) -> str:
     """Name of a transform; a group's with those of its members."""
-    members = getattr(transform, "transforms", ()) or (
-        [transform.inner] if isinstance(transform, Sometimes) else []
-    )
+    members = getattr(transform, "transforms", ()) or ([transform.inner] if isinstance(transform, Sometimes) else [])
     inside = ", ".join(map(describe, members))
     return type(transform).__name__ + (f"({inside})" if inside else "")
 
