@@ -242,7 +242,7 @@ def read_variables(directory: Path, which: Literal["last", "best"] = "last") -> 
         averaged = {name.removeprefix("ema/"): array for name, array in arrays.items() if name.startswith("ema/")}
         return step, {"params": {}, "batch_stats": {}} | unflatten_dict(averaged or arrays, sep="/")
     if damage is not None:
-        raise CheckpointError(f"No checkpoint in {folder} can be used; {damage}.")
+        raise CheckpointError(f"No checkpoint in {folder} can be used: all are damaged. {damage}.")
     return None
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
@@ -27,6 +28,7 @@ from jax_cifar.models import create_model
 from jax_cifar.models.network import InputSpec, Network, compute_dtype
 from jax_cifar.run.checkpoint import read_variables
 from jax_cifar.run.folder import CHECKPOINTS, input_spec, read_config, read_spec
+from jax_cifar.run.manifest import leaves_by_path, require_same_leaves, signature
 
 Images = UInt8[np.ndarray, "n height width channel"] | Float[np.ndarray, "n height width channel"]
 Split = Literal["train", "val", "test"]
@@ -159,7 +161,21 @@ def load_run(
         raise CheckpointError(f"{folder} holds no {which} checkpoint.{hint}")
     step, variables = found
     model = create_model(config.model, spec.num_classes, compute_dtype(dtype or config.train.dtype))
-    return Run(folder, config, Network(model, spec), variables, step, data_name)
+    network = Network(model, spec)
+    require_fitting(folder / CHECKPOINTS / str(step), network, variables)
+    return Run(folder, config, network, variables, step, data_name)
+
+
+def require_fitting(path: Path, network: Network, variables: dict[str, Any]) -> None:
+    """Raise `CheckpointError` unless weights and statistics have the places and shapes that the network asks for."""
+    image = jax.ShapeDtypeStruct((1, *network.spec.image_shape), np.float32)
+
+    def fresh(key: jax.Array, image: jax.Array) -> Any:
+        return network.model.init(key, network.inputs(image), train=False)
+
+    wanted = {"params": {}, "batch_stats": {}} | jax.eval_shape(fresh, jax.random.key(0), image)
+    shapes = ({name: signature(leaf) for name, leaf in leaves_by_path(tree).items()} for tree in (variables, wanted))
+    require_same_leaves(path, *shapes)
 
 
 def with_own_code(folder: Path, config: Config, trust_code: bool) -> Config:

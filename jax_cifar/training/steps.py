@@ -16,6 +16,7 @@ from jax_cifar.backend.mesh import split_batch
 from jax_cifar.config import Config
 from jax_cifar.evaluation.metrics import Sums, add_sums, batch_metrics
 from jax_cifar.models import hold_frozen
+from jax_cifar.models.layers import statistics_dtype
 from jax_cifar.models.network import Network
 from jax_cifar.optim.rules import Hyper, global_norm, update_ema
 from jax_cifar.training.keys import Purpose, purpose_key
@@ -46,7 +47,7 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExt
     def loss_fn(params: PyTree, batch_stats: PyTree, images: Array, targets: Array, key: PRNGKeyArray):
         variables = {"params": hold_frozen(model, params), "batch_stats": batch_stats}
         logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
-        losses = loss(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), targets)
+        losses = loss(logits.astype(statistics_dtype(logits.dtype)), targets)
         return jnp.mean(losses), (updated.get("batch_stats", {}), batch_metrics(logits, targets, losses))
 
     def gradients(state: TrainState, images: Array, targets: Array, key: PRNGKeyArray):
