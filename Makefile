@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup train test mutants test-all lint clean
+.PHONY: help setup train test mutants test-all parity lint clean
 
 help:
 	@echo "make train     train the quickstart on embedded real data"
 	@echo "make test      run the tests"
 	@echo "make mutants   plant faults, and run the tests that must notice"
 	@echo "make test-all  run the slow tests and all mutants too"
+	@echo "make parity    write docs/parity.md anew, with all mutants"
 	@echo "make lint      ruff, pyright, import directions"
 	@echo "make setup     make $(VENV) with everything in it (the others do it by themselves)"
 	@echo "make clean     remove $(VENV)"
@@ -38,6 +39,9 @@ mutants: setup
 
 test-all: setup
 	$(BIN)/python -m pytest
+
+parity: setup
+	$(BIN)/python parity_tests/report.py --out docs/parity.md
 
 lint: setup
 	$(BIN)/ruff check .

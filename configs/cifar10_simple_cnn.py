@@ -3,20 +3,35 @@
 python scripts/train.py --config configs/cifar10_simple_cnn.py
     --model.norm batch        with batch-norm
     --schedule.name cosine    with a cosine schedule
+python scripts/train.py --config configs/cifar10_simple_cnn.py:augmented
 
-Test accuracy 71.56 % (sd 0.74, n = 5 seeds), 335 s of training on 2 shared CPU cores, jax 0.10.2 (RESULTS.md).
-Published for this recipe: 71.87 %.
+Variants: plain, test accuracy 71.56 % (sd 0.74, n = 5 seeds), 335 s of training on 2 shared CPU cores, jax 0.10.2
+(RESULTS.md); published for this recipe: 71.87 %. augmented (also random crops and flips, warm-up + cosine, 20 epochs),
+80.03 % (sd 0.28, n = 3 seeds), 506 s on the same.
 """
 
+import dataclasses
+from typing import Literal
+
+from jax_cifar.augment import HorizontalFlip, RandomCrop
 from jax_cifar.config import Config, DataConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 
 
-def get_config() -> Config:
-    return Config(
+def get_config(variant: Literal["plain", "augmented"] = "plain") -> Config:
+    config = Config(
         name="cifar10_simple_cnn",
         data=DataConfig(name="cifar10"),
         model=ModelConfig(name="simple_cnn", norm="none"),
         optim=OptimConfig(name="sgd", lr=0.02, momentum=0.9),
         schedule=ScheduleConfig(name="constant"),
         train=TrainConfig(epochs=10, batch_size=128),
+    )
+    if variant == "plain":
+        return config
+    return dataclasses.replace(
+        config,
+        name="cifar10_simple_cnn_augmented",
+        augment=(RandomCrop(padding=4), HorizontalFlip()),
+        schedule=ScheduleConfig(name="cosine", warmup=1),
+        train=dataclasses.replace(config.train, epochs=20),
     )

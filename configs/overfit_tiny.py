@@ -1,4 +1,4 @@
-"""The first check of any change: 256 CIFAR-10 images must be learned by heart, so train accuracy goes to 100 %.
+"""The first check of any change: overfit 256 CIFAR-10 images, to a train accuracy of 100 %.
 
 python scripts/train.py --config configs/overfit_tiny.py
 

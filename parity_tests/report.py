@@ -1,10 +1,11 @@
-"""Write docs/parity.md: what is proved, how closely, and that the proofs can fail. Everything in it is measured anew.
+"""Write docs/parity.md: what is proved, how closely, and that the proofs can fail.
 
-    python parity_tests/report.py --out docs/parity.md
+    python parity_tests/report.py --out docs/parity.md      (make parity)
     python parity_tests/report.py --out docs/parity.md --jax runs/simple-? --torch runs/torch-?.json --export runs/quick
 
 --jax are run folders of scripts/train.py, --torch files of `python -m torch_ref.train --json`, of one recipe and with
-several seeds each; --export are run folders that scripts/export.py is run on.
+several seeds each; --export are run folders that scripts/export.py is run on. Without them the sections that need them
+stay as they are in FILE; everything else is measured anew.
 """
 
 import ast
@@ -27,6 +28,7 @@ from jax_cifar.cli import Parser, run
 from jax_cifar.telemetry import describe_versions
 
 MARGIN = 2.5  # points of accuracy
+ACCURACY, EXPORT = "The same accuracy", "ONNX"  # the sections that need finished runs
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -121,7 +123,7 @@ def accuracy_section(jax_runs: Sequence[Path], torch_runs: Sequence[Path]) -> st
         mean, deviation = statistics.mean(values), statistics.stdev(values)
         rows.append([framework, len(values), f"{mean:.2f} %", f"{deviation:.2f}", each])
     verdict = "are equivalent" if found.within(MARGIN) else "are **not** shown to be equivalent"
-    return f"""## The same accuracy
+    return f"""## {ACCURACY}
 
 {", ".join(sorted(names))}, whole: test accuracy of the final weights, with seeds of its own in each framework.
 
@@ -142,8 +144,17 @@ def export_section(folders: Sequence[Path]) -> str:
             done = subprocess.run([*command, f"{scratch}/model.onnx"], capture_output=True, text=True, check=True)
             outputs.append(done.stdout.replace(f"{scratch}/", "").strip())
     return (
-        "## ONNX\n\n`scripts/export.py` on finished runs:\n\n" + "\n\n".join(f"```\n{o}\n```" for o in outputs) + "\n"
+        f"## {EXPORT}\n\n`scripts/export.py` on finished runs:\n\n"
+        + "\n\n".join(f"```\n{o}\n```" for o in outputs)
+        + "\n"
     )
+
+
+def kept_section(page: Path, title: str) -> list[str]:
+    """The section of that title as it stands in the page, where it has one."""
+    text = page.read_text() if page.exists() else ""
+    _, found, rest = text.partition(f"## {title}\n")
+    return [f"{found}{rest.partition('## ')[0].rstrip()}\n"] if found else []
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -157,14 +168,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--export", metavar="DIR", type=Path, nargs="+", default=[], help="run folders to export")
     options = parser.parse_args(arguments)
     sections = [flagship_section(), suite_section(), tolerance_section()]
-    if options.jax and options.torch:
-        sections.append(accuracy_section(options.jax, options.torch))
-    if options.export:
-        sections.append(export_section(options.export))
+    runs = options.jax and options.torch
+    sections += [accuracy_section(options.jax, options.torch)] if runs else kept_section(options.out, ACCURACY)
+    sections += [export_section(options.export)] if options.export else kept_section(options.out, EXPORT)
     sections.append(mutant_section())
     head = f"""# Parity with PyTorch
 
-Written by `python parity_tests/report.py`; do not edit. CPU, {describe_versions()}, torch {torch.__version__}.
+Written by `make parity`; do not edit. "{ACCURACY}" and "{EXPORT}" are of finished runs.
+
+CPU, {describe_versions()}, torch {torch.__version__}.
 """
     options.out.write_text("\n".join([head, *sections]))
 

@@ -5,14 +5,13 @@ python scripts/export.py --workdir runs/first --out model.onnx --float-input --c
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jax_cifar.cli import Parser, run
 from jax_cifar.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from jax_cifar.data import Dataset
     from jax_cifar.run.load import Run
 
@@ -41,15 +40,19 @@ def main(arguments: Sequence[str]) -> None:
 
     # Agreement to five digits asks for float32 throughout, which accelerators round; and no GPU is needed.
     jax.config.update("jax_platforms", "cpu")
+    from jax_cifar.config import ModelConfig
+    from jax_cifar.run.folder import read_config
     from jax_cifar.run.load import load_run
 
+    network = read_config(Path(options.workdir).expanduser()).model
+    if not isinstance(network, ModelConfig):
+        raise ConfigError(f"{network} is a network of one's own: it has no PyTorch twin to export.")
     trained = load_run(options.workdir, options.checkpoint, dtype="float32", data_dir=options.data_dir)
     export(trained, trained.part("test", options.data_dir), out, options.float_input)
 
 
-def export(trained: "Run", test: "Dataset", out: "Path", float_input: bool) -> None:
+def export(trained: "Run", test: "Dataset", out: Path, float_input: bool) -> None:
     """JAX variables -> torch_ref -> ONNX -> checked in ONNX Runtime on all test images -> `out`."""
-    from jax_cifar.config import ModelConfig
     from jax_cifar.config.files import to_dict
     from jax_cifar.evaluation.metrics import report
     from torch_ref import convert
@@ -57,8 +60,6 @@ def export(trained: "Run", test: "Dataset", out: "Path", float_input: bool) -> N
     from torch_ref.models import create_model
 
     config, spec = trained.config, trained.network.spec
-    if not isinstance(config.model, ModelConfig):
-        raise ConfigError(f"{type(config.model).__name__} is a network of one's own: it has no PyTorch twin to export.")
     if spec.side not in (None, spec.image_shape[0]):
         raise ConfigError(
             f"{config.name} is judged on images downsampled to {spec.side} pixels (train.resolutions),"

@@ -179,7 +179,7 @@ def test_the_suite_measures_transforms_mixing_and_pipelines(quick_compile, witho
     assert ways["HorizontalFlip"] == ways["MixUp"] == ways["CutMix"] == ["jax", "per image", "torch_ref"]
     assert ways["ToGray"] == ["jax", "per image"]
     assert {case.images for case in cases} == {4}
-    config = str(augment.CONFIGS / "cifar10_simple_cnn_augmented.py")
+    config = f"{augment.CONFIGS / 'cifar10_simple_cnn.py'}:augmented"
     (case,) = augment.measure(options_for("--batch", "4", "--what", "pipelines", "--config", config))
     assert case.name == "cifar10_simple_cnn_augmented"
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import runpy
 import typing
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from jax_cifar import load_config
 from jax_cifar.augment import RandomCrop
 from jax_cifar.config import Config, DataConfig, OptimConfig, ScheduleConfig
 from jax_cifar.config.files import apply_overrides, differing_fields, from_dict, to_dict
+from jax_cifar.config.modules import running
 from jax_cifar.config.placeholder import Recorded
 from jax_cifar.errors import ConfigError
 
@@ -53,7 +53,8 @@ def test_a_wrong_type_in_a_config_file_is_refused(make):
 
 def experiments(path):
     """What `load_config` takes for every experiment that a config file describes."""
-    annotation = typing.get_type_hints(runpy.run_path(str(path))["get_config"]).get("variant")
+    with running(path) as module:
+        annotation = typing.get_type_hints(module.get_config).get("variant")
     return [f"{path}:{variant}" for variant in typing.get_args(annotation)] or [path]
 
 

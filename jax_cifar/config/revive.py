@@ -153,7 +153,9 @@ def _find(recorded: Recorded, namespaces: Mapping[str, Namespace]) -> Any:
     foreign = namespace is None and not is_installed(str(getattr(found, "__module__", "")))
     needs_fields = recorded.kind in ("transform", "network", "dataclass")
     if not callable(found) or foreign or (needs_fields and not _has_fields(found)):
-        raise ConfigError(f"{origin} has no {recorded.kind} {name}.")
+        kept = "The source of a Python session is not kept with a run: define it there again, or in a file."
+        hint = f" {kept}" if origin == "__main__" else ""
+        raise ConfigError(f"{origin} has no {recorded.kind} {name}.{hint}")
     return found
 
 

@@ -1,0 +1,269 @@
+"""The pages for users: their examples run as a user runs them, and what they name exists."""
+
+import ast
+import json
+import re
+import runpy
+import shlex
+import shutil
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import mutants
+import numpy as np
+import pytest
+
+from jax_cifar import apply_overrides, load_config, load_run, train, train_many
+from jax_cifar.config.files import field_types
+from jax_cifar.data import Dataset, Splits
+from jax_cifar.errors import ConfigError
+from jax_cifar.models import check_network
+from jax_cifar.training import loop, many
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "docs" / "examples"
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/extending.md", "docs/architecture.md")]
+TEXT = {page.name: page.read_text() for page in PAGES}
+SMALL = [
+    "--train.steps=6",
+    "--data.subset=64",
+    "--train.batch_size=16",
+    "--checkpoint.every=0",
+    "--eval.every=0",
+    "--train.compilation_cache=false",
+    "--log.tensorboard=false",
+    "--log.plots=false",
+]
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def blocks(page, language=""):
+    """The fenced blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT[page], re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    """Every `python ...` command of the pages, without its comment."""
+    lines = [line for page in TEXT for block in blocks(page) for line in block.splitlines()]
+    lines += [code for page in TEXT for code in re.findall(r"`(python [^`]*)`", TEXT[page])]
+    return sorted({line.partition("  #")[0].strip() for line in lines if line.startswith("python ")})
+
+
+@cache
+def definitions(path):
+    """The top-level functions, classes and constants of a file, and the methods as `Class.method`."""
+    tree, found = ast.parse(path.read_text()), set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
+    return found
+
+
+def test_the_page_shows_the_files_of_the_examples_as_they_are():
+    shown = blocks("extending.md", "python")
+    files = sorted(EXAMPLES.glob("*.py"))
+    assert len(files) == 8
+    for file in files:
+        assert file.read_text() in shown, f"docs/extending.md does not show {file.name} as it is"
+        assert len(file.read_text().splitlines()) <= 40
+
+
+# What a user may change of each on the command line, its own fields among them.
+RECIPES = {
+    "own_network.py": ["--model.features", "4"],
+    "own_transform.py": ["--model.width", "4"],
+    "own_optimizer.py:lion": ["--model.width", "4"],
+    "own_optimizer.py:prodigy": ["--model.width", "4"],
+    "own_optimizer.py:centred": ["--model.width", "4", "--optim.clip_norm", "1"],
+    "own_schedule.py": ["--model.width", "4", "--optim.lr", "0.1"],
+    "own_loss.py": ["--model.width", "4", "--mix.mixup_alpha", "0.2"],
+    "own_recipe.py:wide": ["--model.features", "4"],
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_example_trains_and_predicts_after_its_run_was_moved_and_its_file_is_gone(recipe, tmp_path):
+    mine, run, moved = tmp_path / "mine", tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(EXAMPLES, mine)
+    arguments = ["--config", f"{mine}/{recipe}", "--workdir", str(run), *SMALL, *RECIPES[recipe]]
+    runpy.run_path(str(ROOT / "scripts/train.py"))["main"](arguments)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 6 and np.isfinite(summary["test_loss"])
+
+    images = load_run(run).part("test").images
+    before = load_run(run).logits(images)
+    run.rename(moved)
+    shutil.rmtree(mine)
+    if recipe.startswith(("own_network", "own_recipe")):
+        with pytest.raises(ConfigError, match="--trust-code"):
+            load_run(moved)
+    else:
+        np.testing.assert_array_equal(load_run(moved).logits(images), before)
+    trusted = load_run(moved, trust_code=True)
+    np.testing.assert_array_equal(trusted.logits(images), before)
+    assert trusted.predict(images[:3]).shape == (3,)
+    assert trusted.evaluate("test").accuracy == summary["test_accuracy"]
+
+
+def test_own_fields_and_seeds_go_through_train_many():
+    configs = [
+        load_config(EXAMPLES / "own_network.py", [*SMALL, "--model.features=4", f"--train.seed={i}"]) for i in (0, 1)
+    ]
+    accuracies = [result.test_accuracy for result in train_many(configs)]
+    assert len(accuracies) == 2 and None not in accuracies
+
+
+@pytest.mark.parametrize("script", ["own_callback.py", "own_data.py"])
+def test_a_script_of_the_examples_runs(script, tmp_path, monkeypatch, capsys):
+    small = [option for option in SMALL if "subset" not in option and "eval" not in option]
+    monkeypatch.chdir(tmp_path)
+
+    def short(config, *arguments, **options):
+        return loop.train(apply_overrides(config, [*small, "--eval.every=0.01"]), *arguments, **options)
+
+    monkeypatch.setattr("jax_cifar.train", short, raising=False)
+    runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    said = capsys.readouterr().out
+    assert re.search(r"best on digits: \d" if script == "own_callback.py" else r"\['(upright|lying)'", said), said
+    assert "WARNING" not in said
+
+
+def test_a_run_folder_holds_what_the_pages_say(tmp_path):
+    config = load_config(ROOT / "configs/quickstart.py", [*SMALL[:-2], "--model.width=4"])
+    workdir = train(config, tmp_path / "run").workdir
+    there = {f"{path.name}/" if path.is_dir() else path.name for path in workdir.iterdir()}
+    for page, title in (("architecture.md", "## A run folder"), ("README.md", "## A run folder")):
+        section = TEXT[page].partition(title)[2].partition("\n## ")[0]
+        cells = " ".join(re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE))
+        named = set(re.findall(r"`([\w.]+/?)`", cells))
+        assert named - there == set()
+        assert there - named <= ({"source.json"} if page == "README.md" else set())
+    assert (workdir / "source/quickstart.py").is_file()
+
+
+def test_the_console_sample_is_what_the_program_prints(tmp_path, capsys):
+    (sample,) = [block for block in blocks("README.md") if " epoch " in block]
+    small = [option for option in SMALL if "eval" not in option]
+    train(load_config(ROOT / "configs/quickstart.py", [*small, "--model.width=4"]), tmp_path / "run")
+    said = capsys.readouterr().out
+
+    def form(line):
+        return re.sub(r"/\S+", "/", re.sub(r" *\d[\d,.:e-]*", " 0", line))
+
+    printed = {form(line) for line in said.splitlines()}
+    assert "loaded_as" not in said
+    for line in filter(None, sample.splitlines()):
+        assert form(line) in printed, line
+
+
+def test_a_page_names_only_files_that_exist():
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", TEXT[page.name]):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+        for path in re.findall(
+            r"\b((?:configs|scripts|docs|tests|parity_tests|benchmarks|jax_cifar)/[\w/]+\.\w+)", TEXT[page.name]
+        ):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_links_within_a_page_have_a_heading():
+    headings = {
+        "-".join(re.findall(r"[a-z_]+", line.lower())) for line in re.findall(r"^#+ (.*)$", TEXT["extending.md"], re.M)
+    }
+    anchors = set(re.findall(r"\]\(#([^)]+)\)", TEXT["extending.md"]))
+    assert anchors and anchors <= headings
+
+
+def script_options(name):
+    """The options that a script's source adds, its benchmarks' among them."""
+    sources = [ROOT / "scripts" / name, ROOT / "jax_cifar/cli.py"]
+    sources += (ROOT / "benchmarks").glob("*.py") if name == "benchmark.py" else []
+    return {option for source in sources for option in re.findall(r'"(--[\w.-]+)"', source.read_text())} | {"--json"}
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_of_the_pages_has_only_options_that_there_are(command, monkeypatch):
+    words = shlex.split(command)[1:]
+    target = ROOT / words[0] if words[0] != "-m" else ROOT / f"{words[1].replace('.', '/')}.py"
+    assert target.is_file()
+    monkeypatch.chdir(ROOT)
+    if words[0] in ("scripts/train.py", "scripts/train_many.py") and "--help" not in words:
+        monkeypatch.setattr(loop, "train", lambda *arguments, **options: None)
+        monkeypatch.setattr(many, "train_many", lambda *arguments, **options: None)
+        main = runpy.run_path(str(target))["main"]
+        if "--optim.lrr" in words:
+            with pytest.raises(ConfigError, match=r"--optim\.lrr is not a field .* Did you mean --optim\.lr\?"):
+                main(words[1:])
+        else:
+            main([word for word in words[1:] if word != "..."])
+    elif words[0].startswith("scripts/"):
+        known = script_options(target.name) | {f"--{name}" for name in field_types()} | {"--help"}
+        assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_the_readme_snippets_are_an_experiment(tmp_path, monkeypatch):
+    network, transform, data, *_ = blocks("README.md", "python")
+    (tmp_path / "mine.py").write_text(network)
+    config = load_config(tmp_path / "mine.py")
+    check_network(config.model, (32, 32, 3), (), 10)
+
+    (tmp_path / "transforms.py").write_text(
+        f"{transform}\nfrom mine import *\nimport dataclasses, mine\n"
+        "get_config = lambda: dataclasses.replace(mine.get_config(), augment=AUGMENT)\n"
+    )
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
+    labels = np.arange(64, dtype=np.int32) % 2
+    config = load_config(tmp_path / "transforms.py", ["--train.steps=1", "--train.batch_size=8", *SMALL[3:]])
+    splits = Splits("own", Dataset(images, labels), Dataset(images, labels), None, ("cat", "dog"))
+    assert train(config, tmp_path / "run", splits=splits).summary["steps"] == 1
+
+    monkeypatch.chdir(ROOT)
+    seen = []
+    monkeypatch.setattr("jax_cifar.train", lambda *arguments, splits: seen.append(splits), raising=False)
+    monkeypatch.setattr("jax_cifar.load_run", lambda folder: load_run(tmp_path / "run", trust_code=True), raising=False)
+    values = {"images": images, "labels": labels, "test_images": images[:5], "test_labels": labels[:5]}
+    exec(data, values)
+    assert seen[0].label_names == ("cat", "dog")
+
+
+def test_architecture_names_what_there_is():
+    text = TEXT["architecture.md"]
+    for path, _, name in re.findall(r"`((?:\w+/)*\w+\.py)(:([\w.]+))?`", text):
+        file = next((root / path for root in (ROOT / "jax_cifar", ROOT) if (root / path).is_file()), None)
+        if file is None and path == "checkpoint.py":
+            file = ROOT / "jax_cifar/run/checkpoint.py"
+        assert file is not None, path
+        assert not name or name in definitions(file), f"{path}:{name}"
+    methods = set().union(*(definitions(path) for path in (ROOT / "jax_cifar").rglob("*.py")))
+    named = re.findall(r"`([A-Z]\w+\.\w+)`", text)
+    assert named and set(named) <= methods
+
+
+def test_architecture_has_the_rooms_in_the_order_that_imports_go():
+    rooms = re.findall(r"^\| `(\w+)` \|", TEXT["architecture.md"].partition("## A batch's way")[0], re.MULTILINE)
+    assert set(rooms) == {path.parent.name for path in (ROOT / "jax_cifar").glob("*/__init__.py")}
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    floor = {name.strip().removeprefix("jax_cifar."): i for i, layer in enumerate(layers) for name in layer.split("|")}
+    assert [floor[room] for room in rooms] == sorted(floor[room] for room in rooms)
+
+
+def test_the_parity_page_lists_the_mutants_and_test_files_that_there_are():
+    page = (ROOT / "docs/parity.md").read_text()
+    rows = re.findall(r"^\| (.+) \| `([^`]+\.py)` \| \S+ \| `([^`]+)` \|$", page, re.MULTILINE)
+    files = re.findall(r"^\| `(test_\w+\.py)` \|", page, re.MULTILINE)
+    way_out = "docs/parity.md is of another version: run `make parity`"
+    assert rows == [(mutant.fault, mutant.file, mutant.test) for mutant in mutants.MUTANTS], way_out
+    assert files == sorted(path.name for path in (ROOT / "parity_tests").glob("test_*.py")), way_out
+
+
+def test_the_readme_shows_no_figure_that_results_do_not_have():
+    table = TEXT["README.md"].partition("## The first five minutes")[0]
+    proofs = "".join((ROOT / name).read_text() for name in ("RESULTS.md", "docs/parity.md")).replace("%", "")
+    figures = re.findall(r"\d+\.\d+(?:e-\d+)?", table)
+    assert len(figures) > 8
+    assert [figure for figure in figures if figure not in proofs] == []
