@@ -61,7 +61,9 @@ def test_jitter_in_every_order(monkeypatch):
 def test_jitter_without_hue():
     jitter = ColorJitter(2.0, 0.0, 2.0)  # what it leaves alone stays, whatever the factor says
     # Brightness, then saturation; the other way round for the twin.
-    first, second = (jitter_draws(FACTORS, np.tile(np.int32(order), (48, 1))) for order in ([3, 0, 1, 2], [2, 1, 0, 3]))
+    first, second = (
+        jitter_draws(FACTORS, np.tile(np.asarray(order, np.int32), (48, 1))) for order in ([3, 0, 1, 2], [2, 1, 0, 3])
+    )
     expected = one_by_one(jitter, IMAGES, first)
     assert_close(run(jitter, IMAGES, first), expected, "float32 operation")
     assert not agree(run(jitter, IMAGES, second), expected, "float32 operation")
@@ -86,7 +88,7 @@ def test_hue_alone():
 
 def test_jitter_is_nearly_pillows():
     """Pillow rounds after every change, and has 256 hues."""
-    levels, order = (255 * IMAGES).round().astype(np.uint8), np.tile(np.int32([1, 0, 2, 3]), (48, 1))
+    levels, order = (255 * IMAGES).round().astype(np.uint8), np.tile(np.asarray([1, 0, 2, 3], np.int32), (48, 1))
     factors = np.stack([0.5 + FACTORS[:, 0] / 2, 0.5 + FACTORS[:, 1] / 2, FACTORS[:, 2] / 2, FACTORS[:, 3]], 1)
     draws, jitter = jitter_draws(factors, order), ColorJitter(1.0, 1.0, 1.0, 0.5)
     gap = np.abs(255 * run(jitter, levels / np.float32(255), draws) - one_by_one(jitter, levels, draws))

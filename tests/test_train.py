@@ -44,8 +44,8 @@ def test_a_run_leaves_what_is_promised(tmp_path):
     config = small_config(log={"tensorboard": True, "plots": True}, data={"val_fraction": 0.1}, eval={"tta": "mirror"})
     result = train(config, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    files = {"config.json", "network.json", "environment.json", "metrics.jsonl", "summary.json", "report.json"}
-    assert names == files | {"checkpoints", "tensorboard", "plots"}
+    files = {"config", "network", "source", "environment", "summary", "report"}
+    assert names == {f"{name}.json" for name in files} | {"metrics.jsonl", "checkpoints", "tensorboard", "plots"}
     pictures = {"loss.png", "accuracy.png", "learning_rate.png", "confusion_matrix.png"}
     assert {path.name for path in (tmp_path / "plots").iterdir()} == pictures
     summary = json.loads((tmp_path / "summary.json").read_text())

@@ -1,14 +1,14 @@
 """Colours of one image."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
 from benchmarks.per_image.base import Reference, Rng, between, reference
 from jax_cifar.augment import CLAHE, ColorJitter, ToGray
-from jax_cifar.augment.clahe import ClaheDraws
-from jax_cifar.augment.colour import NAMES, JitterDraws
+from jax_cifar.augment.colour import NAMES
 
 JITTER_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's, of floating images
 # Linear sRGB to CIE XYZ (IEC 61966-2-1), relative to the white point D65 as OpenCV has it.
@@ -27,7 +27,8 @@ def _(transform: ColorJitter) -> Reference:
     def draw(rng: Rng, shape: tuple[int, ...]) -> tuple[dict[int, float], list[int]]:
         return {kind: between(rng, ranges[kind]) for kind in on}, [on[i] for i in rng.permutation(len(on))]
 
-    def apply(image: np.ndarray, draws: JitterDraws | tuple[dict[int, float], list[int]]) -> np.ndarray:
+    def apply(image: np.ndarray, draws: Any) -> np.ndarray:
+        """Draws are the factors of the changes, by their number, and their order."""
         factors, order = draws
         kinds = [kind for kind in order if kind in on]
         if image.dtype != np.uint8:
@@ -56,7 +57,7 @@ def jittered(image: np.ndarray, name: str, factor: float, weights: tuple[float, 
     """One change by torchvision's formulas for floating images."""
     if name == "hue":
         return hue_turned(image, factor)
-    grey = sum(weight * image[..., i] for i, weight in enumerate(weights))[..., None]
+    grey = (image @ np.asarray(weights, image.dtype))[..., None]
     other = {"brightness": 0.0, "contrast": grey.mean(), "saturation": grey}[name]
     return (factor * image + (1.0 - factor) * other).clip(0, 1)
 
@@ -94,7 +95,7 @@ def _(transform: CLAHE) -> Reference:
     def draw(rng: Rng, shape: tuple[int, ...]) -> tuple[float, bool]:
         return between(rng, limits), rng.random() < transform.p
 
-    def apply(image: np.ndarray, draws: ClaheDraws | tuple[float, bool]) -> np.ndarray:
+    def apply(image: np.ndarray, draws: Any) -> np.ndarray:
         limit, applied = draws
         if not applied:
             return image

@@ -133,7 +133,7 @@ def _(transform: RandomAffine) -> Reference:
     return Reference(draw, apply)
 
 
-def inverse_matrix(draws: AffineDraws) -> Matrix:
+def inverse_matrix(draws: Any) -> Matrix:
     """Where a pixel comes from: (x, y, 1) in the result to (x, y) in the image, both in pixels from its centre.
 
     The map turned around is rotation times shear along y times shear along x, times the scale, then the translation;

@@ -67,8 +67,7 @@ def init_variables(
         ConfigError: the images are too small, or `init_from` gave parameters of other places, shapes or types.
     """
     _check_size(model, sample_images.shape[1:])
-    # Compiled, because only the shapes of the forward pass are needed: none of it is computed.
-    variables: Any = jax.jit(partial(model.init, train=False))(key, sample_images[:1])
+    variables: Any = _init(model, key, sample_images[:1])
     params = variables["params"]
     if wants_images(model):
         started = model.init_from(params, sample_images[:INIT_IMAGES])  # pyright: ignore[reportAttributeAccessIssue]
@@ -77,6 +76,12 @@ def init_variables(
             raise ConfigError(f"{type(model).__name__}.init_from changed the shape, type or place of {name}.")
         params = started
     return {"params": params, "batch_stats": variables.get("batch_stats", {})}
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(model: nn.Module, key: Array, images: Array) -> Any:
+    # Compiled, because only the shapes of the forward pass are needed: none of it is computed.
+    return model.init(key, images, train=False)
 
 
 def check_network(model: nn.Module, image_shape: tuple[int, int, int], sides: Sequence[int], num_classes: int) -> None:

@@ -230,6 +230,7 @@ def read_variables(directory: Path, which: Literal["last", "best"] = "last") -> 
     Needs no template, so neither data nor optimizer, and changes nothing in the folder. None where there is no
     checkpoint; raises `CheckpointError` where all there are are damaged.
     """
+    directory = directory.expanduser().resolve()
     folder = directory / "best" if which == "best" else directory
     damage = None
     for step in reversed(_steps(folder)):

@@ -153,7 +153,7 @@ def load_run(
     folder = Path(workdir).expanduser()
     config = with_own_code(folder, read_config(folder), trust_code)
     spec, data_name = read_spec(folder) or spec_of_data(config, data_dir)
-    found = read_variables(folder.resolve() / CHECKPOINTS, which)
+    found = read_variables(folder / CHECKPOINTS, which)
     if found is None:
         hint = " Only runs with data.val_fraction > 0 keep a best one." if which == "best" else ""
         raise CheckpointError(f"{folder} holds no {which} checkpoint.{hint}")

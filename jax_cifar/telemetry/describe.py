@@ -28,6 +28,8 @@ def describe_config(config: Any) -> dict[str, str]:
     rows = {}
     for section in dataclasses.fields(config):
         value = getattr(config, section.name)
+        if not section.repr:
+            continue  # where the file was loaded from says nothing of the experiment
         if is_network(value):
             rows[section.name] = _describe_network(value)
         elif dataclasses.is_dataclass(value):

@@ -34,14 +34,14 @@ def starting_weights(
     """
     if init_from is None:
         return None
-    found = read_variables(Path(init_from).expanduser() / CHECKPOINTS)
+    found = read_variables(Path(init_from) / CHECKPOINTS)
     if found is None:
         raise CheckpointError(f"--init-from {init_from}: there is no checkpoint. Name the folder of a run.")
     step, theirs = found[0], _leaves(found[1])
     sample = network.inputs(jnp.zeros((1, *network.spec.image_shape), jnp.float32))
     ours = _leaves(init_variables(network.model, purpose_key(run_key(config.train.seed), Purpose.INIT), sample))
     head = differing_head(theirs, ours, network.spec.num_classes, str(init_from))
-    kept = f"all but {', '.join(sorted(head))}, which are fresh" if head else "all weights"
+    kept = f"all but the head ({', '.join(sorted(head))}), whose classes differ" if head else "all weights"
     say(f"starting from step {step:,} of {init_from}: {kept}")
     taken = {name: ours[name] if name in head else jnp.asarray(theirs[name]) for name in ours}
     return {"params": {}, "batch_stats": {}} | unflatten_dict(taken, sep="/")

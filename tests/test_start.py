@@ -1,0 +1,115 @@
+"""Starting from another run's weights, and code that is told what happens in a run."""
+
+import jax
+import numpy as np
+import pytest
+from small_runs import same_bits, small_config
+
+from jax_cifar import Callback
+from jax_cifar.data import Splits, load_data
+from jax_cifar.errors import CheckpointError, ConfigError
+from jax_cifar.models.network import Network
+from jax_cifar.run.checkpoint import read_variables
+from jax_cifar.run.folder import CHECKPOINTS, input_spec
+from jax_cifar.telemetry import read_metrics
+from jax_cifar.training.loop import train
+from jax_cifar.training.session import make_network
+from jax_cifar.training.start import starting_weights
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    train(small_config(train={"epochs": 1}, optim={"ema_decay": 0.5}), folder)
+    return folder
+
+
+def network_of(config, classes: int = 10) -> Network:
+    splits = load_data(small_config().data)
+    if classes < 10:
+        few = splits.train.take(np.flatnonzero(splits.train.labels < classes))
+        splits = Splits("few", few, few, None, splits.label_names[:classes])
+    return make_network(config, input_spec(config, splits))
+
+
+def test_a_run_of_the_same_classes_starts_from_all_weights(finished):
+    said = []
+    start = starting_weights(finished, network_of(small_config()), small_config(), said.append)
+    found = read_variables(finished / CHECKPOINTS)
+    assert found is not None and same_bits(jax.device_get(start), found[1])  # the averaged ones
+    assert said == [f"starting from step 6 of {finished}: all weights"]
+
+
+def test_with_other_classes_the_head_is_fresh_and_said_so(finished):
+    said, config = [], small_config()
+    start = starting_weights(finished, network_of(config, classes=3), config, said.append)
+    found = read_variables(finished / CHECKPOINTS)
+    assert start is not None and found is not None
+    assert start["params"]["fc"]["kernel"].shape == (256, 3)
+    assert same_bits(jax.device_get(start["params"]["conv1"]), found[1]["params"]["conv1"])
+    assert same_bits(jax.device_get(start["batch_stats"]), found[1]["batch_stats"])
+    assert said == [
+        f"starting from step 6 of {finished}: all but the head (params/fc/bias, params/fc/kernel), whose classes differ"
+    ]
+
+
+def test_training_goes_on_from_the_weights(finished, tmp_path):
+    config = small_config(optim={"lr": 1e-12}, schedule={"name": "constant", "warmup": 0.0}, train={"steps": 1})
+    start = starting_weights(finished, network_of(config), config, print)
+    assert start is not None
+    went_on, fresh = (train(config, tmp_path / name, init_from=where) for name, where in (("a", finished), ("b", None)))
+    kernels = [np.asarray(result.state.params["conv1"]["kernel"]) for result in (went_on, fresh)]
+    np.testing.assert_allclose(kernels[0], start["params"]["conv1"]["kernel"], atol=1e-6)
+    assert np.abs(kernels[1] - kernels[0]).max() > 1e-2
+
+
+def test_what_cannot_be_started_from_is_refused_and_leaves_nothing(finished, tmp_path):
+    with pytest.raises(ConfigError, match=r"holds another network: batch_stats/bn1/mean \(4,\) there, \(8,\) here"):
+        train(small_config(model={"width": 8}), tmp_path / "run", init_from=finished)
+    with pytest.raises(CheckpointError, match="nowhere: there is no checkpoint"):
+        train(small_config(), tmp_path / "run", init_from=tmp_path / "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+class Listening(Callback):
+    """Keeps what it is told, and fails where it is asked to."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.heard, self.fails = [], fails
+
+    def _hear(self, event, what):
+        self.heard.append((event, what))
+        if event == self.fails:
+            raise RuntimeError("no connection")
+
+    def on_log(self, record):
+        self._hear("on_log", record)
+
+    def on_epoch(self, record):
+        self._hear("on_epoch", record)
+
+    def on_end(self, result):
+        self._hear("on_end", result)
+
+
+def test_a_callback_is_told_of_each_line_each_epoch_and_the_end(tmp_path):
+    listening = Listening()
+    result = train(small_config(data={"val_fraction": 0.1}), tmp_path, callbacks=[listening])
+    lines = [what for event, what in listening.heard if event == "on_log"]
+    assert lines == read_metrics(tmp_path)
+    epochs = [what for event, what in listening.heard if event == "on_epoch"]
+    assert [record["step"] for record in epochs] == [6, 12]
+    assert epochs[-1]["eval_accuracy"] == lines[-2]["accuracy"] and epochs[-1]["split"] == "validation"
+    assert listening.heard[-1] == ("on_end", result)
+
+
+@pytest.mark.parametrize("event", ["on_log", "on_epoch", "on_end"])
+def test_a_callback_that_fails_is_a_warning_and_the_others_are_told(tmp_path, capsys, event):
+    failing, listening = Listening(event), Listening()
+    result = train(small_config(train={"epochs": 2}), tmp_path, callbacks=[failing, object(), listening])
+    assert len(failing.heard) == len(listening.heard)
+    printed = capsys.readouterr().out
+    assert printed.count(f"WARNING: the callback Listening.{event} failed with RuntimeError: no connection") == 1
+    assert result.summary["steps"] == 12
