@@ -1,7 +1,7 @@
 """Faults that a port makes, planted one at a time: each must fail the test named beside it.
 
 A mutant is one replacement in a private copy of the sources, and the test runs there in a process of its own.
-`pytest parity_tests -m mutants` runs them all and prints the table.
+`make mutants` plants them all and prints the table; `make test` plants the first.
 """
 
 import multiprocessing
@@ -20,17 +20,13 @@ OUTPUT = "output.txt"
 
 
 class Mutant(NamedTuple):
-    """`old`, which occurs once in `file`, becomes `new`; then `test` (below parity_tests/) must fail.
-
-    The mistakes that ports are known for, `known`, are planted in every run of the tests, the others by `-m mutants`.
-    """
+    """`old`, which occurs once in `file`, becomes `new`; then `test` (below parity_tests/) must fail."""
 
     fault: str
     file: str
     old: str
     new: str
     test: str
-    known: bool = False
 
 
 LAYERS, CNN, RESNET = "jax_cifar/models/layers.py", "jax_cifar/models/cnn.py", "jax_cifar/models/resnet.py"
@@ -48,7 +44,6 @@ MUTANTS = (
         "n, s = x.shape[1], self.stride; p = max(0, (-(-n // s) - 1) * s + self.kernel_size - n); "
         "sides = (p // 2, p - p // 2)",
         "test_layers.py::test_convolution",
-        known=True,
     ),
     Mutant(
         "convolution: input gradient with the kernel unturned",
@@ -77,7 +72,6 @@ MUTANTS = (
         "momentum: float = 0.1",
         "momentum: float = 0.01",
         "test_layers.py::test_batch_norm_in_training_and_evaluation",
-        known=True,
     ),
     Mutant(
         "batch norm: biased running variance",
@@ -85,7 +79,6 @@ MUTANTS = (
         "var * (count / (count - 1))",
         "var * (count / count)",
         "test_layers.py::test_batch_norm_in_training_and_evaluation",
-        known=True,
     ),
     Mutant(
         "batch norm: epsilon 1e-3",
@@ -93,7 +86,6 @@ MUTANTS = (
         "epsilon: float = 1e-5",
         "epsilon: float = 1e-3",
         "test_layers.py::test_norm_gradients[batch]",
-        known=True,
     ),
     Mutant(
         "batch norm: variance as E[x^2] - E[x]^2",
@@ -143,7 +135,6 @@ MUTANTS = (
         "return nn.relu(max_pool(x, 2))",
         "return jnp.maximum(max_pool(x, 2), jnp.zeros((), x.dtype))",
         "test_models.py::test_relu_passes_no_gradient_at_zero[cifar_cnn]",
-        known=True,
     ),
     # Networks.
     Mutant(
@@ -187,7 +178,6 @@ MUTANTS = (
         'nn.initializers.variance_scaling(2.0, "fan_out", "normal")',
         "nn.initializers.he_normal()",
         "test_torch_models.py::test_initialisation_has_the_same_distribution",
-        known=True,
     ),
     Mutant(
         "initialisation: identity filters off centre",
@@ -210,7 +200,6 @@ MUTANTS = (
         "for dense, conv in _FLATTENED if",
         "for dense, conv in () if",
         "test_convert.py::test_logits_agree[cifar_cnn-batch]",
-        known=True,
     ),
     Mutant(
         "ONNX: pixels divided by 256",
@@ -233,7 +222,6 @@ MUTANTS = (
         "label_smoothing / classes",
         "label_smoothing / (classes - 1)",
         "test_losses.py::test_value_in_float32",
-        known=True,
     ),
     Mutant(
         "loss of bfloat16 logits in bfloat16",
@@ -241,7 +229,6 @@ MUTANTS = (
         "logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)",
         "logits",
         "test_losses.py::test_bfloat16_logits_are_raised_to_float32_first",
-        known=True,
     ),
     # Optimizers.
     Mutant(
@@ -250,7 +237,6 @@ MUTANTS = (
         "optax.chain(add_decay, momentum(config.nesterov), by_rate)",
         "optax.chain(momentum(config.nesterov), add_decay, by_rate)",
         "test_optimizers.py::test_rule_is_torchs[sgd-None]",
-        known=True,
     ),
     Mutant(
         "SGD: Nesterov's form left out",
@@ -258,7 +244,6 @@ MUTANTS = (
         "hyper.momentum if fixed is None else fixed, nesterov)",
         "hyper.momentum if fixed is None else fixed)",
         "test_optimizers.py::test_rule_is_torchs[nesterov-None]",
-        known=True,
     ),
     Mutant(
         "clipping: no 1e-6 under the norm",
@@ -266,7 +251,6 @@ MUTANTS = (
         "(global_norm(updates) + 1e-6)",
         "global_norm(updates)",
         "test_optimizers.py::test_clipping_is_torchs",
-        known=True,
     ),
     Mutant(
         "clipping: after the decay is added",
@@ -331,7 +315,6 @@ MUTANTS = (
         "rise = pct_start * total_steps - 1",
         "rise = int(pct_start * total_steps); total_steps = total_steps + 1",
         "test_schedules.py::test_onecycle_and_its_momentum_are_torchs_to_the_last_bit",
-        known=True,
     ),
     Mutant(
         "OneCycle: momentum moves with the rate",
@@ -396,7 +379,6 @@ MUTANTS = (
         "1 - pasted / (height * width))",
         "lam)",
         "test_mixing.py::test_cutmix",
-        known=True,
     ),
     Mutant(
         "Rotate: the centre half a pixel off",

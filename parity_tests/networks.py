@@ -16,6 +16,7 @@ NAMES = ("tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet5
 _WIDTHS = {"speedrun_net": 2, "resnet34": 2}
 # Image sizes are odd where strides meet them, and leave the plain CNNs more than one position to flatten.
 _SIZES = {"tiny_cnn": 19, "simple_cnn": 18, "cifar_cnn": 32, "speedrun_net": 18}
+STAGES = (1, 2, 1, 1)  # blocks that are kept of a ResNet's stages where it is shortened: more are more of the same
 CONFIGS = {
     f"{name}-{norm}": ModelConfig(name=name, norm=norm, width=_WIDTHS.get(name, 4))
     for name in NAMES
@@ -38,6 +39,19 @@ def template(case: str) -> dict[str, Any]:
     model, size = models.create_model(CONFIGS[case], CLASSES), image_size(case)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
     return {"batch_stats": {}} | shapes
+
+
+def shorten(model: Any) -> Any:
+    """The JAX ResNet with `STAGES`; another network as it is."""
+    return model.clone(stage_sizes=STAGES) if hasattr(model, "stage_sizes") else model
+
+
+def shorten_judge(judge: Any) -> Any:
+    """PyTorch's ResNet with `STAGES`; another network as it is."""
+    if hasattr(judge, "layer1"):
+        for i, blocks in enumerate(STAGES, start=1):
+            setattr(judge, f"layer{i}", getattr(judge, f"layer{i}")[:blocks])
+    return judge
 
 
 def draw_variables(shapes: Any, dtype: Any = None) -> dict[str, Any]:

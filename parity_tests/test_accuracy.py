@@ -61,6 +61,7 @@ def torch_accuracies(experiment: Experiment, *more: str) -> list[float]:
     return [100 * torch_ref.train.train(config, verbose=False).test_accuracy for config in configs]
 
 
+@pytest.mark.optimised
 def test_a_short_recipe_ends_equally_well_and_a_fault_is_told_apart():
     ours, theirs = jax_accuracies(SHORT), torch_accuracies(SHORT)
     found = compare_means(ours, theirs)
@@ -73,6 +74,7 @@ def test_a_short_recipe_ends_equally_well_and_a_fault_is_told_apart():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @pytest.mark.skipif(not HAS_CIFAR, reason="needs the real CIFAR in $JAX_CIFAR_DATA")
 def test_the_whole_recipe_ends_equally_well():
     ours, theirs = jax_accuracies(WHOLE), torch_accuracies(WHOLE)

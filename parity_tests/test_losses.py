@@ -49,7 +49,7 @@ def test_value_in_float32(soft, scale, smoothing):
     logits, targets = problem(soft, scale)
     logits = logits.astype(np.float32)
     targets = targets.astype(np.float32 if soft else np.int64)
-    ours = cross_entropy(jnp.asarray(logits), jnp.asarray(targets.astype(np.float32 if soft else np.int32)), smoothing)
+    ours = cross_entropy(jnp.asarray(logits), jnp.asarray(targets.astype(np.float32 if soft else np.uint8)), smoothing)
     assert_close(ours, of_torch(logits, targets, smoothing), "float32 operation", "losses")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from flax.traverse_util import flatten_dict
-from networks import QUICK_COMPILE, draw_variables
+from networks import QUICK_COMPILE, draw_variables, shorten, shorten_judge
 from tolerances import agree
 from torch import nn
 
@@ -26,7 +26,6 @@ CLASSES, BATCH = 5, 3
 # Strides meet odd and even sizes, and the plain CNNs flatten more than one pixel.
 SIZES = {"tiny_cnn": 19, "simple_cnn": 10, "cifar_cnn": 32}
 SIZE = 18
-STAGES = (1, 2, 1, 1)  # blocks that are kept of a ResNet's stages: more of them are more of the same; one is whole
 NAMES = ("tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet50", "speedrun_net")
 CONFIGS = {
     f"{name}-{norm}": ModelConfig(name, norm=norm, width=2, dropout=None if name == "speedrun_net" else 0.0)
@@ -73,12 +72,13 @@ def inputs(case):
 
 
 def shortened(case) -> bool:
+    # One ResNet is whole.
     return CONFIGS[case].name.startswith("resnet") and not case.endswith("whole")
 
 
 def network(case) -> Any:
     model: Any = models.create_model(CONFIGS[case], CLASSES, jnp.float64, jnp.float64)
-    return model.clone(stage_sizes=STAGES) if shortened(case) else model
+    return shorten(model) if shortened(case) else model
 
 
 @functools.cache
@@ -91,10 +91,7 @@ def drawn(case) -> Any:
 def judge_of(case) -> nn.Module:
     judge: Any = create_model(CONFIGS[case], CLASSES, SIZES.get(CONFIGS[case].name, SIZE)).double()
     if shortened(case):
-        stages = (judge.layer1, judge.layer2, judge.layer3, judge.layer4)
-        judge.layer1, judge.layer2, judge.layer3, judge.layer4 = (
-            stage[:blocks] for stage, blocks in zip(stages, STAGES, strict=True)
-        )
+        judge = shorten_judge(judge)
     judge.load_state_dict(to_torch(drawn(case), judge), strict=True)
     return judge
 

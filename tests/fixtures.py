@@ -11,10 +11,24 @@ def x64():
         yield
 
 
-@pytest.fixture
-def quick_compile():
-    """For what does not run long enough to be worth optimising."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+@pytest.fixture(autouse=True)
+def quick_compile(request):
+    """Programs are compiled quickly, as most run a few times only; as in use where a test is marked `optimised`."""
+    quick = request.node.get_closest_marker("optimised") is None
+    if quick == jax.config.read("jax_disable_most_optimizations"):
+        yield
+        return
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", quick)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", not quick)
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The `Result` of a run of `small_config()`, for all to read; who spoils its folder takes a copy."""
+    # Imported only now: what is imported before the tests are collected escapes the checks of shapes.
+    from small_runs import loop, small_config
+
+    return loop.train(small_config(), tmp_path_factory.mktemp("finished") / "run")

@@ -1,8 +1,41 @@
 """When things happen: pure arithmetic on step numbers."""
 
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_runs import small_config
 
 from jax_cifar.training.plan import Plan, make_plan
+
+few = settings(max_examples=50, derandomize=True, deadline=None)
+every = st.integers(0, 40)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Any plan of up to 100 steps, of which a part or all may be on smaller images."""
+    total = draw(st.integers(1, 100))
+    ends = sorted(draw(st.sets(st.integers(1, total), max_size=3)) | {total})
+    return Plan(
+        total_steps=total,
+        steps_per_epoch=draw(st.integers(1, 50)),
+        log_every=draw(st.integers(1, 60)),
+        eval_every=draw(every),
+        checkpoint_every=draw(every),
+        steps_per_call=draw(st.none() | st.integers(1, 30)),
+        phases=tuple((8 * (i + 1), end) for i, end in enumerate(ends)) if draw(st.booleans()) else (),
+    )
+
+
+def is_stop(plan: Plan, step: int) -> bool:
+    """Whether anything but training happens at a step, by the definition."""
+    return (
+        plan.is_log_due(step)
+        or step % plan.steps_per_epoch == 0
+        or any(plan.is_due(step, every) for every in (plan.eval_every, plan.checkpoint_every))
+        or step in [end for _, end in plan.phases]
+    )
 
 
 def walk(plan: Plan, step: int = 0) -> list[int]:
@@ -46,3 +79,36 @@ def test_what_happens_every_so_often_also_happens_at_the_end():
     plan = Plan(total_steps=25, steps_per_epoch=10, log_every=4, eval_every=0, checkpoint_every=7, steps_per_call=1)
     assert [step for step in range(1, 26) if plan.is_due(step, plan.checkpoint_every)] == [7, 14, 21, 25]
     assert [step for step in range(1, 26) if plan.is_due(step, plan.eval_every)] == [25]
+
+
+@few
+@given(plan=plans(), affordable=st.integers(1, 100))
+def test_no_call_goes_over_a_stop_and_every_stop_is_met(plan, affordable):
+    step = 0
+    while step < plan.total_steps:
+        stop = plan.next_stop(step)
+        assert stop == next(later for later in range(step + 1, plan.total_steps + 1) if is_stop(plan, later))
+        count = plan.next_call(step, affordable)
+        assert 1 <= count <= min(plan.steps_per_call or affordable, stop - step)
+        step += count
+    assert step == plan.total_steps
+
+
+@few
+@given(plans())
+def test_every_call_is_among_those_that_are_compiled_beforehand(plan):
+    whole = [0, *walk(plan)]
+    made = {(plan.side_at(step), later - step) for step, later in itertools.pairwise(whole)}
+    assert plan.calls() == made
+    assert {side for side, _ in made} == ({side for side, _ in plan.phases} or {None})
+
+
+@few
+@given(st.integers(10, 300), st.lists(st.integers(1, 8), min_size=1, max_size=4))
+def test_every_image_side_has_its_share_of_the_steps(total, weights):
+    shares = tuple((8 * (i + 1), weight / sum(weights)) for i, weight in enumerate(weights))
+    plan = make_plan(small_config(train={"steps": total, "resolutions": shares}), images=200, backend="cpu")
+    seen = [plan.side_at(step) for step in range(total)]
+    assert seen == sorted(seen, key=lambda side: side or 0)
+    for side, share in shares:
+        assert abs(seen.count(side) - share * total) <= 1

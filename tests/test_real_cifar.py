@@ -12,11 +12,13 @@ NARROW = ["--model.width", "4", "--train.batch_size", "16"]
 pytestmark = pytest.mark.skipif("JAX_CIFAR_DATA" not in os.environ, reason="needs the real CIFAR in $JAX_CIFAR_DATA")
 
 
+@pytest.mark.optimised
 def test_256_images_are_learned_by_heart(tmp_path):
     config = load_config(CONFIGS / "overfit_tiny.py", ["--eval.every", "0"])
     assert train(config, tmp_path).summary["train_accuracy"] >= 0.995
 
 
+@pytest.mark.optimised
 def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
     config = load_config(CONFIGS / "cifar10_simple_cnn.py", ["--train.steps", "200", "--eval.every", "0"])
     # Chance is 10 %, and one run reached 45 % after 150 steps; what whole runs reach stands in RESULTS.md.
@@ -37,7 +39,7 @@ def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
         ("cifar100_resnet_modern.py:resnet18", [*NARROW, "--schedule.warmup", "1"]),
     ],
 )
-def test_every_recipe_takes_its_first_steps(tmp_path, quick_compile, name, overrides):
+def test_every_recipe_takes_its_first_steps(tmp_path, name, overrides):
     small = ["--train.steps", "3", "--data.subset", "1000", "--schedule.unit", "steps", "--eval.tta", "none"]
     config = load_config(CONFIGS / name, [*small, *overrides])
     result = train(config, tmp_path)

@@ -5,8 +5,7 @@ import functools
 import importlib
 import re
 import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from jax_cifar.config.checks import annotations, is_idle
@@ -40,7 +39,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return Config(**sections)
 
 
-def _section(name: str, value: Any, known: typing.AbstractSet[str]) -> Any:
+def _section(name: str, value: Any, known: Set[str]) -> Any:
     """A section of its fields, or what stands in the place of one."""
     _check_known(name, known)
     kind = ModelConfig if name == "model" else annotations(Config)[name]
@@ -53,7 +52,7 @@ def _section(name: str, value: Any, known: typing.AbstractSet[str]) -> Any:
     return kind(**without_idle(kind, fields))
 
 
-def _check_known(name: str, known: typing.AbstractSet[str]) -> None:
+def _check_known(name: str, known: Set[str]) -> None:
     if name not in known:
         raise ConfigError(f"{name} is not a field of the configuration of this version.")
 
