@@ -1,6 +1,6 @@
 """An update rule of one's own: any function from a learning rate to an optax transformation.
 
-python scripts/train.py --config docs/examples/own_optimizer.py:prodigy --optim.clip_norm 1
+python scripts/train.py --config docs/examples/own_optimizer.py:ademamix --optim.clip_norm 1
 """
 
 import functools
@@ -19,12 +19,12 @@ def centred_adam(learning_rate, b1=0.9):
 
 RULES = {
     "lion": (functools.partial(optax.lion, b1=0.95), 1e-3),
-    "prodigy": (optax.contrib.prodigy, 1.0),
+    "ademamix": (optax.contrib.ademamix, 1e-3),
     "centred": (functools.partial(centred_adam, b1=0.85), 3e-3),
 }
 
 
-def get_config(variant: Literal["lion", "prodigy", "centred"] = "lion") -> Config:
+def get_config(variant: Literal["lion", "ademamix", "centred"] = "lion") -> Config:
     rule, lr = RULES[variant]
     return Config(
         name=f"own_optimizer_{variant}",
