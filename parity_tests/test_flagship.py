@@ -59,7 +59,7 @@ class Batch(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray
-    offsets: np.ndarray  # of the crop, [2, batch]
+    offsets: np.ndarray  # of the crop, [batch, 2]
     index: np.ndarray  # in the data set, from which the alternating flip follows
     epoch: int
 
@@ -70,7 +70,7 @@ def batches() -> list[Batch]:
         Batch(
             draws.uniform(size=(BATCH, 32, 32, 3)),
             draws.integers(0, CLASSES, BATCH),
-            draws.integers(0, 2 * PADDING + 1, (2, BATCH), np.int32),
+            draws.integers(0, 2 * PADDING + 1, (BATCH, 2), np.int32),
             draws.integers(0, 50000, BATCH, np.int32),
             epoch=step // 7,
         )
