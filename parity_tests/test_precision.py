@@ -162,8 +162,8 @@ def audit(model_config, monkeypatch, accumulate=1) -> Audit:
 
     loss = steps.cross_entropy
 
-    def spied_loss(*inputs):
-        losses = loss(*inputs)
+    def spied_loss(*inputs, **options):
+        losses = loss(*inputs, **options)
         types["loss"] = float_types(losses)
         return losses
 
@@ -230,8 +230,8 @@ def test_the_audit_finds_a_float32_layer(monkeypatch):
 
 
 def test_the_audit_finds_a_loss_in_bfloat16(monkeypatch):
-    def narrow(logits, targets, smoothing):
-        return cross_entropy(logits, targets, smoothing).astype(jnp.bfloat16)
+    def narrow(logits, targets, label_smoothing):
+        return cross_entropy(logits, targets, label_smoothing).astype(jnp.bfloat16)
 
     monkeypatch.setattr(steps, "cross_entropy", narrow)
     found = audit(ModelConfig("tiny_cnn", width=1), monkeypatch)

@@ -47,7 +47,9 @@ class Deployed(nn.Module):
         return self.network(((pixels - self.mean) / self.std).permute(0, 3, 1, 2))
 
 
-def normalize(images: Images, mean: Sequence[float], std: Sequence[float]) -> Images:
+def normalize(
+    images: Num[np.ndarray, "images height width channel"], mean: Sequence[float], std: Sequence[float]
+) -> Float32[np.ndarray, "images channel height width"]:
     """What a model exported with `float_input` takes: float32 NCHW from uint8 NHWC."""
     pixels = images.astype(np.float32) / np.float32(255)
     normalized = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)

@@ -162,7 +162,8 @@ class GroupNorm(nn.Module):
         # PyTorch's epsilon, and the variance about the mean rather than the difference of two large numbers.
         norm = nn.GroupNorm(group_count(x.shape[-1]), epsilon=1e-5, use_fast_variance=False, **options)
         nn.share_scope(self, norm)
-        return norm(x.astype(wide)).astype(self.dtype)
+        with jax.numpy_dtype_promotion("standard"):  # flax promotes float64 with float32
+            return norm(x.astype(wide)).astype(self.dtype)
 
 
 def group_count(channels: int) -> int:
