@@ -47,11 +47,7 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExt
     def loss_fn(params: PyTree, batch_stats: PyTree, images: Array, targets: Array, key: PRNGKeyArray):
         variables = {"params": hold_frozen(model, params), "batch_stats": batch_stats}
         logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
-<<<<<<< HEAD
         losses = loss(logits.astype(statistics_dtype(logits.dtype)), targets)
-=======
-        losses = loss(logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32), targets)
->>>>>>> speed
         return jnp.mean(losses), (updated.get("batch_stats", {}), batch_metrics(logits, targets, losses))
 
     def gradients(state: TrainState, images: Array, targets: Array, key: PRNGKeyArray):
