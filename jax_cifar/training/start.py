@@ -34,7 +34,7 @@ def starting_weights(
     """
     if init_from is None:
         return None
-    found = read_variables(Path(init_from).expanduser() / CHECKPOINTS)
+    found = read_variables(Path(init_from).expanduser().resolve() / CHECKPOINTS)
     if found is None:
         raise CheckpointError(f"--init-from {init_from}: there is no checkpoint. Name the folder of a run.")
     step, theirs = found[0], _leaves(found[1])
