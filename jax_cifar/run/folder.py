@@ -63,7 +63,8 @@ def input_spec(config: Config, splits: Splits) -> InputSpec:
     for side, _ in resolutions:
         check(side <= height, "train.resolutions", side, f"the images have {height} pixels a side")
     last = resolutions[-1][0] if resolutions else None
-    mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    # A channel that is the same in all images stays 0 after its mean is taken away, whatever it is divided by.
+    mean, std = tuple(map(float, mean)), tuple(float(value) or 1.0 for value in std)
     return InputSpec((height, width, channels), mean, std, last, splits.label_names)
 
 
