@@ -148,8 +148,12 @@ class BatchNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu and He, arXiv 1803.08494) as `torch.nn.GroupNorm(group_count(channels), channels)`."""
+    """Group normalisation (Wu and He, arXiv 1803.08494) as `torch.nn.GroupNorm(group_count(channels), channels)`.
 
+    flax's layer has to know its number of groups before it sees the channels, and mixes float32 into float64.
+    """
+
+    epsilon: float = 1e-5
     scale_init: Init = nn.initializers.ones
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -157,13 +161,14 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channel"]) -> Float[Array, "batch height width channel"]:
         """Normalise every image by the mean and the biased variance of each of its groups of channels."""
-        wide = statistics_dtype(self.param_dtype)
-        options: dict[str, Any] = {"dtype": wide, "param_dtype": self.param_dtype, "scale_init": self.scale_init}
-        # PyTorch's epsilon, and the variance about the mean rather than the difference of two large numbers.
-        norm = nn.GroupNorm(group_count(x.shape[-1]), epsilon=1e-5, use_fast_variance=False, **options)
-        nn.share_scope(self, norm)
-        with jax.numpy_dtype_promotion("standard"):  # flax promotes float64 with float32
-            return norm(x.astype(wide)).astype(self.dtype)
+        channels, wide = x.shape[-1], statistics_dtype(self.param_dtype)
+        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype).astype(wide)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype).astype(wide)
+        grouped = x.astype(wide).reshape(*x.shape[:3], group_count(channels), -1)
+        mean = jnp.mean(grouped, axis=(1, 2, 4), keepdims=True)
+        var = jnp.mean(jnp.square(grouped - mean), axis=(1, 2, 4), keepdims=True)
+        normalised = ((grouped - mean) * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        return (normalised * _per_channel(scale) + _per_channel(bias)).astype(self.dtype)
 
 
 def group_count(channels: int) -> int:

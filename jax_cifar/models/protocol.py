@@ -16,7 +16,7 @@ import re
 import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,11 @@ def init_variables(
         ConfigError: the images are too small, or `init_from` gave parameters of other places, shapes or types.
     """
     _check_size(model, sample_images.shape[1:])
-    variables: Any = _init(model, key, sample_images[:1])
+    try:
+        init = _init_program(model)
+    except TypeError:  # a field that cannot be hashed, such as a list: compiled anew each time
+        init = _init_program.__wrapped__(model)
+    variables: Any = init(key, sample_images[:1])
     params = variables["params"]
     if wants_images(model):
         started = model.init_from(params, sample_images[:INIT_IMAGES])  # pyright: ignore[reportAttributeAccessIssue]
@@ -78,10 +82,10 @@ def init_variables(
     return {"params": params, "batch_stats": variables.get("batch_stats", {})}
 
 
-@partial(jax.jit, static_argnums=0)
-def _init(model: nn.Module, key: Array, images: Array) -> Any:
+@lru_cache(maxsize=8)
+def _init_program(model: nn.Module) -> Callable[..., Any]:
     # Compiled, because only the shapes of the forward pass are needed: none of it is computed.
-    return model.init(key, images, train=False)
+    return jax.jit(partial(model.init, train=False))
 
 
 def check_network(model: nn.Module, image_shape: tuple[int, int, int], sides: Sequence[int], num_classes: int) -> None:
