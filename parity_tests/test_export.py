@@ -50,8 +50,8 @@ def exported(case, network, float_input=False):
     return export.to_onnx(network, pixels(case).shape[1:], MEAN, STD, float_input)
 
 
-# ResNet-34 has the blocks of ResNet-18: its other norms are left to the slow tests.
-SLOW = ("resnet34-group", "resnet34-none", "resnet50-none")
+# ResNet-34 has the blocks of ResNet-18, and the smaller networks have the other norms: left to the slow tests.
+SLOW = ("resnet18-group", "resnet18-none", "resnet34-batch", "resnet34-group", "resnet34-none", "resnet50-none")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import pytest
 from jax import export, lax
 
 from jax_cifar.backend.portions import map_chunks, sum_chunks
-from jax_cifar.ops import avg_pool, channels, conv, conv2d, max_pool, winograd
+from jax_cifar.ops import channels, conv, winograd
 from jax_cifar.ops.activations import gelu
+from jax_cifar.ops.conv import conv2d
+from jax_cifar.ops.pooling import max_pool
 
 SAME = ((1, 1), (1, 1))
 NONE = ((0, 0), (0, 0))
@@ -318,22 +320,6 @@ def test_max_pool_under_vmap_in_scan():
     together = jax.jit(lambda x: lax.scan(lambda carry, part: (carry, gradient(part)), 0, x)[1])(x)
     expected = jax.jit(jax.grad(lambda x: (lax_max_pool(x, 2, 2) ** 2).sum()))(x[1, 2])
     np.testing.assert_array_equal(together[1, 2], expected)
-
-
-@pytest.mark.parametrize(("size", "window", "stride"), [(8, 2, None), (9, 2, None), (8, 8, None), (7, 3, 2), (6, 2, 1)])
-def test_avg_pool_matches_numpy(size, window, stride):
-    x = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
-    step = stride or window
-    count = (size - window) // step + 1
-    expected, touched = np.empty((2, count, count, 3)), np.zeros_like(x)
-    for i in range(count):
-        for j in range(count):
-            view = np.s_[:, step * i : step * i + window, step * j : step * j + window]
-            expected[:, i, j] = x[view].mean((1, 2))
-            touched[view] += 1 / window**2
-    out, vjp = jax.vjp(lambda x: avg_pool(x, window, stride), jnp.asarray(x))
-    np.testing.assert_allclose(out, expected, atol=1e-6)
-    np.testing.assert_allclose(vjp(jnp.ones_like(out))[0], touched, atol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.float64, 1e-14), (jnp.bfloat16, 1e-2)])

@@ -18,7 +18,7 @@ from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError
 from jax_cifar.lab.pictures import augmentation_rows, describe, edge_kernel, filter_panels, first_layer_panels
 from jax_cifar.models.network import normalize
-from jax_cifar.ops import conv2d
+from jax_cifar.ops.conv import conv2d
 from jax_cifar.run.folder import input_spec
 from jax_cifar.run.load import Run
 from jax_cifar.telemetry.images import draw_rows, draw_sections

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from jax_cifar.augment import SampleInfo, Sometimes, compose, make_mixer
 from jax_cifar.config import Config
 from jax_cifar.errors import CheckpointError
-from jax_cifar.ops import conv2d
+from jax_cifar.ops.conv import conv2d
 from jax_cifar.run.load import Run
 from jax_cifar.training.keys import Purpose, purpose_key, run_key
 

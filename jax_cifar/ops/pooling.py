@@ -28,20 +28,6 @@ def max_pool(
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), edges)
 
 
-def avg_pool(
-    x: Float[Array, "batch height width channel"], window: int, stride: int | None = None
-) -> Float[Array, "batch out_height out_width channel"]:
-    """Mean over square windows, as `torch.nn.functional.avg_pool2d` without padding; stride defaults to window."""
-    stride = window if stride is None else stride
-    if stride == window:
-        batch, height, width, channel = x.shape
-        rows, columns = height // window, width // window
-        tiles = x[:, : rows * window, : columns * window].reshape(batch, rows, window, columns, window, channel)
-        return tiles.mean((2, 4))
-    total = lax.reduce_window(x, 0.0, lax.add, (1, window, window, 1), (1, stride, stride, 1), "VALID")
-    return total / (window * window)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _tiled_max(x: Images, window: int) -> Images:
     return reduce(lax.max, _positions(x, window))
