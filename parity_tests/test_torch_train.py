@@ -135,6 +135,7 @@ def test_batches_lie_in_memory_as_asked(memory_format):
     torch.testing.assert_close(targets.sum(1), torch.ones(32))
 
 
+@pytest.mark.optimised
 def test_speedrun_net_is_whitened_by_the_training_images_and_keeps_that():
     config = small_config(model={"name": "speedrun_net"}, optim={"name": "muon", "nesterov": False}, train={"steps": 4})
     splits = load_data(config.data)
