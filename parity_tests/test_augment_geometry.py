@@ -149,7 +149,8 @@ def test_resized_crop():
     result = run(crop, IMAGES, draws)
     assert_close(result, one_by_one(crop, IMAGES, draws), "float64 operation")
     levels = (255 * IMAGES).astype(np.uint8)
-    assert np.abs(255 * run(crop, levels / 255.0, draws) - one_by_one(crop, levels, draws)).max() < 1  # Pillow rounds
+    # Pillow rounds along the rows and then along the columns, by half a level each; its weights have 22 bits.
+    assert np.abs(255 * run(crop, levels / 255.0, draws) - one_by_one(crop, levels, draws)).max() < 1.001
     # Corners aligned, where only the centres of pixels are.
     for image, out, (top, left), (height, width) in list(zip(IMAGES, result, corners, sizes, strict=True))[2:5]:
         box = torch.from_numpy(image[top : top + height, left : left + width]).permute(2, 0, 1)[None]

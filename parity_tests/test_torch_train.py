@@ -1,6 +1,7 @@
 """Whole runs of the reference trainer, and its command."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -135,16 +136,18 @@ def test_batches_lie_in_memory_as_asked(memory_format):
     torch.testing.assert_close(targets.sum(1), torch.ones(32))
 
 
-@pytest.mark.optimised
 def test_speedrun_net_is_whitened_by_the_training_images_and_keeps_that():
     config = small_config(model={"name": "speedrun_net"}, optim={"name": "muon", "nesterov": False}, train={"steps": 4})
     splits = load_data(config.data)
     model: Any = train.train(config, verbose=False).model
     mean, std = (tuple(map(float, values)) for values in steps.channel_statistics(splits.train.images))
     images = jnp.asarray(splits.train.images, jnp.float32) / 255
-    expected = models.whitening_kernel(normalize(images, mean, std))
-    actual = model.whiten.weight.detach().numpy().transpose(2, 3, 1, 0)
-    np.testing.assert_allclose(actual, expected, atol=1e-3 * np.abs(np.asarray(expected)).max())
+    expected = np.asarray(models.whitening_kernel(normalize(images, mean, std))).reshape(12, 24)
+    actual = model.whiten.weight.detach().numpy().transpose(2, 3, 1, 0).reshape(12, 24)
+    # Of two eigenvalues that are close, float32 turns the eigenvectors as it pleases; this product does not care.
+    assert_allclose = functools.partial(np.testing.assert_allclose, atol=1e-3 * np.square(expected).sum(axis=1).max())
+    assert_allclose(actual @ actual.T, expected @ expected.T)
+    np.testing.assert_allclose(np.linalg.norm(actual, axis=0), np.linalg.norm(expected, axis=0), rtol=1e-3)
 
 
 def test_runs_that_cannot_be():

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from jax_cifar.config import Config
 from jax_cifar.config.placeholder import Recorded
@@ -30,7 +30,7 @@ from jax_cifar.run.checkpoint import read_variables
 from jax_cifar.run.folder import CHECKPOINTS, input_spec, read_config, read_spec
 from jax_cifar.run.manifest import leaves_by_path, require_same_leaves, signature
 
-Images = UInt8[np.ndarray, "n height width channel"] | Float[np.ndarray, "n height width channel"]
+Images = np.ndarray  # uint8 or floating [n, height, width, channel]; what else a user may give is told in a message
 Split = Literal["train", "val", "test"]
 
 
