@@ -31,16 +31,13 @@ class Experiment(NamedTuple):
     margin: float
 
 
-SHORT = (
-    Experiment(
-        "cifar10_simple_cnn.py",
-        ["--data.subset", "2000", "--model.width", "16", "--model.norm", "batch", "--train.epochs", "6"]
-        + ["--train.batch_size", "64", "--schedule.name", "cosine"],
-        seeds=6,
-        margin=3.0,
-    )
-    if HAS_CIFAR
-    else Experiment("quickstart.py", ["--optim.lr", "0.02", "--train.epochs", "5"], seeds=6, margin=3.0)
+DIGITS = Experiment("quickstart.py", ["--optim.lr", "0.02", "--train.epochs", "5"], seeds=6, margin=3.0)
+SHORT = Experiment(
+    "cifar10_simple_cnn.py",
+    ["--data.subset", "2000", "--model.width", "16", "--model.norm", "batch", "--train.epochs", "6"]
+    + ["--train.batch_size", "64", "--schedule.name", "cosine"],
+    seeds=6,
+    margin=3.0,
 )
 WHOLE = Experiment("cifar10_simple_cnn.py", [], seeds=3, margin=2.5)
 
@@ -61,21 +58,25 @@ def torch_accuracies(experiment: Experiment, *more: str) -> list[float]:
     return [100 * torch_ref.train.train(config, verbose=False).test_accuracy for config in configs]
 
 
+needs_cifar = pytest.mark.skipif(not HAS_CIFAR, reason="needs the real CIFAR in $JAX_CIFAR_DATA")
+
+
 @pytest.mark.optimised
-def test_a_short_recipe_ends_equally_well_and_a_fault_is_told_apart():
-    ours, theirs = jax_accuracies(SHORT), torch_accuracies(SHORT)
+@pytest.mark.parametrize("short", [DIGITS, pytest.param(SHORT, marks=[pytest.mark.slow, needs_cifar])])
+def test_a_short_recipe_ends_equally_well_and_a_fault_is_told_apart(short):
+    ours, theirs = jax_accuracies(short), torch_accuracies(short)
     found = compare_means(ours, theirs)
-    assert found.within(SHORT.margin), (found, ours, theirs)
-    assert 3 * found.standard_error <= SHORT.margin
+    assert found.within(short.margin), (found, ours, theirs)
+    assert 3 * found.standard_error <= short.margin
     # As where the momentum is lost at every step.
-    without_momentum = torch_accuracies(SHORT._replace(seeds=2), "--optim.momentum", "0", "--optim.nesterov", "false")
+    without_momentum = torch_accuracies(short._replace(seeds=2), "--optim.momentum", "0", "--optim.nesterov", "false")
     faulty = compare_means(ours, without_momentum)
-    assert not faulty.within(SHORT.margin), faulty
+    assert not faulty.within(short.margin), faulty
 
 
 @pytest.mark.slow
 @pytest.mark.optimised
-@pytest.mark.skipif(not HAS_CIFAR, reason="needs the real CIFAR in $JAX_CIFAR_DATA")
+@needs_cifar
 def test_the_whole_recipe_ends_equally_well():
     ours, theirs = jax_accuracies(WHOLE), torch_accuracies(WHOLE)
     found = compare_means(ours, theirs)

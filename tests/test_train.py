@@ -88,6 +88,7 @@ def test_a_slow_run_prints_every_step_once(tmp_path, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.optimised
 def test_training_learns(tmp_path):
     config = small_config(data={"subset": None}, train={"epochs": 2}, model={"width": 8, "dropout": 0.0})
     assert train(config, tmp_path).report.accuracy > 0.6
@@ -151,7 +152,7 @@ def test_sigterm_in_the_middle_of_an_epoch_saves_and_the_same_command_goes_on(tm
         "import sys\n"
         f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "from small_runs import small_config\n"
-        "get_config = lambda: small_config(train={'epochs': 100}, log={'every': 7}, eval={'every': 0})\n"
+        "get_config = lambda: small_config(train={'epochs': 30}, log={'every': 7}, eval={'every': 0})\n"
     )
     command = [sys.executable, str(ROOT / "scripts/train.py"), "--config", str(config_file), "--workdir"]
 
@@ -169,8 +170,8 @@ def test_sigterm_in_the_middle_of_an_epoch_saves_and_the_same_command_goes_on(tm
     assert (whole.wait(120), resumed.wait(120)) == (0, 0)
     assert "resuming at step" in (tmp_path / "stopped.out").read_text()
     runs = [load_run(tmp_path / name) for name in ("whole", "stopped")]
-    assert runs[0].step == runs[1].step == 600
-    assert len({str(every_leaf(tmp_path / name / "checkpoints" / "600")) for name in ("whole", "stopped")}) == 1
+    assert runs[0].step == runs[1].step == 180
+    assert len({str(every_leaf(tmp_path / name / "checkpoints" / "180")) for name in ("whole", "stopped")}) == 1
 
 
 def every_leaf(checkpoint: Path) -> dict[str, bytes]:
