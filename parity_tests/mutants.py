@@ -83,8 +83,8 @@ MUTANTS = (
     Mutant(
         "batch norm: epsilon 1e-3",
         LAYERS,
-        "epsilon: float = 1e-5",
-        "epsilon: float = 1e-3",
+        "epsilon: float = 1e-5\n    momentum",
+        "epsilon: float = 1e-3\n    momentum",
         "test_layers.py::test_norm_gradients[batch]",
     ),
     Mutant(
