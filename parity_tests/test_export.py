@@ -50,8 +50,10 @@ def exported(case, network, float_input=False):
     return export.to_onnx(network, pixels(case).shape[1:], MEAN, STD, float_input)
 
 
-# ResNet-34 has the blocks of ResNet-18, and the smaller networks have the other norms: left to the slow tests.
-SLOW = ("resnet18-group", "resnet18-none", "resnet34-batch", "resnet34-group", "resnet34-none", "resnet50-none")
+# Every network with batch norm, and the small ones with the other norms; the rest is left to the slow tests.
+SMALL = ("tiny_cnn", "simple_cnn", "speedrun_net")
+SLOW = [c for c, config in CONFIGS.items() if config.name not in SMALL and config.norm != "batch"]
+SLOW += ["resnet18-batch", "resnet34-batch"]  # resnet18-imagenet and resnet50-batch have their blocks
 
 
 @pytest.mark.parametrize(
