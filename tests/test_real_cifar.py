@@ -41,9 +41,7 @@ def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
         pytest.param("cifar100_ablation.py:adamw", ["--model.width", "4"], marks=pytest.mark.slow),
         pytest.param("cifar100_resnet34.py:strong_imagenet", NARROW, marks=pytest.mark.slow),
         pytest.param("cifar100_resnet34_200.py:mixed", NARROW, marks=pytest.mark.slow),
-        pytest.param(
-            "cifar100_resnet_modern.py:resnet18", [*NARROW, "--schedule.warmup", "1"], marks=pytest.mark.slow
-        ),
+        pytest.param("cifar100_resnet_modern.py:resnet18", [*NARROW, "--schedule.warmup", "1"], marks=pytest.mark.slow),
     ],
 )
 def test_every_recipe_takes_its_first_steps(tmp_path, name, overrides):
