@@ -2,8 +2,9 @@
 
     python tests/old_runs/make.py tests/old_runs/format_3.zip
 
-One is made by each change of what a run folder or a checkpoint holds, with the code that makes the change, and stays for
-ever: `tests/test_old_runs.py` loads, evaluates and resumes them all. The configuration may change from one to the next.
+One is made by each change of what a run folder or a checkpoint holds, with the code that makes the change, and stays
+for ever: `tests/test_old_runs.py` loads, evaluates and resumes them all. The configuration may change from one to the
+next.
 """
 
 import hashlib
