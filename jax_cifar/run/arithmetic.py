@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ def arithmetic(dtype: jnp.dtype, devices: int) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "devices": devices,
         "jax": jax.__version__,
-        "jaxlib": jax.lib.__version__,
+        "jaxlib": version("jaxlib"),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
 

@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def machine() -> str:
         flags = sorted(set(re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)))
     except OSError:
         flags = [platform.processor()]
-    told = json.dumps([jax.__version__, jax.lib.__version__, jax.devices()[0].device_kind, flags])
+    told = json.dumps([jax.__version__, version("jaxlib"), jax.devices()[0].device_kind, flags])
     return hashlib.sha256(told.encode()).hexdigest()
 
 
