@@ -36,7 +36,11 @@ EXTRAS: dict[str, dict[str, dict[str, Any]]] = {
     "ema": {"optim": {"ema_decay": 0.9}},
     "mix": {"mix": {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}},
     "accumulate": {"optim": {"accumulate": 2}},
-    "growing": {"train": {"resolutions": ((16, 0.4), (32, 0.6))}},
+    "growing": {
+        "train": {"resolutions": ((16, 0.4), (32, 0.6))},
+        # A network that takes any side.
+        "model": {"name": "speedrun_net", "width": 4, "convs_per_group": 1},
+    },
 }
 # Updates done when the run stops: none, within an epoch of 6, at its end, all.
 MOMENTS = {"step 0": 0, "mid-epoch": 4, "end of epoch": 6, "last step": 12}
@@ -69,7 +73,7 @@ def config_of(case: Case) -> Any:
     extra = EXTRAS[case.extra]
     config = small_config(
         data={"name": "digits"},
-        model={"width": 2},
+        model=extra.get("model", {"width": 2}),
         schedule={"name": case.schedule, **SCHEDULES[case.schedule]},
         optim={**RULES[case.rule], **extra.get("optim", {})},
         mix=extra.get("mix", {}),

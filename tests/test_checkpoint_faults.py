@@ -10,6 +10,7 @@ import pytest
 from checkpoint_states import assert_same, biggest_file, folders, make_state, three_checkpoints
 
 from jax_cifar.errors import CheckpointError
+from jax_cifar.run import arrays
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.manifest import FORMAT, MANIFEST, sha256_of_json
 from jax_cifar.run.reading import read_variables
@@ -137,6 +138,20 @@ def test_a_list_of_files_that_leads_to_a_device_is_not_followed(saved):
     rewrite_manifest(saved.directory / "3", files={"/dev/zero": [0, "0" * 64]})
     biggest_file(saved.directory / "3" / "state").unlink()
     assert saved.restore(make_state()).step == 2
+
+
+def test_a_checkpoint_that_a_run_replaces_while_it_is_read_makes_way_for_the_newer_one(saved, monkeypatch):
+    read_arrays = arrays.read_arrays
+
+    def late(path, names):
+        saved.save(4, make_state(4), {})
+        saved.wait()
+        shutil.rmtree(saved.directory / "3", ignore_errors=True)
+        return read_arrays(path, names)
+
+    monkeypatch.setattr("jax_cifar.run.arrays.read_arrays", late)
+    found = read_variables(saved.directory, warn=pytest.fail)
+    assert found is not None and found[0] == 4
 
 
 def test_a_checkpoint_of_a_later_version_is_said_to_be_one(saved, warnings):

@@ -118,6 +118,8 @@ def read_variables(
         try:
             arrays = read_verified(path, ("ema/", "params/", "batch_stats/"))
         except (Damaged, Foreign) as fault:
+            if not os.path.lexists(path):  # the run that is still training has newer ones by now
+                return read_variables(directory, which, warn)
             passed.append(f"{path} {'is damaged' if isinstance(fault, Damaged) else 'is no checkpoint'}: {fault}")
             continue
         for line in passed:
