@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,21 @@ def test_newest_are_kept_and_the_best_apart(tmp_path):
     assert (last.step, best.step, best.extra) == (5, 3, {"accuracy": 3})
     assert_same(last.state, make_state(5))
     assert_same(best.state, make_state(3))
+
+
+def test_a_manifest_is_on_the_disk_before_its_checkpoint_has_a_name(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def watched(number):
+        synced.append((os.readlink(f"/proc/self/fd/{number}"), (tmp_path / "1").exists()))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, {"weights": np.zeros(10)}, {})
+    assert [(Path(path).name, named) for path, named in synced if path.startswith(str(tmp_path))] == [
+        ("manifest.json", False)
+    ]
 
 
 def test_a_new_best_takes_the_place_of_one_from_further_on(tmp_path):

@@ -255,4 +255,7 @@ def _write_checkpoint(path: Path, save: _Save) -> None:
     leaves = {name: [*signature(array), sha256(array)] for name, array in save.arrays.items()}
     files = write_arrays(path / STATE, save.arrays)
     body = {"format": FORMAT, "step": save.step, "extra": save.extra, "leaves": leaves, "files": files}
-    (path / MANIFEST).write_text(json.dumps({"sha256": sha256_of_json(body), **body}, indent=1))
+    with (path / MANIFEST).open("w") as file:
+        json.dump({"sha256": sha256_of_json(body), **body}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())  # as Orbax does with the arrays: a power cut must not empty all that are kept
