@@ -1,5 +1,7 @@
 """Errors that a user can cause or must hear of: each is one short message and an exit code, never a traceback."""
 
+import sys
+
 
 class UserError(Exception):
     """Something the user can put right. The message shows the offending value and the way out."""
@@ -39,3 +41,8 @@ class Interrupted(UserError):
     """A signal stopped the run after its state was saved; the same command goes on from there."""
 
     exit_code = 75
+
+
+def print_warning(message: str) -> None:
+    """One line on stderr about what is not as it should be, but stops nothing."""
+    print(f"warning: {message}", file=sys.stderr)

@@ -5,7 +5,8 @@
     python scripts/train.py --config configs/cifar100_cnn.py --init-from runs/try
 
 Given a --workdir that holds checkpoints of the same experiment, the run goes on from the newest. --init-from
-starts from the weights of another run, all but the head where the classes differ.
+starts from the weights of another run, all but the head where the classes differ. A run is resumed where JAX
+draws and computes other numbers than it was begun with only with --allow-different-numbers.
 Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite; 75 stopped by a signal, after saving.
 """
 
@@ -25,13 +26,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workdir", metavar="DIR", help="run folder; default: runs/<config name>/<time>")
     parser.add_argument("--debug-nans", action="store_true", help="find the operation that makes a NaN (slow)")
     parser.add_argument("--init-from", metavar="DIR", help="start from the weights of another run")
+    parser.add_argument("--allow-different-numbers", action="store_true", help="resume with other settings of JAX")
     options, config = parser.read(arguments)
     if options.debug_nans:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, debug_nans=True))
 
     from jax_cifar.training.loop import train
 
-    train(config, options.workdir, init_from=options.init_from, started=STARTED)
+    allow = options.allow_different_numbers
+    train(config, options.workdir, init_from=options.init_from, allow_different_numbers=allow, started=STARTED)
 
 
 if __name__ == "__main__":

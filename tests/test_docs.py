@@ -239,8 +239,6 @@ def test_architecture_names_what_there_is():
     text = TEXT["architecture.md"]
     for path, _, name in re.findall(r"`((?:\w+/)*\w+\.py)(:([\w.]+))?`", text):
         file = next((root / path for root in (ROOT / "jax_cifar", ROOT) if (root / path).is_file()), None)
-        if file is None and path == "checkpoint.py":
-            file = ROOT / "jax_cifar/run/checkpoint.py"
         assert file is not None, path
         assert not name or name in definitions(file), f"{path}:{name}"
     methods = set().union(*(definitions(path) for path in (ROOT / "jax_cifar").rglob("*.py")))

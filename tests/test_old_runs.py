@@ -2,6 +2,8 @@
 
 format_1: a checkpoint before its manifest had a format number, saved after 10 of 12 steps; a config.json without the
 fields that came since, and no network.json.
+format_2 and later: made by old_runs/make.py, with what the version that made them went on to compute. On the machine
+and with the JAX that made them the bits are compared, elsewhere the figures.
 """
 
 import dataclasses
@@ -9,13 +11,17 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from old_runs import make
 from small_runs import small_config
 
 from jax_cifar.augment import RandomCrop
 from jax_cifar.config import Config
+from jax_cifar.data import load_data
 from jax_cifar.errors import CheckpointError
 from jax_cifar.run.load import load_run
+from jax_cifar.run.manifest import FORMAT
 from jax_cifar.telemetry import read_metrics
 from jax_cifar.training import loop
 from jax_cifar.training.loop import train
@@ -59,3 +65,27 @@ def test_an_old_run_whose_optimizer_is_read_by_todays_paths_does_not_fit(old, mo
     monkeypatch.setattr(loop, "former_path", lambda path: path)
     with pytest.raises(CheckpointError, match="belongs to another configuration"):
         train(old_config(), old)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.zip") if path.stem != "format_1"))
+def test_a_stored_run_is_evaluated_and_resumed_as_it_was_recorded(name, tmp_path, capsys):
+    zipfile.ZipFile(FOLDER / f"{name}.zip").extractall(tmp_path)
+    expected = json.loads((tmp_path / make.EXPECTED).read_text())
+    run = load_run(tmp_path)
+    assert run.step == make.STOP
+    best = max(line["accuracy"] for line in read_metrics(tmp_path) if line["split"] == "validation")
+    assert load_run(tmp_path, "best").evaluate("val").accuracy == pytest.approx(best, abs=0.01)
+    logits = run.logits(load_data(run.config.data).test.images[: make.SHOWN])
+    summary = train(run.config, tmp_path).summary
+    assert read_metrics(tmp_path)[-1]["step"] == summary["steps"] == make.STEPS
+    assert "numbers will differ" not in capsys.readouterr().out or make.machine() != expected["machine"]
+    if make.machine() == expected["machine"]:
+        assert np.array_equal(logits, np.array(expected["logits"], np.float32))
+        assert make.digests(tmp_path) == expected["final"]
+    np.testing.assert_allclose(logits, np.array(expected["logits"], np.float32), atol=1e-3)
+    assert summary["test_loss"] == pytest.approx(expected["test_loss"], abs=2e-3)
+    assert not list(tmp_path.rglob("*.damaged*"))
+
+
+def test_every_format_of_a_checkpoint_has_a_stored_run():
+    assert {path.stem for path in FOLDER.glob("*.zip")} == {f"format_{number}" for number in range(1, FORMAT + 1)}

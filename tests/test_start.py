@@ -9,8 +9,8 @@ from jax_cifar import Callback
 from jax_cifar.data import Splits, load_data
 from jax_cifar.errors import CheckpointError, ConfigError
 from jax_cifar.models.network import Network
-from jax_cifar.run.checkpoint import read_variables
 from jax_cifar.run.folder import CHECKPOINTS, input_spec
+from jax_cifar.run.reading import read_variables
 from jax_cifar.telemetry import read_metrics
 from jax_cifar.training.loop import train
 from jax_cifar.training.session import make_network

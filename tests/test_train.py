@@ -127,9 +127,9 @@ def test_a_run_stopped_mid_epoch_and_resumed_is_the_same_bit_for_bit(tmp_path, m
         assert figures[0] == pytest.approx(figures[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("forgotten", ["opt_state", "batch_stats", "step"])
+@pytest.mark.parametrize("forgotten", ["opt_state", "batch_stats", "ema", "step"])
 def test_a_resume_that_forgets_something_is_noticed(tmp_path, monkeypatch, forgotten):
-    config = dataclasses.replace(small_config(), augment=TRANSFORMS)
+    config = dataclasses.replace(small_config(optim={"ema_decay": 0.9}), augment=TRANSFORMS)
     whole = train(config, tmp_path / "whole")
     restore = Checkpoints.restore
 

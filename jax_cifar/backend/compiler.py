@@ -2,14 +2,20 @@
 
 import contextlib
 import functools
+import hashlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 
+# No public name takes another cache; this one is the same in jax 0.7 to 0.10.
+from jax._src import compilation_cache as jax_cache
+
 from jax_cifar.config import Config
-from jax_cifar.files import user_cache_dir
+from jax_cifar.errors import print_warning
+from jax_cifar.files import atomic_write, user_cache_dir
 
 # On a CPU, matrix products by Eigen: by YNNPACK, the default, those of a convolution take up to twice as long.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
@@ -28,20 +34,74 @@ def compiler_options() -> dict[str, str]:
     return CPU_OPTIONS
 
 
+class ProgramFiles:
+    """Compiled programs in a folder, in place of JAX's own files, which it neither verifies nor replaces.
+
+    JAX warns of an entry that it cannot decompress each time anew; with zstandard it runs what was flipped. Here every
+    program lies behind its SHA-256, is written at once or not at all, and what differs makes way for the program that
+    is then compiled. A folder that cannot be used costs compiling and a line, once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder  # JAX asks for it by this name
+        self._told = False
+
+    def get(self, key: str) -> bytes | None:
+        """The program of a key; None where there is no sound one."""
+        file = self._file(key)
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return self._tell("read", error)
+        digest, program = data[:32], data[32:]
+        if hashlib.sha256(program).digest() == digest:
+            return program
+        with contextlib.suppress(OSError):
+            file.unlink()
+        return None
+
+    def put(self, key: str, program: bytes) -> None:
+        """Keep the program of a key."""
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self._file(key)) as file:
+                file.write(hashlib.sha256(program).digest() + program)
+        except OSError as error:
+            self._tell("written", error)
+
+    def _file(self, key: str) -> Path:
+        return self._path / f"{key}.program"
+
+    def _tell(self, done: str, error: OSError) -> None:
+        if not self._told:
+            print_warning(f"compiled programs in {self._path} cannot be {done}: {error.strerror}. They are made anew.")
+        self._told = True
+
+
 @contextlib.contextmanager
 def compilation_cache(config: Config) -> Iterator[None]:
     """Keep compiled programs in the user's cache folder while inside, unless the user has chosen another or none."""
-    settings: dict[str, Any] = {}
-    if config.train.compilation_cache and not getattr(jax.config, "jax_compilation_cache_dir", None):
-        settings = {
-            "jax_compilation_cache_dir": str(user_cache_dir() / "xla"),
-            "jax_persistent_cache_min_compile_time_secs": 0.5,
-        }
+    if not config.train.compilation_cache or getattr(jax.config, "jax_compilation_cache_dir", None):
+        yield
+        return
+    folder = user_cache_dir() / "programs"
+    settings: dict[str, Any] = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
     before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
+    make = getattr(jax_cache, "get_file_cache", None)
     try:
+        jax_cache.get_file_cache = lambda path: (ProgramFiles(folder), path)
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        # JAX makes its cache at the first program that it compiles, and never looks at the settings again.
+        jax_cache.reset_cache()
         yield
     finally:
+        jax_cache.get_file_cache = make
         for name, value in before.items():
             jax.config.update(name, value)
+        jax_cache.reset_cache()

@@ -1,61 +1,66 @@
-"""Checkpoints that can be trusted: saved in the background, verified when read. The only file that knows Orbax.
+"""Checkpoints that can be trusted: saved in the background, verified when read.
 
     <directory>/<step>/state/           the arrays, written by Orbax as one flat dict {path: array}
-    <directory>/<step>/manifest.json    step, extra, and shape, dtype and sha256 of every array
+    <directory>/<step>/manifest.json    step, extra; every array's shape, dtype, sha256; every file's size, sha256
     <directory>/best/<step>/...         the same for the best state
 
 A checkpoint is written under `<step>.<random>.partial` and renamed when it is whole, so a killed run leaves no half
-checkpoint under a step's name. Orbax itself reads flipped bits back without complaint and takes an empty folder for a
-checkpoint: hence the manifest, written last and so the commit marker too. A damaged checkpoint is renamed to
-`<step>.damaged`, never deleted, and the one before it is taken.
+checkpoint under a step's name. Orbax takes an empty folder for a checkpoint: hence the manifest, written last and so
+the commit marker too. A damaged checkpoint is renamed to `<step>.damaged`, never deleted, and the one before it is
+taken; one that cannot be read now is left as it is, and ends the run.
 """
 
-import functools
 import json
-import logging
+import os
 import shutil
-import sys
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
 
-from jax_cifar.errors import CheckpointError
+from jax_cifar.errors import CheckpointError, print_warning
+from jax_cifar.run.arrays import STATE, write_arrays
 from jax_cifar.run.manifest import (
     FORMAT,
     MANIFEST,
     Damaged,
+    Foreign,
     cause,
     leaves_by_path,
-    read_manifest,
-    require_same_leaves,
     sha256,
     sha256_of_json,
     signature,
 )
+from jax_cifar.run.reading import (
+    DAMAGED,
+    PARTIAL,
+    Restored,
+    Which,
+    entries,
+    folder_of,
+    is_finished,
+    read_state,
+    steps,
+    unused,
+)
 
-PARTIAL = ".partial"
-DAMAGED = ".damaged"
 MAX_PENDING = 2  # a last and a best state of the same step wait together; more would only cost host memory
 
 
-class Restored(NamedTuple):
-    """What a checkpoint held: completed updates, the state on the template's devices, `extra` as it was saved."""
+class _Save(NamedTuple):
+    """A state on its way to the disk."""
 
+    folder: Path
     step: int
-    state: PyTree
+    arrays: dict[str, np.ndarray]
     extra: dict
-
-
-def _print_warning(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    keep: int
 
 
 class Checkpoints:
@@ -64,24 +69,29 @@ class Checkpoints:
     Args:
         directory: folder of the checkpoints, made at the first save; relative paths are resolved.
         keep: how many of the newest checkpoints stay; the best is kept apart and does not count.
-        warn: receives one line for each damaged or unfinished checkpoint; default: a line on stderr.
+        warn: receives one line for each thing that is not as it should be; default: a line on stderr.
         former_path: where a leaf of the template lies in a checkpoint of the first format.
 
-    Errors of a save surface as `CheckpointError` at the next `save`, `save_best`, `wait` or `close`.
+    A save that fails harms no older checkpoint and stops no training: it is warned of, once for each cause, and tried
+    again with the next, which has the newer state (a best state is kept for that). If the last save fails too, that is
+    a `CheckpointError` at the next `wait`, `restore` or `close`.
     """
 
     def __init__(
         self,
         directory: Path | str,
         keep: int,
-        warn: Callable[[str], None] = _print_warning,
+        warn: Callable[[str], None] = print_warning,
         former_path: Callable[[str], str] = lambda path: path,
     ) -> None:
-        self.directory = Path(directory).expanduser().resolve()
+        self.directory = Path(directory).expanduser().absolute()
         self._keep = keep
         self._warn = warn
         self._former_path = former_path
-        self._pending: list[tuple[Path, Future]] = []
+        self._pending: list[tuple[_Save, Future]] = []
+        self._failed: dict[Path, tuple[_Save, BaseException]] = {}  # by folder, what has not been saved since
+        self._causes: list[str] = []  # of all saves that failed
+        self._warned: set[str] = set()  # causes that were told
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def __enter__(self) -> "Checkpoints":
@@ -99,110 +109,136 @@ class Checkpoints:
         """Save `state` after `step` completed updates; returns once the arrays are copied to the host.
 
         A step that is saved already is left as it is. `extra` is small JSON.
-
-        Raises:
-            CheckpointError: an earlier save failed.
         """
         self._submit(self.directory, step, state, extra, self._keep)
 
     def save_best(self, step: int, state: PyTree, extra: dict) -> None:
         """As `save`, for the best state so far; it takes the place of the best before it once it is whole."""
-        self._submit(self.directory / "best", step, state, extra, 1)
+        self._submit(folder_of(self.directory, "best"), step, state, extra, 1)
 
-    def restore(self, template: PyTree, which: Literal["last", "best"] = "last") -> Restored | None:
+    def restore(self, template: PyTree, which: Which = "last") -> Restored | None:
         """The newest (or best) whole checkpoint, bit for bit as saved; None where there is none.
 
         `template` is a state of arrays or of `jax.ShapeDtypeStruct`: it gives structure, shapes, dtypes and shardings.
 
         Raises:
-            CheckpointError: it belongs to another configuration, or all there are are damaged.
+            CheckpointError: it belongs to another configuration or a later version, it cannot be read now, or all there
+                are are damaged.
         """
         self.wait()
-        folder = self.directory / "best" if which == "best" else self.directory
-        for path in sorted(folder.glob(f"[0-9]*{PARTIAL}")):
-            self._warn(f"{path} is an unfinished save (cut short, or still going on); it is not used.")
-        skipped: set[int] = set()
-        while steps := [step for step in _steps(folder) if step not in skipped]:
-            path = folder / str(steps[-1])
+        folder = folder_of(self.directory, which)
+        for line in unused(folder):
+            self._warn(line)
+        for step in reversed(steps(folder)):
+            path = folder / str(step)
             try:
-                return _read(path, template, self._former_path)
+                return read_state(path, template, self._former_path)
             except Damaged as damage:
-                skipped.add(steps[-1])
                 self._quarantine(path, str(damage))
-        if skipped or any(folder.glob(f"[0-9]*{DAMAGED}*")):
+            except Foreign as fault:
+                self._warn(f"{path} is no checkpoint of jax_cifar: {fault}. It is not used.")
+        if steps(folder) or any(DAMAGED in name for name in entries(folder)):
             raise CheckpointError(
-                f"No checkpoint in {folder} can be used: all are damaged (kept there as *{DAMAGED}). "
-                "To start over, choose another --workdir or move that folder away."
+                f"No checkpoint in {folder} can be used: all are damaged (kept there as *{DAMAGED}) or none of"
+                " jax_cifar. To start over, choose another --workdir or move that folder away."
             )
         return None
 
     def latest_step(self) -> int | None:
         """Completed updates of the newest finished checkpoint; its arrays are verified only by `restore`."""
-        self.wait()
-        finished = [step for step in _steps(self.directory) if _finished(self.directory / str(step))]
+        self._settle(0)
+        finished = [step for step in steps(self.directory) if is_finished(self.directory / str(step))]
         return finished[-1] if finished else None
 
     def wait(self) -> None:
         """Wait for the saves under way.
 
         Raises:
-            CheckpointError: one of them failed.
+            CheckpointError: the last one failed, of the newest states or of the best.
         """
-        self._reap(0)
+        self._settle(0)
+        if self._failed:
+            save, error = list(self._failed.values())[-1]
+            self._failed.clear()
+            self._causes.clear()
+            raise CheckpointError(
+                f"Checkpoint {save.folder / str(save.step)} could not be saved: {cause(error)}. Older checkpoints are "
+                "untouched; see to free space and write permission there, then run the same command."
+            ) from error
 
     def close(self) -> None:
         """Wait for the saves under way and end the background thread; raises as `wait` does."""
         try:
             self.wait()
+            if self._causes:
+                count, told = len(self._causes), ", ".join(dict.fromkeys(self._causes))
+                self._warn(f"checkpoints that could not be saved on the way: {count} ({told}). The last one is saved.")
         finally:
             self._worker.shutdown()
 
-    def _reap(self, allowed: int) -> None:
+    def _settle(self, allowed: int) -> None:
+        """Wait until so many saves are under way at most, and take note of those that failed."""
         while self._pending and (len(self._pending) > allowed or self._pending[0][1].done()):
-            path, future = self._pending.pop(0)
+            save, future = self._pending.pop(0)
             error = future.exception()
+            self._failed.pop(save.folder, None)
             if error is not None:
-                raise CheckpointError(
-                    f"Checkpoint {path} could not be saved: {cause(error)}. Older checkpoints are "
-                    "untouched; see to free space and write permission there, then run the same command."
-                ) from error
+                self._failed[save.folder] = save, error
+                self._causes.append(cause(error))
 
     def _submit(self, folder: Path, step: int, state: PyTree, extra: dict, keep: int) -> None:
-        self._reap(MAX_PENDING - 1)
+        self._settle(MAX_PENDING - 1)
         if jax.process_index() != 0:
             return  # every host holds the whole state; one writes it
         extra = json.loads(json.dumps(extra))  # as it will be read back, and a mistake shows at the caller's line
         # A copy of our own: the next training step may be given the memory of `state` to write in (donation).
         arrays = {path: np.array(leaf) for path, leaf in leaves_by_path(state).items()}
-        future = self._worker.submit(self._write, folder, step, arrays, extra, keep)
-        self._pending.append((folder / str(step), future))
+        others = []
+        for failed, error in self._failed.values():
+            if (told := cause(error)) not in self._warned:
+                path = failed.folder / str(failed.step)
+                self._warn(
+                    f"checkpoint {path} could not be saved: {told}. Training goes on; the next save tries again."
+                )
+                self._warned.add(told)
+            others += [failed] if failed.folder != folder else []  # one of this folder is older than this one
+        self._failed.clear()
+        for save in [*others, _Save(folder, step, arrays, extra, keep)]:
+            self._pending.append((save, self._worker.submit(self._write, save)))
 
-    def _write(self, folder: Path, step: int, arrays: dict[str, np.ndarray], extra: dict, keep: int) -> None:
+    def _write(self, save: _Save) -> None:
+        folder, step = save.folder, save.step
         final = folder / str(step)
-        if _finished(final):
+        if is_finished(final):
             return
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"*{PARTIAL}"):
+        for leftover in folder.glob(f"[0-9]*{PARTIAL}"):
             shutil.rmtree(leftover, ignore_errors=True)
-        if final.exists():
+        if os.path.lexists(final):
             self._quarantine(final, f"it has no {MANIFEST}")
         # A name of its own: threads of a save that failed may still be writing under theirs.
         partial = folder / f"{step}.{uuid.uuid4().hex[:8]}{PARTIAL}"
         partial.mkdir()
-        leaves = {path: [*signature(array), sha256(array)] for path, array in arrays.items()}
-        _write_arrays(partial / "state", arrays)
-        body = {"format": FORMAT, "step": step, "extra": extra, "leaves": leaves}
-        (partial / MANIFEST).write_text(json.dumps({"sha256": sha256_of_json(body), **body}, indent=1))
-        partial.rename(final)
-        others = [folder / str(other) for other in _steps(folder) if other != step]
-        others = [path for path in others if _finished(path)]
+        try:
+            _write_checkpoint(partial, save)
+            partial.rename(final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # the next save may need its space
+            raise
+        self._prune(folder, step, save.keep)
+
+    def _prune(self, folder: Path, newest: int, keep: int) -> None:
+        """Delete the oldest checkpoints; what cannot be deleted now is tried again after the next save."""
+        others = [folder / str(other) for other in steps(folder) if other != newest]
+        others = [path for path in others if is_finished(path)]
         for old in others[: max(0, len(others) - keep + 1)]:
-            # Renamed first, so that a kill in the middle of the deletion leaves no half checkpoint either.
-            shutil.rmtree(old.rename(folder / f"{old.name}{PARTIAL}"))
+            with suppress(OSError):
+                # Renamed first, so that a kill in the middle of the deletion leaves no half checkpoint either.
+                shutil.rmtree(old.rename(folder / f"{old.name}{PARTIAL}"))
 
     def _quarantine(self, path: Path, damage: str) -> None:
         """Rename a damaged checkpoint and say so; one that vanished meanwhile was removed by the run that owns it."""
-        if not path.exists():
+        if not os.path.lexists(path):
             return
         count = len(list(path.parent.glob(f"{path.name}{DAMAGED}*")))
         target = path.with_name(f"{path.name}{DAMAGED}{count or ''}")
@@ -214,94 +250,12 @@ class Checkpoints:
             self._warn(f"checkpoint {path} is damaged: {damage}. It is not used ({cause(error)}).")
 
 
-def _steps(folder: Path) -> list[int]:
-    """Steps of the folders named by a number, ascending, whatever is in them."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
-
-
-def _finished(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
-
-
-def read_variables(directory: Path, which: Literal["last", "best"] = "last") -> tuple[int, dict[str, PyTree]] | None:
-    """Step, and the weights and statistics that are evaluated, of the newest (or best) whole checkpoint: NumPy.
-
-    Needs no template, so neither data nor optimizer, and changes nothing in the folder. None where there is no
-    checkpoint; raises `CheckpointError` where all there are are damaged.
-    """
-    directory = directory.expanduser().resolve()
-    folder = directory / "best" if which == "best" else directory
-    damage = None
-    for step in reversed(_steps(folder)):
-        try:
-            arrays = _read_verified(folder / str(step), ("ema/", "params/", "batch_stats/"))
-        except Damaged as found:
-            damage = damage or f"{folder / str(step)} is damaged: {found}"
-            continue
-        averaged = {name.removeprefix("ema/"): array for name, array in arrays.items() if name.startswith("ema/")}
-        return step, {"params": {}, "batch_stats": {}} | unflatten_dict(averaged or arrays, sep="/")
-    if damage is not None:
-        raise CheckpointError(f"No checkpoint in {folder} can be used: all are damaged. {damage}.")
-    return None
-
-
-def _read(path: Path, template: PyTree, former_path: Callable[[str], str]) -> Restored:
-    """Read and verify one checkpoint; raises `Damaged`, or `CheckpointError` if it does not fit the template."""
-    manifest = read_manifest(path)
-    saved = {name: (shape, dtype) for name, (shape, dtype, _) in manifest["leaves"].items()}
-    wanted = leaves_by_path(template)
-    if "format" not in manifest:
-        wanted = {former_path(name): leaf for name, leaf in wanted.items()}
-    require_same_leaves(path, saved, {name: signature(leaf) for name, leaf in wanted.items()})
-    arrays = _read_verified(path)
-    placed = [_place(arrays[name], leaf) for name, leaf in wanted.items()]
-    return Restored(manifest["step"], jax.tree.unflatten(jax.tree.structure(template), placed), manifest["extra"])
-
-
-def _read_verified(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np.ndarray]:
-    """The arrays of one checkpoint whose paths begin so, every byte as it was saved; raises `Damaged`."""
-    leaves = read_manifest(path)["leaves"]
-    expected = {name: leaf for name, leaf in leaves.items() if name.startswith(prefixes)}
-    try:
-        arrays = _read_arrays(path / "state", list(leaves))
-    except (ImportError, MemoryError):
-        raise  # no fault of the checkpoint
-    except Exception as error:  # Orbax and TensorStore raise every other kind, bare Exception included
-        raise Damaged(f"its arrays cannot be read ({cause(error)})") from error
-    for name, (shape, dtype, digest) in expected.items():
-        if signature(arrays[name]) != (shape, dtype) or sha256(arrays[name]) != digest:
-            raise Damaged(f"{name} is not what was saved (sha256 differs)")
-    return {name: arrays[name] for name in expected}
-
-
-def _place(array: np.ndarray, leaf: Any) -> Any:
-    return array if isinstance(leaf, np.ndarray) else jax.device_put(array, leaf.sharding)
-
-
-@functools.cache
-def _orbax() -> ModuleType:
-    """Orbax, told once to be quiet about failures that reach us as exceptions anyway."""
-    import orbax.checkpoint as ocp
-
-    def drop_stragglers(event: Any) -> None:
-        # At the first array that fails Orbax closes its event loop, and the other arrays complain to stderr of that.
-        if not (event.object is None and str(event.exc_value) == "Event loop is closed"):
-            previous(event)
-
-    previous, sys.unraisablehook = sys.unraisablehook, drop_stragglers
-    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    return ocp
-
-
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    ocp = _orbax()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
-
-
-def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    ocp = _orbax()
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+def _write_checkpoint(path: Path, save: _Save) -> None:
+    """Arrays first, and the manifest last."""
+    leaves = {name: [*signature(array), sha256(array)] for name, array in save.arrays.items()}
+    files = write_arrays(path / STATE, save.arrays)
+    body = {"format": FORMAT, "step": save.step, "extra": save.extra, "leaves": leaves, "files": files}
+    with (path / MANIFEST).open("w") as file:
+        json.dump({"sha256": sha256_of_json(body), **body}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())  # as Orbax does with the arrays: a power cut must not empty all that are kept

@@ -26,9 +26,9 @@ from jax_cifar.evaluation.predict import (
 )
 from jax_cifar.models import create_model
 from jax_cifar.models.network import InputSpec, Network, compute_dtype
-from jax_cifar.run.checkpoint import read_variables
 from jax_cifar.run.folder import CHECKPOINTS, input_spec, read_config, read_spec
 from jax_cifar.run.manifest import leaves_by_path, require_same_leaves, signature
+from jax_cifar.run.reading import read_variables
 
 Images = np.ndarray  # uint8 or floating [n, height, width, channel]; what else a user may give is told in a message
 Split = Literal["train", "val", "test"]

@@ -1,4 +1,9 @@
-"""What a checkpoint says of itself: shape, dtype and SHA-256 of every array, in a file that is written last."""
+"""What a checkpoint says of itself, in a file that is written last: its arrays and files, each with its SHA-256.
+
+Three faults are told apart. `Damaged`: its bytes were read, and are not what was saved. `Foreign`: it has no manifest,
+so that this program did not finish it. Everything else is a `CheckpointError` of the moment: too many open files, no
+permission, a disk that fails, a network folder that is away; nothing is known of the checkpoint then.
+"""
 
 import hashlib
 import json
@@ -14,11 +19,24 @@ from jaxtyping import PyTree
 from jax_cifar.errors import CheckpointError
 
 MANIFEST = "manifest.json"
-FORMAT = 2  # 1, which had no number: the optimizer's state was laid out differently
+# 1, which had no number: the optimizer's state was laid out differently. 2: the files were not listed.
+FORMAT = 3
 
 
 class Damaged(Exception):
     """A checkpoint is not what was saved. The message ends the sentence '<folder> is damaged: ...'."""
+
+
+class Foreign(Exception):
+    """What stands where a checkpoint would, and is none of this program's. The message ends '<path> is none: ...'."""
+
+
+def unreadable(path: Path, error: BaseException) -> CheckpointError:
+    """What is said of a checkpoint that cannot be read now, for a reason that is not its own bytes."""
+    return CheckpointError(
+        f"Checkpoint {path} cannot be read now: {cause(error)}. It is left as it is. See to that, then run the same"
+        " command; to do without it, move it away."
+    )
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:
@@ -42,26 +60,48 @@ def sha256_of_json(body: dict) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
+def os_error_code(error: BaseException) -> int | None:
+    """The number of the operating system's error, where TensorStore wraps one in hundreds of characters too."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else getattr(error, "errno", None)
+
+
 def cause(error: BaseException) -> str:
-    """One short line: the system's own words where TensorStore wraps them in hundreds of characters."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code:
-        return os.strerror(int(code[1]))
+    """One short line: the system's own words where there are some."""
+    code = os_error_code(error)
+    if code is not None:
+        return os.strerror(code)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200].rstrip(". ") if lines else type(error).__name__
 
 
 def read_manifest(path: Path) -> dict:
-    """The manifest of a checkpoint, verified; raises `Damaged`."""
+    """The manifest of a checkpoint, verified.
+
+    Raises:
+        Damaged: it is not what was saved.
+        Foreign: there is none.
+        CheckpointError: it cannot be read now, or a later version wrote it.
+    """
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        text = (path / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Foreign(f"it has no {MANIFEST}") from None
+    except OSError as error:
+        raise unreadable(path, error) from error
+    try:
+        manifest = json.loads(text)
         digest = manifest.pop("sha256")
-    except FileNotFoundError:
-        raise Damaged(f"it has no {MANIFEST}") from None
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"its {MANIFEST} cannot be read ({cause(error)})") from error
+    # The digest is made in the same way in every format, so that damage is not taken for a later version.
     if digest != sha256_of_json(manifest):
         raise Damaged(f"its {MANIFEST} is not what was saved (sha256 differs)")
+    if manifest.get("format", 1) > FORMAT:
+        raise CheckpointError(
+            f"Checkpoint {path} was made by a later version of jax_cifar (format {manifest['format']}; this one knows"
+            f" {FORMAT}). It is left as it is: use that version, or choose another --workdir."
+        )
     if str(manifest["step"]) != path.name:
         raise Damaged(f"it holds step {manifest['step']}")
     return manifest

@@ -17,6 +17,7 @@ from jax_cifar.files import write_json
 from jax_cifar.models import parameter_table
 from jax_cifar.models.network import compute_dtype
 from jax_cifar.optim.rules import former_path
+from jax_cifar.run.arithmetic import arithmetic, require_same_numbers
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import CHECKPOINTS, choose_folder, make_folder
@@ -48,6 +49,7 @@ def train(
     splits: Splits | None = None,
     init_from: str | Path | None = None,
     callbacks: Sequence[Any] = (),
+    allow_different_numbers: bool = False,
     started: float | None = None,
 ) -> TrainResult:
     """Train as `config` says and write everything into `workdir`; a folder that holds checkpoints of it is resumed.
@@ -58,6 +60,7 @@ def train(
       splits: images of one's own in place of those that `data` names; resuming asks for the same ones.
       init_from: folder of a run whose weights this one starts from; all but the head where the classes differ.
       callbacks: told of each log line, each epoch and the end (`jax_cifar.training.callbacks.Callback`).
+      allow_different_numbers: resume also where a setting of JAX differs that changes every number.
       started: `time.time()` that `seconds.total` counts from; default: now.
 
     Raises:
@@ -91,7 +94,7 @@ def train(
 
         keep, place = config.checkpoint.keep, folder / CHECKPOINTS
         checkpoints = stack.enter_context(Checkpoints(place, keep, console.warn, former_path))
-        state, progress = resume(session, checkpoints, state, console)
+        state, progress = resume(session, checkpoints, state, console, allow_different_numbers)
         log = stack.enter_context(RunLog(folder, config.log.tensorboard, int(state.step) or None))
         told = Callbacks(callbacks, console.warn)
         trainer = Trainer(session, folder, checkpoints, console, log, stop, told, progress)
@@ -108,14 +111,20 @@ def announce_network(console: Console, session: Session, state: TrainState) -> N
 
 
 def resume(
-    session: Session, checkpoints: Checkpoints, state: TrainState, console: Console
+    session: Session, checkpoints: Checkpoints, state: TrainState, console: Console, allow_different_numbers: bool
 ) -> tuple[TrainState, Progress]:
-    """The newest sound checkpoint, or the fresh state; raises `CheckpointError` where the images have changed."""
+    """The newest sound checkpoint, or the fresh state.
+
+    Raises `CheckpointError` where the images have changed, or what decides the numbers unless that is allowed.
+    """
     fingerprint = session.splits.train.checksum
+    here = arithmetic(compute_dtype(session.config.train.dtype), session.replicas.mesh.size)
     restored = checkpoints.restore(state)
     if restored is None:
-        return state, Progress(fingerprint)
+        return state, Progress(fingerprint, here)
     progress = Progress(**restored.extra)
+    require_same_numbers(progress.arithmetic, here, allow_different_numbers, console.line)
+    progress.arithmetic = here
     if progress.fingerprint != fingerprint:
         raise CheckpointError(
             f"{checkpoints.directory} was trained on other images (checksum {progress.fingerprint:08x},"

@@ -16,6 +16,7 @@ class Progress:
     """What a checkpoint keeps beside the state, so that a resumed run also logs what an uninterrupted one logs."""
 
     fingerprint: int  # checksum of the training images and labels
+    arithmetic: dict[str, Any] = field(default_factory=dict)  # what decides the bits of the numbers
     interval: dict[str, float] = field(default_factory=dict)  # sums since the last log line
     epoch: dict[str, float] = field(default_factory=dict)  # sums since the last row of the table
     train_accuracy: float | None = None  # of the last epoch, as the network saw its images

@@ -11,8 +11,8 @@ from jax_cifar.config import Config
 from jax_cifar.errors import CheckpointError, ConfigError
 from jax_cifar.models import init_variables
 from jax_cifar.models.network import Network
-from jax_cifar.run.checkpoint import read_variables
 from jax_cifar.run.folder import CHECKPOINTS
+from jax_cifar.run.reading import read_variables
 from jax_cifar.training.keys import Purpose, purpose_key, run_key
 from jax_cifar.training.state import PyTree
 

@@ -1,0 +1,61 @@
+"""What decides the bits of a run beside its configuration: kept with every checkpoint, compared by who resumes it."""
+
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_cifar.errors import CheckpointError
+
+# JAX's settings that change every number of a run: to go on with others is to train another run.
+SETTINGS = (
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_random_seed_offset",
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+)
+
+
+def arithmetic(dtype: jnp.dtype, devices: int) -> dict[str, Any]:
+    """Settings of this process, and what changes the last bits only: JSON values by name.
+
+    `dtype` is what the network computes in, `devices` how many compute. XLA_FLAGS is among the latter, as most of them
+    change no number at all.
+    """
+    return {
+        **{name: getattr(jax.config, name, None) for name in SETTINGS},
+        "dtype": str(dtype),
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": devices,
+        "jax": jax.__version__,
+        "jaxlib": version("jaxlib"),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def require_same_numbers(
+    there: dict[str, Any], here: dict[str, Any], allow_different: bool, say: Callable[[str], None]
+) -> None:
+    """Compare what a checkpoint was made with and what it is resumed with; says in one line what changes bits only.
+
+    A record of an earlier version may lack names, or all: nothing is said of those. On another backend train.dtype
+    "auto" is another dtype, which is no reason to refuse.
+
+    Raises:
+        CheckpointError: a setting differs, unless that is allowed.
+    """
+    differing = [name for name in there if name in here and there[name] != here[name]]
+    told = [f"{name} {there[name]!r} there, {here[name]!r} here" for name in differing]
+    refused = [*SETTINGS, "dtype"] if there.get("backend") == here["backend"] else SETTINGS
+    if any(name in refused for name in differing) and not allow_different:
+        raise CheckpointError(
+            f"This run was begun with other arithmetic: {'; '.join(told)}. Set it as it was (JAX's settings are"
+            " environment variables too, in capitals), or go on with --allow-different-numbers."
+        )
+    if told:
+        say(f"the numbers will differ from those of a run never stopped: {'; '.join(told)}")

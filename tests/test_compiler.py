@@ -1,0 +1,103 @@
+"""The files of compiled programs: damaged ones are replaced, a folder that cannot be used costs a line, off is off."""
+
+import os
+import resource
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from small_runs import small_config
+
+from jax_cifar.backend import compiler
+from jax_cifar.backend.compiler import ProgramFiles
+
+CONFIG = small_config(train={"compilation_cache": True})
+
+
+SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where programs are kept, in place of the cache that all tests share."""
+    before = [getattr(jax.config, name) for name in SETTINGS]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update(SETTINGS[0], None)
+    compilation_cache.reset_cache()
+    yield tmp_path / "jax_cifar" / "programs"
+    for name, value in zip(SETTINGS, before, strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def compile_with_cache(factor=3.0):
+    """Compile a small program with the cache switched on, as a new process would; True where it was there."""
+    jax.clear_caches()
+    found = []
+    get = ProgramFiles.get
+
+    def watched(self, key):
+        found.append(get(self, key))
+        return found[-1]
+
+    with compiler.compilation_cache(CONFIG), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProgramFiles, "get", watched)
+        jax.config.update(SETTINGS[1], 0.0)
+        assert float(jax.jit(lambda x: jnp.sin(x) * factor)(jnp.float32(0.5))) == pytest.approx(0.479425538 * factor)
+    return bool(found) and None not in found
+
+
+def flip(data):
+    return data[:50] + bytes([data[50] ^ 4]) + data[51:]
+
+
+def test_a_damaged_program_is_replaced_once_in_silence(folder, capfd):
+    assert not compile_with_cache()
+    assert compile_with_cache()
+    sound = {file: file.read_bytes() for file in folder.iterdir()}
+    for damage in (flip, lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data + b"more"):
+        for file, data in sound.items():
+            file.write_bytes(damage(data))
+        assert not compile_with_cache()
+        assert compile_with_cache()
+    assert set(folder.iterdir()) == sound.keys()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("fault", ["a file in its place", "out of reach", "full"])
+def test_a_folder_that_cannot_be_used_costs_a_line(folder, capfd, fault):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if fault == "a file in its place":
+        folder.parent.write_text("")
+    elif fault == "out of reach":
+        folder.parent.symlink_to(folder.parent)
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        assert not compile_with_cache()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("warning: compiled programs in ") and err.count("\n") == 1
+    assert fault != "full" or not os.listdir(folder)
+
+
+def test_a_cache_of_one_run_is_off_for_the_next_in_the_same_process(folder):
+    before = [getattr(jax.config, name) for name in SETTINGS]
+    compile_with_cache()
+    assert [getattr(jax.config, name) for name in SETTINGS] == before
+    files = set(folder.iterdir())
+    jax.config.update(SETTINGS[1], 0.0)
+    with compiler.compilation_cache(small_config()):
+        jax.jit(lambda x: jnp.cos(x) * 5)(jnp.float32(0.5))
+    jax.config.update(SETTINGS[1], before[1])
+    assert files and set(folder.iterdir()) == files
+    compile_with_cache(factor=7.0)
+    assert set(folder.iterdir()) > files, "and on again for the one after that"
+
+
+def test_a_cache_that_the_user_chose_is_left_to_jax(folder, tmp_path):
+    jax.config.update(SETTINGS[0], str(tmp_path / "own"))
+    assert not compile_with_cache()
+    assert os.listdir(tmp_path / "own") and not folder.exists()

@@ -1,0 +1,43 @@
+"""A disk that is full for a while, or for good, while a run trains."""
+
+import errno
+import os
+
+import pytest
+from small_runs import loop, same_bits, small_config
+
+from jax_cifar.errors import CheckpointError
+from jax_cifar.run import checkpoint
+
+CONFIG = small_config(checkpoint={"every": 1 / 3})
+
+
+def full_until(monkeypatch, step):
+    """Saves fail for want of space, until one of so many updates."""
+    write = checkpoint._write_checkpoint
+
+    def failing(path, save):
+        if save.step < step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, save)
+
+    monkeypatch.setattr(checkpoint, "_write_checkpoint", failing)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_training(finished_run, tmp_path, monkeypatch, capsys):
+    full_until(monkeypatch, step=8)
+    result = loop.train(CONFIG, tmp_path)
+    assert same_bits(result.state, finished_run.state)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"10", "12"}
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert said.count("No space left on device") == 2
+    assert "could not be saved: No space left on device. Training goes on" in said
+    assert "could not be saved on the way: 3 (No space left on device). The last one is saved." in said
+
+
+def test_a_last_checkpoint_that_cannot_be_saved_ends_the_run_with_one_message(tmp_path, monkeypatch, capsys):
+    full_until(monkeypatch, step=100)
+    with pytest.raises(CheckpointError, match=r"checkpoints/12 could not be saved: No space left on device"):
+        loop.train(CONFIG, tmp_path)
+    assert not (tmp_path / "summary.json").exists()
+    assert "".join(capsys.readouterr()).count("No space left on device") == 1
