@@ -40,6 +40,7 @@ from jax_cifar.run.manifest import (
     sha256_of_json,
     signature,
 )
+from jax_cifar.run.untrusted import Leaves, check_claims, check_state
 
 PARTIAL = ".partial"
 DAMAGED = ".damaged"
@@ -263,8 +264,9 @@ def _read_verified(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, n
     """The arrays of one checkpoint whose paths begin so, every byte as it was saved; raises `Damaged`."""
     leaves = read_manifest(path)["leaves"]
     expected = {name: leaf for name, leaf in leaves.items() if name.startswith(prefixes)}
+    check_state(path / "state", leaves)
     try:
-        arrays = _read_arrays(path / "state", list(leaves))
+        arrays = _read_arrays(path / "state", leaves)
     except (ImportError, MemoryError):
         raise  # no fault of the checkpoint
     except Exception as error:  # Orbax and TensorStore raise every other kind, bare Exception included
@@ -300,8 +302,12 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
 
 
-def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path, leaves: Leaves) -> dict[str, np.ndarray]:
     ocp = _orbax()
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in leaves}
+    handler = ocp.PyTreeCheckpointHandler()
+    metadata = handler.metadata(path)
+    # Shapes first: TensorStore ends the process where memory for one cannot be had.
+    check_claims(getattr(metadata, "tree", metadata), leaves)
+    with ocp.Checkpointer(handler) as checkpointer:
         return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))

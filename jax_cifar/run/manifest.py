@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jax_cifar.errors import CheckpointError
+from jax_cifar.files import read_json
+from jax_cifar.run.untrusted import check_manifest
 
 MANIFEST = "manifest.json"
 FORMAT = 2  # 1, which had no number: the optimizer's state was laid out differently
@@ -54,7 +56,8 @@ def cause(error: BaseException) -> str:
 def read_manifest(path: Path) -> dict:
     """The manifest of a checkpoint, verified; raises `Damaged`."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = read_json(path / MANIFEST)
+        check_manifest(manifest)
         digest = manifest.pop("sha256")
     except FileNotFoundError:
         raise Damaged(f"it has no {MANIFEST}") from None
