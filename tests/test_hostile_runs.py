@@ -132,7 +132,7 @@ def test_code_runs_where_it_lies_unchanged_and_is_the_users_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "way", ["link", "linked folder", "installed", "script", "deeper", "pipe", "other user", "kept link"]
+    "way", ["link", "loop", "linked folder", "installed", "script", "deeper", "pipe", "other user", "kept link"]
 )
 def test_code_that_only_seems_to_lie_at_its_place_is_not_run(way, tmp_path, monkeypatch):
     place, name = tmp_path / "mine.py", None
@@ -140,6 +140,9 @@ def test_code_that_only_seems_to_lie_at_its_place_is_not_run(way, tmp_path, monk
     if way == "link":
         shutil.move(place, tmp_path / "other.py")
         place.symlink_to(tmp_path / "other.py")
+    elif way == "loop":
+        place.unlink()
+        place.symlink_to(place)
     elif way == "linked folder":
         (tmp_path / "linked").symlink_to(tmp_path)
         place = tmp_path / "linked" / "mine.py"
@@ -149,7 +152,7 @@ def test_code_that_only_seems_to_lie_at_its_place_is_not_run(way, tmp_path, monk
         place = Path(__file__).parents[1] / "scripts/evaluate.py"
     elif way == "deeper":  # its neighbours would be looked for in the folder above
         name = "elsewhere/mine.py"
-    folder = own_run(tmp_path, place, place.read_text(), name)
+    folder = own_run(tmp_path, place, HARMLESS if way == "loop" else place.read_text(), name)
     if way == "pipe":
         place.unlink()
         os.mkfifo(place)

@@ -160,12 +160,16 @@ def _is_unchanged(folder: Path, file: Mapping[str, str]) -> bool:
     try:
         # A file that came with the run folder proves nothing, nor does one that a link leads to: places are recorded
         # without links. Its folder, where its neighbours are looked for, must be the one that its name says.
-        good = place.is_absolute() and place.resolve() == place and not place.is_relative_to(folder.resolve())
+        good = place.is_absolute() and os.path.realpath(place) == str(place) and not _lies_in(place, folder)
         good = good and place.parts[-len(name.parts) :] == name.parts and not belongs_to_the_library(place)
-        good = good and _is_ours(place) and kept.resolve().is_relative_to(folder.resolve())
+        good = good and _is_ours(place) and _lies_in(kept, folder)
         return good and read_bytes(place, _LARGEST) == read_bytes(kept, _LARGEST)
     except (OSError, ValueError):
         return False
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _is_ours(place: Path) -> bool:
@@ -188,6 +192,6 @@ def _read(folder: Path) -> tuple[list[dict[str, str]], dict[str, str | None]]:
         parts = PurePosixPath(name).parts
         if not name.endswith(".py") or name.startswith("/") or ".." in parts or not (name.isprintable() and parts):
             raise ConfigError(f"{path} names {name!r}, which is no file in the folder source/.")
-        if not (folder / "source" / name).resolve().is_relative_to(folder.resolve()):
+        if not _lies_in(folder / "source" / name, folder):
             raise ConfigError(f"{folder / 'source' / name} is a link that leaves the run folder.")
     return files, origins

@@ -18,9 +18,9 @@ from typing import Literal
 from jax_cifar.data.cache import Source, entry_path, load_decoded, read_entry
 from jax_cifar.data.dataset import Decoded, Splits
 from jax_cifar.data.layouts import Reader, decode_binary, decode_python
-from jax_cifar.data.published import ARCHIVES, CifarSpec, PublishedArchive, check_complete, read_members
+from jax_cifar.data.published import ARCHIVES, LARGEST_MEMBER, CifarSpec, PublishedArchive, check_complete, read_members
 from jax_cifar.errors import DataError
-from jax_cifar.files import user_cache_dir
+from jax_cifar.files import read_bytes, user_cache_dir
 
 Layout = Literal["binary", "python"]
 _DECODERS: dict[Layout, Callable[[CifarSpec, Reader, str], Decoded]] = {
@@ -141,7 +141,7 @@ def _layout_files(spec: CifarSpec, layout: Layout) -> list[str]:
 def _extracted(spec: CifarSpec, layout: Layout, place: Path) -> Source:
     def read(name: str) -> bytes | None:
         try:
-            return (place / name).read_bytes()
+            return read_bytes(place / name, LARGEST_MEMBER)
         except FileNotFoundError:
             return None
         except OSError as error:
