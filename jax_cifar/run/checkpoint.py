@@ -27,7 +27,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
 
-from jax_cifar.errors import CheckpointError
+from jax_cifar.errors import CheckpointError, printable
 from jax_cifar.run.manifest import (
     FORMAT,
     MANIFEST,
@@ -56,7 +56,7 @@ class Restored(NamedTuple):
 
 
 def _print_warning(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(printable(f"warning: {message}"), file=sys.stderr)
 
 
 class Checkpoints:
