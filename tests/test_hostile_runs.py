@@ -210,7 +210,6 @@ def test_a_config_of_any_content_is_one_message(folder, text):
 @pytest.mark.parametrize(
     "change",
     [
-        {"image_shape": [10**12] * 3},
         {"image_shape": [0, 8, 3]},
         {"image_shape": "abc"},
         {"image_shape": [8, 8]},
@@ -231,7 +230,7 @@ def test_a_config_of_any_content_is_one_message(folder, text):
 def test_what_the_network_sees_is_checked(folder, change):
     values = {**json.loads((folder / "network.json").read_text()), **change}
     (folder / "network.json").write_text(json.dumps(values))
-    with pytest.raises(UserError):
+    with pytest.raises(CheckpointError, match=r"network\.json does not say what the network sees"):
         load_run(folder)
 
 

@@ -29,6 +29,8 @@ class InputSpec:
         for name in ("mean", "std"):
             values, channels = getattr(self, name), self.image_shape[2]
             check(len(values) == channels, name, values, f"it must have one number for each of {channels} channels")
+        smallest = min(self.image_shape[:2])
+        check(self.side is None or self.side <= smallest, "side", self.side, f"the images have {smallest} pixels")
         names = self.label_names
         check(len(set(names)) == len(names), "label_names", names, "every class needs a name of its own")
 
