@@ -89,6 +89,7 @@ def test_layers_and_activations_need_no_trust():
         assert callable(revive(recorded("function", name, origin), {}))
     assert revive(recorded("class", "Dense", "flax.linen.linear"), {}) is nn.Dense
     assert revive(recorded("class", "Dense", "jax_cifar.models.layers"), {}) is layers.Dense
+    assert revive(recorded("class", "Dense", "flax.where.it.was.before"), {}) is nn.Dense
     net = revive(recorded("network", "Sequential", "flax.linen.combinators", layers=(nn.Dense(3), nn.relu)), {})
     assert net == nn.Sequential((nn.Dense(3), nn.relu))
     assert revive(recorded("dtype", "bfloat16", "numpy"), {}) == jnp.bfloat16

@@ -145,7 +145,7 @@ def revive(recorded: Any, namespaces: Mapping[str, Namespace], trust_installed: 
 
 def is_installed(origin: str) -> bool:
     """Whether code from there comes with the library or what it stands on."""
-    return origin.partition(".")[0] in INSTALLED and not origin.endswith(".py")
+    return _package(origin) in INSTALLED and not origin.endswith(".py")
 
 
 def _dtype(name: str) -> Any:
@@ -186,11 +186,15 @@ def _member(namespace: Namespace, name: str) -> Any:
 
 
 def _public(origin: str, name: str) -> Any:
-    """What needs no trust and is called so, if it is from there; else None."""
+    """What needs no trust and is called so, if it is of that package (modules move between versions); else None."""
     names = [(module, _is_layer) for module in LAYERS] + [(module, callable) for module in FUNCTIONS]
     names += [("jax.numpy", callable)] * (name in ELEMENTWISE)
     offered = ((vars(importlib.import_module(module)).get(name), fits) for module, fits in names)
-    return next((code for code, fits in offered if fits(code) and getattr(code, "__module__", None) == origin), None)
+    return next((code for code, fits in offered if fits(code) and _package(code.__module__) == _package(origin)), None)
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _is_layer(code: Any) -> bool:
