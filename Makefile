@@ -13,7 +13,7 @@ help:
 	@echo "make mutants   plant faults, and run the tests that must notice"
 	@echo "make test-all  run the slow tests and all mutants too"
 	@echo "make parity    write docs/parity.md anew, with all mutants"
-	@echo "make lint      ruff, pyright, import directions"
+	@echo "make lint      ruff, pyright, import directions, known vulnerabilities"
 	@echo "make setup     make $(VENV) with everything in it (the others do it by themselves)"
 	@echo "make clean     remove $(VENV)"
 
@@ -48,6 +48,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/audit.py
 
 clean:
 	rm -rf $(VENV)

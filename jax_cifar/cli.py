@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from jax_cifar.config import Config
 from jax_cifar.config.files import help_text, load_config
-from jax_cifar.errors import ConfigError, UserError, check
+from jax_cifar.errors import ConfigError, UserError, check, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,7 +83,7 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}" if error.exit_code != 75 else str(error), file=sys.stderr)
+        print(printable(f"error: {error}" if error.exit_code != 75 else str(error)), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Errors that a user can cause or must hear of: each is one short message and an exit code, never a traceback."""
 
 import sys
+import unicodedata
 
 
 class UserError(Exception):
@@ -17,6 +18,16 @@ def check(condition: bool, name: str, value: object, expected: str) -> None:
     """Raise `ConfigError` naming the field, its value and what is allowed unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{name} = {value!r} is not allowed: {expected}.")
+
+
+def printable(text: str, keep: str = "\n") -> str:
+    """What a terminal may be shown of a text that came from a file: it can colour, move and turn nothing.
+
+    Control characters, what reverses the direction of writing, and bytes of a file name that are no text are written
+    as in Python: \\x1b, \\u202e, \\udcff.
+    """
+    shown = (c if c.isprintable() or c in keep or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(shown)
 
 
 class DataError(UserError):
@@ -45,4 +56,4 @@ class Interrupted(UserError):
 
 def print_warning(message: str) -> None:
     """One line on stderr about what is not as it should be, but stops nothing."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(printable(f"warning: {message}"), file=sys.stderr)

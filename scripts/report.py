@@ -7,7 +7,6 @@ result (logging, checkpoints, evaluation). The table is Markdown, as it stands i
 not finished are left out, each with a line on stderr.
 """
 
-import json
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,8 @@ from typing import Any
 
 from jax_cifar.cli import Parser, run
 from jax_cifar.config.files import differing_fields
-from jax_cifar.errors import CheckpointError
+from jax_cifar.errors import CheckpointError, printable
+from jax_cifar.files import read_json
 from jax_cifar.lab.tables import markdown, spread
 
 HEAD = ("experiment", "runs", "epochs", "test accuracy", "test loss", "train accuracy", "training time", "on")
@@ -36,7 +36,7 @@ def read_run(folder: Path) -> dict[str, Any] | str:
     contents: dict[str, Any] = {}
     for path in (folder / f"{name}.json" for name in FILES):
         try:
-            contents[path.stem] = json.loads(path.read_bytes())
+            contents[path.stem] = read_json(path)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}). Leave this run out.") from None
     return contents if contents["summary"]["test_loss"] is not None else "it diverged: its test loss is not finite"
@@ -48,7 +48,7 @@ def finished_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         one = read_run(folder)
         if isinstance(one, str):
-            print(f"{folder} is left out: {one}.", file=sys.stderr)
+            print(printable(f"{folder} is left out: {one}."), file=sys.stderr)
         else:
             runs.append(one)
     if not runs:

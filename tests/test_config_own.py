@@ -268,7 +268,7 @@ def test_a_damaged_source_record_is_one_message(path, tmp_path):
         with pytest.raises(ConfigError, match=r"source\.json is damaged"):
             trusted_namespaces(folder, trust_code=True)
     listed.write_text('{"files": [{"name": "../x.py", "path": "/x.py", "sha256": ""}], "origins": {"x": "../x.py"}}')
-    with pytest.raises(ConfigError, match=r"names \.\./x\.py, which is not in the folder"):
+    with pytest.raises(ConfigError, match=r"names '\.\./x\.py', which is no file in the folder source/"):
         trusted_namespaces(folder, trust_code=True)
     listed.unlink()
     with pytest.raises(ConfigError, match=r"has code of its own, but source\.json is missing"):

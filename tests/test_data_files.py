@@ -296,7 +296,7 @@ def test_archive_with_hostile_members(kind: str, tmp_path: Path) -> None:
 
 def test_archive_with_a_member_larger_than_any_published_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = write_archive(TINY10, "binary", tmp_path)
-    monkeypatch.setattr("jax_cifar.data.published._LARGEST_MEMBER", 18_437)
+    monkeypatch.setattr("jax_cifar.data.published.LARGEST_MEMBER", 18_437)
     with pytest.raises(DataError, match="claims 18,438 bytes"):
         decode(published, tmp_path)
 

@@ -23,7 +23,10 @@ from jax_cifar.training import loop, many
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/extending.md", "docs/architecture.md")]
+PAGES = [
+    ROOT / name
+    for name in ("README.md", "CONTRIBUTING.md", "docs/extending.md", "docs/architecture.md", "docs/security.md")
+]
 TEXT = {page.name: page.read_text() for page in PAGES}
 SMALL = [
     "--train.steps=6",

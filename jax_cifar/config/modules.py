@@ -47,6 +47,11 @@ def source_file(module: str) -> Path | None:
     return path if good else None
 
 
+def belongs_to_the_library(path: Path) -> bool:
+    """Whether a file is installed, or one of this project's scripts: nobody's experiment."""
+    return _is_installed(path) or path.parent == _PACKAGE.parent / "scripts"
+
+
 def _is_installed(path: Path) -> bool:
     library = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     packages = {"site-packages", "dist-packages"} & set(path.parts)

@@ -12,11 +12,19 @@ from jax_cifar.config.checks import annotations, is_idle
 from jax_cifar.config.placeholder import Recorded
 from jax_cifar.config.record import KINDS, LOADED_AS, TRANSFORMS, to_dict
 from jax_cifar.config.sections import Config, ModelConfig
-from jax_cifar.errors import ConfigError, check
+from jax_cifar.errors import ConfigError, UserError, check
 
 Namespace = types.ModuleType | Mapping[str, Any]
-# What is installed with this library may be imported for the sake of a name in a run folder.
+# What comes with this library; code of a run's own that the user trusts may be from any module of it.
 INSTALLED = ("jax", "flax", "optax", "numpy", "jax_cifar")
+# What a name in a run folder may lead to without anybody's leave: linen modules, and functions of arrays. No module is
+# imported because a run folder names it, and nothing here reads or writes files or runs text.
+LAYERS = ("flax.linen", "jax_cifar.models", "jax_cifar.models.layers")
+FUNCTIONS = ("jax.nn", "jax.nn.initializers", "flax.linen.pooling", "jax_cifar.models.layers")
+ELEMENTWISE = (  # of jax.numpy
+    *("abs", "arctan", "clip", "cos", "exp", "log1p", "maximum", "minimum", "negative", "reciprocal", "sign", "sin"),
+    *("sinh", "sqrt", "square", "tan", "tanh"),
+)
 # These change what a run shows and keeps, not what it computes, so a resumed run may set them anew.
 FREE_TO_CHANGE = re.compile(
     r"(log|checkpoint|eval)\..*|data\.dir|train\.(compilation_cache|debug_nans)|distributed\.devices"
@@ -103,30 +111,33 @@ def _instance(kind: Any, fields: Mapping[str, Any], where: str) -> Any:
         raise ConfigError(f"{where}: {kind.__name__} has no field {field} in this version.")
     try:
         return kind(**fields)
-    except TypeError as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a class that is not ours, any
         raise ConfigError(f"{where}: {kind.__name__} cannot be made from what is recorded: {error}.") from None
 
 
-def revive(recorded: Any, namespaces: Mapping[str, Namespace]) -> Any:
+def revive(recorded: Any, namespaces: Mapping[str, Namespace], trust_installed: bool = False) -> Any:
     """The object that `recorded` stands for, built with code that the caller trusts, by its origin.
 
-    JAX, Flax, Optax, NumPy and this library are imported without asking.
+    Layers of Flax, activations of JAX and the parts of this library's networks need no trust (`LAYERS`, `FUNCTIONS`);
+    with `trust_installed` anything of JAX, Flax, Optax, NumPy and this library may be imported.
 
     Raises:
         ConfigError: no code is given for an origin, or it has no class or function of that name and fields.
     """
     if isinstance(recorded, tuple):
-        return tuple(revive(item, namespaces) for item in recorded)
+        return tuple(revive(item, namespaces, trust_installed) for item in recorded)
     if isinstance(recorded, Mapping):
-        return {name: revive(item, namespaces) for name, item in recorded.items()}
+        return {name: revive(item, namespaces, trust_installed) for name, item in recorded.items()}
     if not isinstance(recorded, Recorded):
         return recorded
-    fields = {name: revive(item, namespaces) for name, item in recorded.fields}
+    fields = {name: revive(item, namespaces, trust_installed) for name, item in recorded.fields}
     if recorded.kind == "dtype":
-        return importlib.import_module("jax.numpy").dtype(recorded.name)
+        return _dtype(recorded.name)
     if recorded.origin is None:
         return _library_transform(dataclasses.replace(recorded, fields=tuple(fields.items())), recorded.name)
-    code = _find(recorded, namespaces)
+    code = _find(recorded, namespaces, trust_installed)
     if recorded.kind in ("function", "class"):
         return functools.partial(code, **fields) if fields else code
     return _instance(code, fields, recorded.name)
@@ -134,28 +145,70 @@ def revive(recorded: Any, namespaces: Mapping[str, Namespace]) -> Any:
 
 def is_installed(origin: str) -> bool:
     """Whether code from there comes with the library or what it stands on."""
-    return origin.partition(".")[0] in INSTALLED and not origin.endswith(".py")
+    return _package(origin) in INSTALLED and not origin.endswith(".py")
 
 
-def _find(recorded: Recorded, namespaces: Mapping[str, Namespace]) -> Any:
-    """The class or function that is named; never another one that merely can be reached from that module."""
+def _dtype(name: str) -> Any:
+    """The number type of this name, and no other notation that NumPy takes, such as "O" or "f4,f4"."""
+    numpy = importlib.import_module("jax.numpy")
+    if not (re.fullmatch("[a-z0-9_]+", name) and getattr(getattr(numpy, name, None), "dtype", None) == name):
+        raise ConfigError(f"{name!r} is no number type of JAX.")
+    return numpy.dtype(name)
+
+
+def _find(recorded: Recorded, namespaces: Mapping[str, Namespace], trust_installed: bool) -> Any:
+    """The class or function that is named; never another one that merely can be reached from its module."""
     origin, name = recorded.origin or "", recorded.name
     namespace = namespaces.get(origin)
-    if namespace is None and not is_installed(origin):
+    if namespace is not None:
+        found = _member(namespace, name)
+    elif not is_installed(origin):
         recorded._refuse()
-    try:
-        found: Any = importlib.import_module(origin) if namespace is None else namespace
-    except ImportError as error:
-        raise ConfigError(f"{name} is from {origin}, which cannot be imported: {error}.") from None
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else getattr(found, part, None)
-    foreign = namespace is None and not is_installed(str(getattr(found, "__module__", "")))
+    else:
+        found = _public(origin, name) or _imported(recorded, trust_installed)
     needs_fields = recorded.kind in ("transform", "network", "dataclass")
-    if not callable(found) or foreign or (needs_fields and not _has_fields(found)):
+    if not callable(found) or (needs_fields and not _has_fields(found)):
         kept = "The source of a Python session is not kept with a run: define it there again, or in a file."
         hint = f" {kept}" if origin == "__main__" else ""
         raise ConfigError(f"{origin} has no {recorded.kind} {name}.{hint}")
     return found
+
+
+def _member(namespace: Namespace, name: str) -> Any:
+    """What a module defines at its top level, or in a class there, under this name; not what it has imported."""
+    members = namespace if isinstance(namespace, Mapping) else vars(namespace)
+    first, *others = name.split(".")
+    found = members.get(first)
+    for part in others:
+        found = vars(found).get(part) if isinstance(found, type) else None
+    own = getattr(found, "__module__", None) == members.get("__name__")
+    return found if own and getattr(found, "__qualname__", None) == name else None
+
+
+def _public(origin: str, name: str) -> Any:
+    """What needs no trust and is called so, if it is of that package (modules move between versions); else None."""
+    names = [(module, _is_layer) for module in LAYERS] + [(module, callable) for module in FUNCTIONS]
+    names += [("jax.numpy", callable)] * (name in ELEMENTWISE)
+    offered = ((vars(importlib.import_module(module)).get(name), fits) for module, fits in names)
+    return next((code for code, fits in offered if fits(code) and _package(code.__module__) == _package(origin)), None)
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _is_layer(code: Any) -> bool:
+    return isinstance(code, type) and issubclass(code, importlib.import_module("flax.linen").Module)
+
+
+def _imported(recorded: Recorded, trust_installed: bool) -> Any:
+    origin, name = recorded.origin or "", recorded.name
+    if not trust_installed:
+        recorded._refuse()
+    try:
+        return _member(importlib.import_module(origin), name)
+    except ImportError as error:
+        raise ConfigError(f"{name} is from {origin}, which cannot be imported: {error}.") from None
 
 
 def _has_fields(found: Any) -> bool:
@@ -163,10 +216,13 @@ def _has_fields(found: Any) -> bool:
 
 
 def revive_all(config: Config, namespaces: Mapping[str, Namespace]) -> Config:
-    """`config` with every placeholder replaced by what it stands for; raises `ConfigError` as `revive` does."""
+    """`config` with every placeholder replaced by what it stands for, all that is installed trusted.
+
+    Raises `ConfigError` as `revive` does.
+    """
 
     def revived(section: Any, *names: str) -> dict[str, Any]:
-        return {name: revive(getattr(section, name), namespaces) for name in names}
+        return {name: revive(getattr(section, name), namespaces, True) for name in names}
 
     return dataclasses.replace(
         config,

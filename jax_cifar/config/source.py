@@ -6,7 +6,7 @@ lie unchanged at their places, so that it is the user's own code that runs.
 
 import hashlib
 import importlib
-import json
+import os
 import sys
 import types
 from collections.abc import Iterable, Mapping
@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jax_cifar.config.modules import PROGRAMS, running, source_file
+from jax_cifar.config.modules import PROGRAMS, belongs_to_the_library, running, source_file
 from jax_cifar.config.record import code_of
 from jax_cifar.config.revive import is_installed
 from jax_cifar.config.sections import Config
 from jax_cifar.errors import ConfigError
-from jax_cifar.files import write_json, write_text
+from jax_cifar.files import read_bytes, read_json, write_json, write_text
+
+_LARGEST = 1 << 24  # bytes of a source file
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ def _imported(origin: str) -> types.ModuleType:
 def _check_unchanged(folder: Path, files: Iterable[Mapping[str, str]], origins: Mapping[str, Any]) -> None:
     """Raise `ConfigError` unless every file lies at its place as it is kept, and nothing else is needed."""
     changed = [file["path"] for file in files if not _is_unchanged(folder, file)]
-    changed += [f"the module {origin}" for origin, name in origins.items() if name is None and origin != "__main__"]
+    # What was typed into this very session is the user's own; what a script defines is found by its file.
+    session = {"__main__"} if source_file("__main__") is None else set()
+    changed += [f"the module {origin}" for origin, name in origins.items() if name is None and origin not in session]
     if changed:
         raise ConfigError(
             f"{folder} has code of its own, and {', '.join(changed)} is not, or no longer, known to be what the run "
@@ -151,28 +155,43 @@ def _check_unchanged(folder: Path, files: Iterable[Mapping[str, str]], origins: 
 
 
 def _is_unchanged(folder: Path, file: Mapping[str, str]) -> bool:
-    place, kept = Path(file["path"]), folder / "source" / file["name"]
-    # A file that came with the run folder proves nothing.
-    if not place.is_absolute() or place.resolve().is_relative_to(folder.resolve()):
-        return False
+    """Whether a file of the user's own lies at its place, byte for byte as it is kept."""
+    place, kept, name = Path(file["path"]), folder / "source" / file["name"], PurePosixPath(file["name"])
     try:
-        return place.read_bytes() == kept.read_bytes()
-    except OSError:
+        # A file that came with the run folder proves nothing, nor does one that a link leads to: places are recorded
+        # without links. Its folder, where its neighbours are looked for, must be the one that its name says.
+        good = place.is_absolute() and os.path.realpath(place) == str(place) and not _lies_in(place, folder)
+        good = good and place.parts[-len(name.parts) :] == name.parts and not belongs_to_the_library(place)
+        good = good and _is_ours(place) and _lies_in(kept, folder)
+        return good and read_bytes(place, _LARGEST) == read_bytes(kept, _LARGEST)
+    except (OSError, ValueError):
         return False
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _is_ours(place: Path) -> bool:
+    """Whether a file is the user's, or the system's: in /tmp anybody may lay one down."""
+    return not hasattr(os, "geteuid") or place.stat().st_uid in (os.geteuid(), 0)
 
 
 def _read(folder: Path) -> tuple[list[dict[str, str]], dict[str, str | None]]:
     """The content of source.json; raises `ConfigError` where there is none, or it is not what `record_source` wrote."""
     path = folder / "source.json"
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
         files = [{key: str(file[key]) for key in ("name", "path", "sha256")} for file in values["files"]]
         origins = {str(origin): name if name is None else str(name) for origin, name in values["origins"].items()}
     except FileNotFoundError:
         raise ConfigError(f"{folder} has code of its own, but {path.name} is missing.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged: {type(error).__name__}: {error}.") from None
     for name in (file["name"] for file in files):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ConfigError(f"{path} names {name}, which is not in the folder source/.")
+        parts = PurePosixPath(name).parts
+        if not name.endswith(".py") or name.startswith("/") or ".." in parts or not (name.isprintable() and parts):
+            raise ConfigError(f"{path} names {name!r}, which is no file in the folder source/.")
+        if not _lies_in(folder / "source" / name, folder):
+            raise ConfigError(f"{folder / 'source' / name} is a link that leaves the run folder.")
     return files, origins

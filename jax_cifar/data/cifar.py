@@ -8,7 +8,9 @@ gone from it is not used. A default folder may be empty: a decode of what lay th
 and otherwise the binary archive is downloaded into it.
 """
 
+import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -16,9 +18,9 @@ from typing import Literal
 from jax_cifar.data.cache import Source, entry_path, load_decoded, read_entry
 from jax_cifar.data.dataset import Decoded, Splits
 from jax_cifar.data.layouts import Reader, decode_binary, decode_python
-from jax_cifar.data.published import CifarSpec, PublishedArchive, check_complete, read_members
+from jax_cifar.data.published import ARCHIVES, LARGEST_MEMBER, CifarSpec, PublishedArchive, check_complete, read_members
 from jax_cifar.errors import DataError
-from jax_cifar.files import user_cache_dir
+from jax_cifar.files import read_bytes, user_cache_dir
 
 Layout = Literal["binary", "python"]
 _DECODERS: dict[Layout, Callable[[CifarSpec, Reader, str], Decoded]] = {
@@ -26,6 +28,7 @@ _DECODERS: dict[Layout, Callable[[CifarSpec, Reader, str], Decoded]] = {
     "python": decode_python,
 }
 
+_DAY, _MONTH = 86_400, 30 * 86_400  # seconds
 ENVIRONMENT_VARIABLE = "JAX_CIFAR_DATA"
 
 
@@ -47,6 +50,8 @@ def load_cifar(spec: CifarSpec, directory: str | None = None) -> Splits:
     source = find_source(spec, folder)
     if source is None and directory is not None:
         raise DataError(_nothing_there(spec, folder))
+    if directory is None:
+        _remove_leftovers(folder)
     if source is None:
         entry = read_entry(path, spec.name, fingerprint=None)
         if entry is not None:
@@ -90,6 +95,17 @@ def _existing_folder(directory: str | None) -> Path:
     return folder
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what downloads have left that nobody goes on with: the archive came by another way, or a month ago."""
+    for archive in (archive for archives in ARCHIVES.values() for archive in archives):
+        part = folder / f"{archive.file_name}.part"
+        # Another process may be at it, or the folder not be ours.
+        with contextlib.suppress(OSError):
+            age = time.time() - part.stat().st_mtime
+            if age > (_DAY if (folder / archive.file_name).exists() else _MONTH):
+                part.unlink()
+
+
 def _download(spec: CifarSpec, folder: Path) -> Source:
     from jax_cifar.data.download import download_archive
 
@@ -125,7 +141,7 @@ def _layout_files(spec: CifarSpec, layout: Layout) -> list[str]:
 def _extracted(spec: CifarSpec, layout: Layout, place: Path) -> Source:
     def read(name: str) -> bytes | None:
         try:
-            return (place / name).read_bytes()
+            return read_bytes(place / name, LARGEST_MEMBER)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -1,18 +1,19 @@
-"""Download of a published archive: resumable, verified, and never half-written under its final name."""
+"""Download of a published archive: resumable, verified, patient, and never half-written under its final name."""
 
 import http.client
 import os
 import socket
-import ssl
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import mktime_tz, parsedate_tz
 from pathlib import Path
 from typing import BinaryIO
 
+from jax_cifar.data.progress import terminal_or_log
 from jax_cifar.data.published import ARCHIVES, PublishedArchive, check_archive
 from jax_cifar.errors import DataError
 
@@ -22,10 +23,15 @@ except ImportError:  # Windows
     fcntl = None
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all
-_TIMEOUT = 5.0  # seconds without a connection, or without a byte
+# Without a network one wants to know in seconds; a server that is reached may be slow.
+CONNECT_SECONDS = 10.0
+SILENCE_SECONDS = 120.0  # before the first byte, and between two
+PAUSE_SECONDS = 5.0  # before a busy server is asked again, where it does not say itself
+_TRIES = 2  # in a row, without a new byte
+_BUSY = (429, 500, 502, 503, 504)
+_BEYOND_THE_END = 416
 _CHUNK = 1 << 18
 _GZIP_MAGIC = b"\x1f\x8b"
-_NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
 class _Unusable(Exception):
@@ -36,12 +42,21 @@ class _Unreachable(Exception):
     """The server cannot be reached, or stops sending."""
 
 
+class _Broken(Exception):
+    """A request failed in a way that another may not; `pause` seconds are to be waited before it."""
+
+    def __init__(self, reason: str, pause: float = 0.0) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
 def download_archive(name: str, directory: Path, progress: Progress | None = None) -> Path:
     """Download the published binary archive of `name` (cifar10 or cifar100) into `directory` and return its path.
 
     Bytes are collected in a `.part` file, with which a later call goes on (HTTP Range); the final name appears only
     once size and sum are right. Of several processes that want the same file one downloads and the others wait for it.
-    `progress` is called with (bytes so far, bytes in all); by default a terminal gets a line on stderr.
+    Proxies are those of the environment (`https_proxy`). `progress` is called with (bytes so far, bytes in all); by
+    default stderr is told, also what is waited for.
 
     Raises:
         DataError: no network, a folder that cannot be written to, or a file that is not the published one.
@@ -57,12 +72,14 @@ def download_archive(name: str, directory: Path, progress: Progress | None = Non
         directory.mkdir(parents=True, exist_ok=True)
         with _only_process(target):
             if not target.exists():
-                _download(archive, part, progress or _terminal_progress(archive.file_name))
+                with terminal_or_log(archive.file_name, archive.url, SILENCE_SECONDS) as shown:
+                    _download(archive, part, progress or shown)
                 os.replace(part, target)
     except _Unusable as error:
         raise DataError(f"{archive.url} did not give the published file: {error}. {way_out}") from None
     except _Unreachable as error:
-        raise DataError(f"Cannot download {archive.url}: {error}. {way_out}") from None
+        kept = f" The {part.stat().st_size:,} bytes that came are kept, to go on with." if part.exists() else ""
+        raise DataError(f"Cannot download {archive.url}: {error}.{kept} {way_out}") from None
     except OSError as error:
         message = f"Cannot write {target} ({error.strerror}). Let JAX_CIFAR_DATA name a folder that can be written to"
         raise DataError(message) from None
@@ -128,20 +145,15 @@ def _complete(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
         if have > size:
             file.truncate(0)
             continue
-        reason = "the connection closed early"
+        broken = _Broken("the connection closed early")
         try:
             _transfer(url, file, have, size, progress)
-        except urllib.error.HTTPError as error:
-            error.close()
-            reason = str(error)
-        except _NETWORK_ERRORS as error:
-            cause = getattr(error, "reason", error)
-            if isinstance(cause, socket.gaierror):
-                raise _Unreachable(f"its host is unknown here ({cause.strerror})") from None
-            reason = str(cause) or type(cause).__name__
+        except _Broken as error:
+            broken = error
         fruitless = 0 if file.seek(0, os.SEEK_END) > have else fruitless + 1
-        if fruitless == 2:
-            raise _Unreachable(reason)
+        if fruitless == _TRIES:
+            raise _Unreachable(str(broken))
+        time.sleep(broken.pause)
 
 
 def _transfer(url: str, file: BinaryIO, have: int, size: int, progress: Progress) -> None:
@@ -149,7 +161,15 @@ def _transfer(url: str, file: BinaryIO, have: int, size: int, progress: Progress
     headers = {"User-Agent": "jax_cifar", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as response:
+    try:
+        with _network():
+            response = _opener().open(urllib.request.Request(url, headers=headers), timeout=CONNECT_SECONDS)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == _BEYOND_THE_END:
+                file.truncate(0)
+            raise _refused(error) from None
+    with response:
         # Refuse before the file is touched: a log-in page of a network must not cost what was downloaded before.
         if response.headers.get_content_type() == "text/html":
             raise _Unusable("the server sent a web page")
@@ -162,7 +182,7 @@ def _transfer(url: str, file: BinaryIO, have: int, size: int, progress: Progress
             return
         done = start
         progress(done, size)
-        while done < size and (chunk := response.read1(min(_CHUNK, size - done))):
+        while done < size and (chunk := _next_bytes(response, size - done)):
             if done == 0 and not _GZIP_MAGIC.startswith(chunk[:2]):
                 raise _Unusable(f"the server sent something that begins with {chunk[:16]!r}, not a gzip file")
             file.write(chunk)
@@ -170,29 +190,83 @@ def _transfer(url: str, file: BinaryIO, have: int, size: int, progress: Progress
             progress(done, size)
 
 
+def _next_bytes(response: http.client.HTTPResponse, most: int) -> bytes:
+    with _network():
+        return response.read1(min(_CHUNK, most))
+
+
+@contextmanager
+def _network() -> Iterator[None]:
+    """Tell errors of the network, which are `OSError`s as those of the disk are, as `_Broken`.
+
+    Raises:
+        _Unreachable: the host has no address.
+        HTTPError: the server answered with an error.
+    """
+    try:
+        yield
+    except urllib.error.HTTPError:
+        raise
+    except TimeoutError:
+        raise _Broken(f"it sent nothing for {SILENCE_SECONDS:g} s") from None
+    except (OSError, http.client.HTTPException) as error:
+        cause = getattr(error, "reason", error)
+        if isinstance(cause, socket.gaierror):
+            raise _Unreachable(f"its host is unknown here ({cause.strerror})") from None
+        if isinstance(cause, TimeoutError):
+            cause = f"it cannot be reached within {CONNECT_SECONDS:g} s"
+        raise _Broken(str(cause) or type(cause).__name__) from None
+
+
+def _refused(error: urllib.error.HTTPError) -> Exception:
+    """What an answer of the server's means: that it may be asked again, after a while, or that it may not."""
+    if error.code in _BUSY:
+        return _Broken(str(error), min(_retry_after(error.headers.get("Retry-After")), SILENCE_SECONDS))
+    return _Broken(str(error)) if error.code == _BEYOND_THE_END else _Unusable(str(error))
+
+
+def _retry_after(text: str | None) -> float:
+    """Seconds that a server asks to wait, given as a number or as a date; the usual pause where it asks for none."""
+    if text is not None and text.isdecimal():
+        return float(text)
+    date = parsedate_tz(text) if text else None
+    return PAUSE_SECONDS if date is None else max(0.0, mktime_tz(date) - time.time())
+
+
 def _extent(response: http.client.HTTPResponse, size: int) -> tuple[int, int]:
     """Return where in the file the answer begins and how long the whole file is; `size` where the server is silent."""
     if response.status != http.client.PARTIAL_CONTENT:
-        return 0, int(response.headers.get("Content-Length") or size)
+        return 0, _number(response.headers.get("Content-Length"), size)
     extent, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-    first = extent.partition("-")[0]
-    return int(first) if first.isdecimal() else -1, int(total) if total.isdecimal() else size
+    return _number(extent.partition("-")[0], -1), _number(total, size)
 
 
-def _terminal_progress(name: str) -> Progress:
-    began, shown, had = time.monotonic(), 0.0, -1
+def _number(text: str | None, otherwise: int) -> int:
+    return int(text) if text and text.isdecimal() and len(text) < 20 else otherwise
 
-    def show(done: int, total: int) -> None:
-        nonlocal shown, had
-        now = time.monotonic()
-        had = done if had < 0 else had  # what an earlier run left says nothing about the speed
-        if done < total and now - shown < 0.2:
-            return
-        shown = now
-        rate = (done - had) / max(now - began, 1e-3)
-        left = f", {(total - done) / rate:,.0f} s left" if rate > 0 else ""
-        # The carriage return at the end lets whatever is printed next take the line over.
-        line = f"{name}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB{left}"
-        print(line.ljust(79), end="\r", file=sys.stderr, flush=True)
 
-    return show if sys.stderr.isatty() else lambda done, total: None
+def _opener() -> urllib.request.OpenerDirector:
+    """What opens a URL through the environment's proxies, quick to give up a connection and slow to give up a byte."""
+    return urllib.request.build_opener(_Handler, _TLSHandler)
+
+
+class _Connection(http.client.HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(SILENCE_SECONDS)
+
+
+class _TLSConnection(http.client.HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(SILENCE_SECONDS)
+
+
+class _Handler(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, request)
+
+
+class _TLSHandler(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TLSConnection, request)

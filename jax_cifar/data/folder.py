@@ -7,7 +7,7 @@
 
 On the left, `val/` may hold a validation part. On the right, a seeded share of every class is taken for testing. The
 labels are the subfolders' names in the order of their characters. Below a class's folder, files are looked for at any
-depth, each has to be a picture, and hidden ones are passed over.
+depth, each has to be a picture, and hidden ones are passed over. A link may lead to a file in the same folder.
 """
 
 import os
@@ -57,7 +57,7 @@ def _find_pictures(folder: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
                 f"{folder} holds {subfolders[0]}/ but not both train/ and test/. Add what is missing, or name the "
                 "folder of the class folders itself, of which data.test_fraction is then taken for testing."
             )
-        return tuple(subfolders), {WHOLE: _part_files(folder, subfolders)}
+        return tuple(subfolders), {WHOLE: _part_files(folder, subfolders, folder)}
     present = [name for name in _PARTS if name in subfolders]
     names = _class_names(folder / "train")
     for part in present[1:]:
@@ -65,7 +65,7 @@ def _find_pictures(folder: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
         if other != names:
             odd = ", ".join(sorted(set(names) ^ set(other)))
             raise DataError(f"{folder}: train/ and {part}/ hold different classes: {odd} in one of them only.")
-    return tuple(names), {_PARTS[part]: _part_files(folder / part, names) for part in present}
+    return tuple(names), {_PARTS[part]: _part_files(folder / part, names, folder) for part in present}
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -75,24 +75,40 @@ def _class_names(folder: Path) -> list[str]:
         raise DataError(f"{folder} cannot be read ({error.strerror}).") from None
 
 
-def _part_files(folder: Path, names: list[str]) -> Files:
+def _part_files(folder: Path, names: list[str], root: Path) -> Files:
     if len(names) < 2:
         found = f"only {names[0]}/" if names else "no folder"
         raise DataError(f"{folder} holds {found}; expected a subfolder with pictures for each of two classes or more.")
-    files = [(path, label) for label, name in enumerate(names) for path in _class_files(folder / name)]
+    files = [(path, label) for label, name in enumerate(names) for path in _class_files(folder / name, root)]
     empty = sorted(set(range(len(names))) - {label for _, label in files})
     if empty:
         raise DataError(f"{folder / names[empty[0]]} holds no picture. Add some, or remove the folder.")
     return files
 
 
-def _class_files(folder: Path) -> list[Path]:
-    """All files below `folder` that are not hidden, in the order of their paths."""
+def _class_files(folder: Path, root: Path) -> list[Path]:
+    """All files below `folder` that are not hidden, in the order of their paths; all of them lie in `root`."""
     found = []
+    _check_within(folder, root)
     for place, subfolders, names in os.walk(folder):
         subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
-        found += [Path(place) / name for name in sorted(names) if not _is_hidden(name)]
+        for name in subfolders:
+            if (Path(place) / name).is_symlink():
+                raise DataError(
+                    f"{Path(place) / name} is a link to a folder, which is not followed. Put the folder there."
+                )
+        paths = [Path(place) / name for name in sorted(names) if not _is_hidden(name)]
+        for path in paths:
+            if path.is_symlink():
+                _check_within(path, root)
+        found += paths
     return found
+
+
+def _check_within(path: Path, root: Path) -> None:
+    target = Path(os.path.realpath(path))
+    if not target.is_relative_to(os.path.realpath(root)):
+        raise DataError(f"{path} is a link that leads out of {root}, to {target}. Put a copy in its place.")
 
 
 def _is_hidden(name: str) -> bool:

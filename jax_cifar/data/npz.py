@@ -5,18 +5,25 @@ A file holds `images` (uint8, or floats from 0 to 1; [n, side, side] or [n, side
 or else a seeded share of every class is taken for testing. Nothing is ever unpickled.
 """
 
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from jax_cifar.config import DataConfig
 from jax_cifar.data.dataset import Dataset, Decoded, Splits
 from jax_cifar.data.splits import WHOLE, with_test_part
 from jax_cifar.errors import DataError
+from jax_cifar.files import require_regular
 
 Names = tuple[str, ...] | None
+ARRAYS = ("images", "labels", "label_names", "test_images", "test_labels")
+# Photographs shrink to a half, drawings to a tenth: what shrinks to less, beyond this size, is to fill the memory.
+_UNPACKED_BYTES = 1 << 28
+_MOST_SHRUNK = 100
 
 
 def load_npz(path: Path, config: DataConfig) -> Splits:
@@ -54,13 +61,16 @@ def read_npz(path: Path) -> tuple[Dataset, Names]:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    wanted = ("images", "labels", "label_names", "test_images", "test_labels")
     try:
+        size = require_regular(path)
         # NumPy would take any other file for a pickle, and say so.
-        if path.exists() and not zipfile.is_zipfile(path):
+        if not zipfile.is_zipfile(path):
             raise zipfile.BadZipFile("it is no zip archive")
+        with zipfile.ZipFile(path) as archive:
+            for name in {f"{name}.npy" for name in ARRAYS} & set(archive.namelist()):
+                _check_member(archive, archive.getinfo(name), size)
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in wanted if name in file.files}
+            return {name: file[name] for name in ARRAYS if name in file.files}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Name an .npz file, or a folder with train.npz and test.npz.") from None
     except ValueError as error:
@@ -70,6 +80,20 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     # Damaged files surface as almost any exception, none of them of interest.
     except Exception as error:
         raise _unreadable(path, error) from None
+
+
+def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> None:
+    """Raise `ValueError` where an array is larger than what lies packed in a file of `size` bytes; none is read yet."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{info.filename} is packed as NumPy packs nothing")
+    if info.compress_size > size or info.file_size > max(_UNPACKED_BYTES, _MOST_SHRUNK * info.compress_size):
+        raise ValueError(f"{info.filename} unpacks from {info.compress_size:,} to {info.file_size:,} bytes")
+    with archive.open(info) as file:
+        read_header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(file)]
+        shape, _, dtype = read_header(file)
+        claimed = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and claimed != info.file_size - file.tell():
+            raise ValueError(f"{info.filename} claims an array of {claimed:,} bytes in {info.file_size:,}")
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

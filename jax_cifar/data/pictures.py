@@ -1,9 +1,10 @@
 """Picture files of any kind and size as square RGB arrays of one size, as training and prediction see them."""
 
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +13,12 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jax_cifar.errors import DataError
+from jax_cifar.files import require_regular
 
 _DRAWINGS = ("EPS", "WMF")  # Pillow has other programs draw them
+# Some kilobytes may hold a picture of hundreds of megabytes: of large ones only one is in memory at a time.
+_LARGE_PIXELS = 16_000_000
+_one_large = threading.Lock()
 
 
 def picture_to_array(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
@@ -50,10 +55,12 @@ def read_pictures(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n {siz
 
 def _read_picture(path: Path, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     try:
+        require_regular(path)
         with Image.open(path) as image:
             if image.format in _DRAWINGS:
                 raise DataError("it is a drawing without pixels; save it as PNG")
-            return picture_to_array(image, size)
+            with _one_large if image.width * image.height > _LARGE_PIXELS else nullcontext():
+                return picture_to_array(image, size)
     except UnidentifiedImageError:
         reason = "it is no picture of a known format"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

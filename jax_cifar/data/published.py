@@ -19,11 +19,12 @@ import numpy as np
 
 from jax_cifar.data.dataset import Dataset
 from jax_cifar.errors import DataError
+from jax_cifar.files import require_regular
 
 IMAGE_SHAPE = (32, 32, 3)  # height, width, channel
 IMAGE_BYTES = 3 * 32 * 32  # on disk: the red, green and blue planes, each row by row
 # The largest member of the four archives is train.bin of CIFAR-100, 153.7 MB.
-_LARGEST_MEMBER = 160_000_000
+LARGEST_MEMBER = 160_000_000
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def read_members(path: Path, archive: PublishedArchive, wanted: Collection[str])
             absolute name, a name with `..` or a member larger than any published one.
     """
     try:
+        require_regular(path)
         with path.open("rb") as file:
             _verify(file, path, archive)
             file.seek(0)
@@ -170,7 +172,7 @@ def _check_member(member: tarfile.TarInfo, path: Path, archive: PublishedArchive
         raise DataError(f"{path} holds a member that points outside of it, {member.name!r}. {_again(archive)}")
     if not (member.isfile() or member.isdir()):
         raise DataError(f"{path} holds a link or a device, {member.name!r}. {_again(archive)}")
-    if member.size > _LARGEST_MEMBER:
+    if member.size > LARGEST_MEMBER:
         raise DataError(f"{path}: its member {member.name!r} claims {member.size:,} bytes. {_again(archive)}")
 
 

@@ -6,7 +6,6 @@ files; making a folder goes through a TFDS builder of our own.
 
 import contextlib
 import io
-import json
 import os
 import re
 import tempfile
@@ -21,9 +20,18 @@ from PIL import Image
 
 from jax_cifar.data.dataset import Dataset, Decoded
 from jax_cifar.data.layouts import Reader, decode_binary
-from jax_cifar.data.published import IMAGE_BYTES, IMAGE_SHAPE, CifarSpec, check_complete, check_names, read_members
+from jax_cifar.data.published import (
+    IMAGE_BYTES,
+    IMAGE_SHAPE,
+    LARGEST_MEMBER,
+    CifarSpec,
+    check_complete,
+    check_names,
+    read_members,
+)
 from jax_cifar.data.tfds_records import read_records
 from jax_cifar.errors import DataError
+from jax_cifar.files import read_bytes, read_json
 
 _VERSION = "3.0.2"  # of TFDS's cifar10 and cifar100, whose features are kept
 _COARSE_NAMES_FILE = "coarse_label_names.txt"
@@ -54,7 +62,7 @@ def load_prepared(root: Path, spec: CifarSpec) -> Decoded | None:
         return None
     info_file = folder / "dataset_info.json"
     try:
-        info = json.loads(info_file.read_text())
+        info = read_json(info_file)
         file_format = info.get("fileFormat", "tfrecord")
         shards = [_shards(folder, info, file_format, split) for split in ("train", "test")]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -62,7 +70,7 @@ def load_prepared(root: Path, spec: CifarSpec) -> Decoded | None:
     train, test = (_read_split(files, file_format, _again(folder)) for files in shards)
     names_file, names = folder / "label.labels.txt", spec.label_names
     if names_file.is_file():
-        names = tuple(names_file.read_text(errors="replace").split())
+        names = tuple(_read(names_file).decode(errors="replace").split())
         check_names(names, spec.num_classes, str(names_file))
     return Decoded({"train": train, "test": test}, names)
 
@@ -179,7 +187,7 @@ def _source_reader(spec: CifarSpec, source: Path) -> Reader:
         raise DataError(f"{source} does not exist. Name {archive}, or the folder {spec.binary_folder}/ that it holds.")
     if source.is_dir():
         folder = source / spec.binary_folder if (source / spec.binary_folder).is_dir() else source
-        return lambda name: (folder / name).read_bytes() if (folder / name).is_file() else None
+        return lambda name: _read(folder / name) if (folder / name).is_file() else None
     files = [f"{batch}.bin" for batch in spec.batches] + [spec.names_file, _COARSE_NAMES_FILE]
     members = read_members(source, spec.archives[0], [f"{spec.binary_folder}/{name}" for name in files])
     return lambda name: members.get(f"{spec.binary_folder}/{name}")
@@ -197,10 +205,27 @@ def _shards(folder: Path, info: dict[str, Any], file_format: str, split: str) ->
     entry = {entry["name"]: entry for entry in info["splits"]}[split]
     lengths = [int(length) for length in entry["shardLengths"]]
     template = entry.get("filepathTemplate", _TEMPLATE)
-    fields = {"DATASET": info["name"], "SPLIT": split, "FILEFORMAT": file_format}
     places = [f"{index:05d}-of-{len(lengths):05d}" for index in range(len(lengths))]
-    names = [template.format(**fields, SHARD_X_OF_Y=place) for place in places]
+    names = [_file_name(template, info["name"], split, file_format, place) for place in places]
     return [(folder / name, length) for name, length in zip(names, lengths, strict=True)]
+
+
+def _file_name(template: str, dataset: str, split: str, file_format: str, place: str) -> str:
+    """The name of a file in the folder; raises `ValueError` where it leads out of it."""
+    fields = {"DATASET": dataset, "SPLIT": split, "FILEFORMAT": file_format, "SHARD_X_OF_Y": place}
+    name = template
+    for field, text in fields.items():  # str.format would do more than that
+        name = name.replace("{" + field + "}", text)
+    if "/" in name or "\\" in name or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is no file in this folder")
+    return name
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_bytes(path, LARGEST_MEMBER)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from None
 
 
 def _read_split(shards: list[tuple[Path, int]], file_format: str, again: str) -> Dataset:
@@ -214,7 +239,7 @@ def _read_split(shards: list[tuple[Path, int]], file_format: str, again: str) ->
         for index, record in enumerate(records):
             try:
                 examples.append(_decode_example(record))
-            except (DecodeError, ValueError, OSError, SyntaxError) as error:
+            except (DecodeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
                 raise DataError(f"{path}: record {index} is not a CIFAR example ({error}). {again}") from None
     # Old versions have no ids; a stable sort then keeps the order of the files.
     examples.sort(key=lambda example: example[0])

@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import UInt32
 
 from jax_cifar.errors import DataError
+from jax_cifar.files import read_bytes
 
 _CRC_BLOCK = 4096  # records checked together; bounds the memory of the padded copy
+_LARGEST_RECORD, _LARGEST_FILE = 1 << 16, 1 << 30  # bytes
 
 
 def read_records(path: Path, file_format: str) -> list[bytes]:
@@ -72,7 +74,7 @@ def _crc_table() -> UInt32[np.ndarray, "256"]:
 
 def _read_tfrecord(path: Path) -> list[bytes]:
     """Split uint64 length, uint32 checksum of the length, data, uint32 checksum of the data; all little-endian."""
-    content = path.read_bytes()
+    content = read_bytes(path, _LARGEST_FILE)
     records, heads, sums = [], [], []
     position = 0
     while position < len(content):
@@ -80,6 +82,8 @@ def _read_tfrecord(path: Path) -> list[bytes]:
         end = start + int.from_bytes(content[position : position + 8], "little")
         if end + 4 > len(content):
             raise ValueError(f"record {len(records)} is cut off")
+        if end - start > _LARGEST_RECORD:
+            raise ValueError(f"record {len(records)} has {end - start:,} bytes, a CIFAR example a few thousand")
         heads.append(content[position : position + 8])
         records.append(content[start:end])
         sums.append(content[position + 8 : start] + content[end : end + 4])

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
+from jax_cifar.errors import printable
+
 TOP_K = 5
 Sums = dict[str, Float32[Array, ""]]
 
@@ -104,9 +106,10 @@ class Report:
 
     def table(self) -> str:
         """The report as text: one line per class, the macro averages, and the figures over all images."""
-        width = max(len("macro average"), *map(len, self.label_names))
+        names = [printable(name, keep="") for name in self.label_names]
+        width = max(len("macro average"), *map(len, names))
         macro = self.macro
-        rows = list(zip(self.label_names, self.precision, self.recall, self.f1, self.support, strict=True))
+        rows = list(zip(names, self.precision, self.recall, self.f1, self.support, strict=True))
         rows.append(("macro average", macro["precision"], macro["recall"], macro["f1"], self.count))
         lines = [f"{'class':<{width}}  precision  recall      F1   images"]
         lines += [

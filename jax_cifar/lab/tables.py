@@ -3,9 +3,11 @@
 import statistics
 from collections.abc import Iterable, Sequence
 
+from jax_cifar.errors import printable
+
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, without a line break at its end.
+    """A Markdown table, without a line break at its end; what is in a cell stays there.
 
     Raises:
         ValueError: a row has more or fewer cells than the head.
@@ -13,7 +15,8 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["-"] * len(head), *rows]
     if any(len(line) != len(head) for line in lines):
         raise ValueError(f"A row has other cells than {head}.")
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = ([printable(cell, keep="").replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def spread(values: Iterable[float | None], form: str) -> str:

@@ -137,7 +137,7 @@ def _variables(model: nn.Module, shape: tuple[int, int, int]) -> Any:
     _check_size(model, shape)
     name = type(model).__name__
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    variables = _traced(model, partial(model.init, train=False), jax.random.key(0), images)
+    variables = traced(model, partial(model.init, train=False), jax.random.key(0), images)
     stray = set(variables) - {"params", "batch_stats"}
     if stray:
         raise ConfigError(f"{name} keeps {', '.join(sorted(stray))}: a network may have params and batch_stats only.")
@@ -166,8 +166,8 @@ def _check_outputs(model: nn.Module, variables: Any, shape: tuple[int, int, int]
         rngs = {"dropout": jax.random.key(1)}
         return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
 
-    logits = _traced(model, evaluate, variables, images)
-    trained_logits, updated = _traced(model, train, variables, images)
+    logits = traced(model, evaluate, variables, images)
+    trained_logits, updated = traced(model, train, variables, images)
     for output, way in ((logits, "train=False"), (trained_logits, "train=True")):
         good = getattr(output, "shape", None) == (2, num_classes) and jnp.issubdtype(output.dtype, jnp.floating)
         got = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", output)
@@ -178,7 +178,7 @@ def _check_outputs(model: nn.Module, variables: Any, shape: tuple[int, int, int]
         raise ConfigError(f"{name} changes the shape, type or place of batch_stats {_difference(before, after)}.")
 
 
-def _traced(model: nn.Module, function: Callable, *arguments: Any) -> Any:
+def traced(model: nn.Module, function: Callable, *arguments: Any) -> Any:
     """`jax.eval_shape`, with whatever the network raises as one message that shows the line in its file."""
     try:
         return jax.eval_shape(function, *arguments)

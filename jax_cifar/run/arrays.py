@@ -27,6 +27,7 @@ from jax_cifar.run.manifest import (
     signature,
     unreadable,
 )
+from jax_cifar.run.untrusted import Leaves, check_claims, check_state
 
 STATE = "state"
 SPARE_FILES = 16  # that this process must be able to open for Orbax; it was seen to use 5
@@ -50,8 +51,9 @@ def read_verified(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np
     """
     manifest = read_manifest(path)
     leaves = manifest["leaves"]
+    check_state(path / STATE, leaves)
     try:
-        arrays = read_arrays(path / STATE, list(leaves))
+        arrays = read_arrays(path / STATE, leaves)
     except (ImportError, MemoryError):
         raise  # no fault of the checkpoint
     except Exception as error:  # Orbax and TensorStore raise every other kind, bare Exception included
@@ -63,15 +65,19 @@ def read_verified(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np
     return {name: arrays[name] for name in expected}
 
 
-def read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, leaves: Leaves) -> dict[str, np.ndarray]:
     """What Orbax makes of a folder. It opens a handful of files at a time, however many arrays there are."""
     ocp = _orbax()
     with contextlib.ExitStack() as spare:
         # Without them Orbax falls over half-way, and its event loops complain to stderr.
         for _ in range(SPARE_FILES):
             spare.enter_context(open(os.devnull))
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in leaves}
+    handler = ocp.PyTreeCheckpointHandler()
+    metadata = handler.metadata(path)
+    # Shapes first: TensorStore ends the process where memory for one cannot be had.
+    check_claims(getattr(metadata, "tree", metadata), leaves)
+    with ocp.Checkpointer(handler) as checkpointer:
         return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 

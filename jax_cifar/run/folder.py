@@ -1,11 +1,11 @@
 """The folder of a run: where it lies, whether it may be resumed, and the JSON files in it."""
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
 
+from jax_cifar import files
 from jax_cifar.config import Config
 from jax_cifar.config.files import differing_fields, from_dict, to_dict
 from jax_cifar.config.source import record_source
@@ -79,10 +79,11 @@ def read_spec(folder: Path) -> tuple[InputSpec, str | None] | None:
     values = read_json(path)
     try:
         data_name = values.pop("data_name")
+        check(data_name is None or isinstance(data_name, str), "data_name", data_name, "it must be a name, or null")
         tuples = {name: tuple(values.pop(name)) for name in ("image_shape", "mean", "std", "label_names")}
         return InputSpec(**tuples, **values), data_name
-    except (TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} does not say what the network sees ({error}).") from None
+    except (TypeError, KeyError, ConfigError) as error:
+        raise CheckpointError(f"{path} does not say what the network sees ({str(error).rstrip('.')}).") from None
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -98,8 +99,13 @@ def read_config(folder: Path) -> Config:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of a run folder; raises `CheckpointError` where it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        values = files.read_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} is not a run folder: it holds no {path.name}.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no table of fields.")
+    return values

@@ -26,6 +26,7 @@ from jax_cifar.evaluation.predict import (
 )
 from jax_cifar.models import create_model
 from jax_cifar.models.network import InputSpec, Network, compute_dtype
+from jax_cifar.models.protocol import traced
 from jax_cifar.run.folder import CHECKPOINTS, input_spec, read_config, read_spec
 from jax_cifar.run.manifest import leaves_by_path, require_same_leaves, signature
 from jax_cifar.run.reading import read_variables
@@ -173,7 +174,7 @@ def require_fitting(path: Path, network: Network, variables: dict[str, Any]) -> 
     def fresh(key: jax.Array, image: jax.Array) -> Any:
         return network.model.init(key, network.inputs(image), train=False)
 
-    wanted = {"params": {}, "batch_stats": {}} | jax.eval_shape(fresh, jax.random.key(0), image)
+    wanted = {"params": {}, "batch_stats": {}} | traced(network.model, fresh, jax.random.key(0), image)
     shapes = ({name: signature(leaf) for name, leaf in leaves_by_path(tree).items()} for tree in (variables, wanted))
     require_same_leaves(path, *shapes)
 
@@ -187,9 +188,8 @@ def with_own_code(folder: Path, config: Config, trust_code: bool) -> Config:
     if not isinstance(config.model, Recorded):
         return config  # transforms, rules and losses are not needed for prediction
     installed = is_installed(config.model.origin or "")
-    return dataclasses.replace(
-        config, model=revive(config.model, {} if installed else trusted_namespaces(folder, trust_code))
-    )
+    model = revive(config.model, {} if installed else trusted_namespaces(folder, trust_code))
+    return dataclasses.replace(config, model=model)
 
 
 def spec_of_data(config: Config, data_dir: str | None) -> tuple[InputSpec, str]:

@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jax_cifar.errors import CheckpointError
+from jax_cifar.files import read_json
+from jax_cifar.run.untrusted import check_manifest
 
 MANIFEST = "manifest.json"
 # 1, which had no number: the optimizer's state was laid out differently. 2: the files were not listed.
@@ -84,24 +86,27 @@ def read_manifest(path: Path) -> dict:
         CheckpointError: it cannot be read now, or a later version wrote it.
     """
     try:
-        text = (path / MANIFEST).read_bytes()
+        manifest = read_json(path / MANIFEST)
+        digest = manifest.pop("sha256")
     except (FileNotFoundError, NotADirectoryError):
         raise Foreign(f"it has no {MANIFEST}") from None
     except OSError as error:
         raise unreadable(path, error) from error
-    try:
-        manifest = json.loads(text)
-        digest = manifest.pop("sha256")
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise Damaged(f"its {MANIFEST} cannot be read ({cause(error)})") from error
     # The digest is made in the same way in every format, so that damage is not taken for a later version.
     if digest != sha256_of_json(manifest):
         raise Damaged(f"its {MANIFEST} is not what was saved (sha256 differs)")
-    if manifest.get("format", 1) > FORMAT:
+    number = manifest.get("format", 1)
+    if isinstance(number, int) and number > FORMAT:
         raise CheckpointError(
-            f"Checkpoint {path} was made by a later version of jax_cifar (format {manifest['format']}; this one knows"
-            f" {FORMAT}). It is left as it is: use that version, or choose another --workdir."
+            f"Checkpoint {path} was made by a later version of jax_cifar (format {number}; this one knows {FORMAT})."
+            " It is left as it is: use that version, or choose another --workdir."
         )
+    try:
+        check_manifest(manifest)
+    except ValueError as error:
+        raise Damaged(f"its {MANIFEST} is none ({error})") from error
     if str(manifest["step"]) != path.name:
         raise Damaged(f"it holds step {manifest['step']}")
     return manifest

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from jax_cifar.errors import printable
 from jax_cifar.telemetry.describe import describe_config, describe_summary, parameter_lines
 
 # A line between two epochs says that a slow run is alive; more of them would bury the table.
@@ -203,6 +204,7 @@ class Console:
         self._printed = self._now()
 
     def _print(self, text: str, style: str | None = None) -> None:
+        text = printable(text)
         if self._rich is not None:
             self._rich.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -231,7 +233,7 @@ def _columns_within(width: int) -> tuple[Column, ...]:
 def _rich_console(stream: TextIO, width: int) -> Any:
     from rich.console import Console as RichConsole
 
-    return RichConsole(file=stream, width=width, force_terminal=True, highlight=False)
+    return RichConsole(file=stream, width=width, force_terminal=True, highlight=False, emoji=False)
 
 
 def _progress_bar(console: Any, width: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from jax_cifar.errors import printable
 from jax_cifar.files import atomic_write
 from jax_cifar.telemetry.run_log import read_metrics
 
@@ -57,6 +58,8 @@ def draw_confusion_matrix(
 
     classes = len(label_names)
     few = classes <= 20
+    # Between two dollar signs Matplotlib sets formulas, and fails where there is none.
+    label_names = [printable(name, keep="").replace("$", r"\$") for name in label_names]
     support = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(support, 1)
     figure = Figure(figsize=(11, 7.4) if few else (17, 12.8), layout="constrained")
