@@ -99,9 +99,10 @@ class Session:
             sample = self.splits.train.images[: INIT_IMAGES if wants_images(self.network.model) else 1]
             begun = [initial_state(config, self.network, sample, variables) for config in configs]
             self.optimizer = begun[0][1]
-            self.schedule = plan_schedule(configs[0], self.plan)
+            schedules = [plan_schedule(config, self.plan) for config in configs]
+            self.schedule = schedules[0]
             stack = self.replicas.stack
-            self._tables = stack([rate_tables(config, self.plan) for config in configs])
+            self._tables = stack([rate_tables(*pair) for pair in zip(configs, schedules, strict=True)])
             self._keys = stack([run_key(config.train.seed) for config in configs])
             self._zeros = stack([zero_sums()] * len(configs))
             self._order = lru_cache(1)(partial(self._order_of_keys, self._keys))
@@ -229,8 +230,7 @@ def plan_schedule(config: Config, plan: Plan) -> Tables:
     return make_schedule(config.schedule, optim.lr, plan.total_steps, plan.steps_per_epoch, momentum)
 
 
-def rate_tables(config: Config, plan: Plan) -> Hyper:
+def rate_tables(config: Config, schedule: Tables) -> Hyper:
     """What every update of a run uses, float32 [total_steps]."""
-    schedule = plan_schedule(config, plan)
-    decay = np.full(plan.total_steps, config.optim.weight_decay)
+    decay = np.full(len(schedule.lr), config.optim.weight_decay)
     return jax.tree.map(jnp.float32, Hyper(schedule.lr, schedule.momentum, decay))
