@@ -138,7 +138,7 @@ class ScheduleConfig:
     """
 
     name: ScheduleName | Callable[..., Any] = "cosine"  # shape: one of these, or a function of one's own
-    unit: Literal["epochs", "steps"] = "epochs"  # unit of warmup, t_0 and milestones
+    unit: Literal["epochs", "steps", "run"] = "epochs"  # unit of warmup, t_0 and milestones; run: shares of the whole
     warmup: Annotated[NotNegative, with_warmup] = 0.0  # cosine, constant, step: length of the linear warm-up
     warmup_start: Annotated[Probability, with_warmup] = 0.0  # the warm-up's first rate, as a share of optim.lr
     eta_min: Annotated[NotNegative, only_for("cosine", "warm_restarts")] = 0.0  # those two: lowest rate
@@ -164,6 +164,11 @@ class ScheduleConfig:
             check(0 < self.pct_start < 1, "schedule.pct_start", self.pct_start, "onecycle needs it inside (0, 1)")
         ascending = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
         check(ascending, "schedule.milestones", self.milestones, "they must be positive and ascending")
+        if self.unit == "run":
+            expected = "as schedule.unit = run it is a share of the run, less than 1; in epochs: --schedule.unit epochs"
+            check(self.warmup < 1, "schedule.warmup", self.warmup, expected)
+            check(not self.milestones or self.milestones[-1] < 1, "schedule.milestones", self.milestones, expected)
+            check(self.t_0 <= 1 or self.name != "warm_restarts", "schedule.t_0", self.t_0, expected)
 
 
 @dataclass(frozen=True)
