@@ -4,6 +4,8 @@ Under `jit` the compiler adds the collectives, so gradients and BatchNorm statis
 whatever the number of devices.
 """
 
+import os
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -25,6 +27,12 @@ def make_mesh(config: Config) -> Mesh:
             " or fewer devices with --distributed.devices."
         )
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def device_memory() -> int:
+    """Bytes of memory of a device; of the machine where that is its CPU."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -28,6 +28,7 @@ OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "muon"]
 ScheduleName = Literal["constant", "cosine", "onecycle", "warm_restarts", "step", "triangular"]
 
 Count = Annotated[int, at_least(1)]
+Side = Annotated[int, between(1, 4096)]  # of an image in pixels
 Positive = Annotated[float, above(0)]
 NotNegative = Annotated[float, at_least(0)]
 BelowOne = Annotated[float, at_least_below(0, 1)]
@@ -47,7 +48,7 @@ class DataConfig:
 
     name: DatasetName = "cifar10"  # data set; folder and npz hold images of one's own
     dir: str | None = None  # folder with the files (npz: or the file); CIFAR's default: $JAX_CIFAR_DATA, else the cache
-    image_size: Annotated[Count | None, only_for("folder")] = None  # folder: side that pictures are resized to; 32
+    image_size: Annotated[Side | None, only_for("folder")] = None  # folder: side that pictures are resized to; 32
     # folder, npz: share of every class taken for testing where the files hold no test part
     test_fraction: Annotated[Positive, at_least_below(0, 1), only_for("folder", "npz")] = 0.2
     val_fraction: BelowOne = 0.0  # share of the training images held out for validation, the same share of every class
@@ -80,7 +81,8 @@ class ModelConfig:
 
     name: ModelName = "simple_cnn"  # architecture
     norm: Literal["batch", "group", "none"] = "batch"  # normalisation layer; batch has PyTorch's exact semantics
-    width: Count | None = None  # channels of the first stage; default: the architecture's own
+    # channels of the first stage; default: the architecture's own
+    width: Annotated[int, between(1, 2**16)] | None = None
     dropout: Annotated[BelowOne | None, with_dropout] = None  # dropout probability; default: the architecture's own
     # speedrun_net: convolutions in each of its three groups, 1 to 3; default: 2
     convs_per_group: Annotated[int | None, between(1, 3), speedrun] = None
@@ -119,7 +121,7 @@ class OptimConfig:
     accumulate: Count = 1  # split each batch into this many forward and backward passes, one update
     ema_decay: BelowOne = 0.0  # exponential moving average of the weights, used for evaluation; 0 switches it off
     # lookahead: synchronise slow and fast weights every so many steps; 0 switches it off
-    lookahead_every: Annotated[int, at_least(0)] = 0
+    lookahead_every: Annotated[int, between(0, 2**31 - 1)] = 0
     lookahead_alpha: Probability = 0.5  # lookahead: share of the way from the slow to the fast weights
     aux_lr: Annotated[Positive, muon] = 0.05  # muon: rate of all but the convolution kernels (SGD with Nesterov)
     aux_momentum: Annotated[BelowOne, muon] = 0.85  # muon: momentum of those

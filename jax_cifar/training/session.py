@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jax_cifar.backend.mesh import replicated
-from jax_cifar.config import Config
+from jax_cifar.backend.mesh import device_memory, replicated
+from jax_cifar.config import Config, ModelConfig
 from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import ConfigError, DataError, check
 from jax_cifar.evaluation.metrics import Report, report
@@ -82,7 +82,7 @@ class Session:
             spec = input_spec(config, splits)
         self.network = make_network(config, spec)
         sides = [side for side, _ in config.train.resolutions]
-        check_network(self.network.model, spec.image_shape, sides, spec.num_classes)
+        check_memory(config, check_network(self.network.model, spec.image_shape, sides, spec.num_classes))
         check_loss(config, spec.num_classes)
         order = partial(epoch_order, n=len(splits.train), batch_size=config.train.batch_size)
         self._order_of_keys = replicas.each(order, 0, None)
@@ -201,6 +201,17 @@ class Session:
 def make_network(config: Config, spec: InputSpec) -> Network:
     """The configured network for images of this kind."""
     return Network(create_model(config.model, spec.num_classes, compute_dtype(config.train.dtype)), spec)
+
+
+def check_memory(config: Config, parameters: int) -> None:
+    """Raise `ConfigError` where a network of so many parameters cannot be trained in the memory that there is."""
+    # In float32: the parameters, their gradient, and what the optimizer keeps of each.
+    needed, there = 3 * 4 * parameters, device_memory()
+    field, value = (
+        ("model.width", config.model.width) if isinstance(config.model, ModelConfig) else ("model", config.model)
+    )
+    expected = f"training {parameters:,} parameters takes {needed / 1e9:,.0f} GB, and there are {there / 1e9:,.0f}"
+    check(needed <= there, field, value, expected)
 
 
 def check_loss(config: Config, num_classes: int) -> None:
