@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cifar.evaluation.predict import make_batches, make_predictor, predict_logits, tta_views
+from jax_cifar.augment import AutoAugment, Cutout, HorizontalFlip, OneOf, RandomCrop, Sometimes
+from jax_cifar.config.placeholder import Recorded
+from jax_cifar.evaluation.predict import make_batches, make_predictor, mirror_warning, predict_logits, tta_views
 from jax_cifar.models.network import InputSpec, Network
 
 CLASSES = 3
@@ -140,6 +142,8 @@ def test_bfloat16_network_gives_float32_logits():
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax_cifar.augment import AutoAugment, Cutout, HorizontalFlip, OneOf, RandomCrop, Sometimes
+from jax_cifar.config.placeholder import Recorded
 from jax_cifar.evaluation.predict import make_batches, predict_logits
 sharding = NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec("batch"))
 seen = []
@@ -158,3 +162,21 @@ def test_batches_are_spread_over_devices_that_divide_neither_set_nor_batch(monke
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     done = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("augment", "warned"),
+    [
+        ((), True),
+        ((RandomCrop(), AutoAugment(), Sometimes(Cutout())), True),
+        ((HorizontalFlip(p=0.0),), True),
+        ((RandomCrop(), HorizontalFlip()), False),
+        ((Sometimes(OneOf((Cutout(), HorizontalFlip(mode="alternate")))),), False),
+        ((Recorded("transform", "Mine", "mine.py"),), False),
+    ],
+)
+def test_mirror_images_of_what_was_trained_without_flips_are_warned_of(augment, warned):
+    for tta in ("mirror", "mirror-translate"):
+        warning = mirror_warning(tta, augment)
+        assert (warning is not None) == warned and (warning or f"tta {tta} shows mirror").startswith(f"tta {tta} shows")
+    assert mirror_warning("none", augment) is None

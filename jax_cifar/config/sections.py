@@ -188,7 +188,7 @@ class TrainConfig:
     # updates inside one compiled call; default: a second's worth on a CPU, else log.every
     steps_per_call: Count | None = None
     compilation_cache: bool = True  # keep compiled programs in the user's cache folder
-    # image sides in turn, each for a share of the run; the last judges
+    # ResNets, speedrun_net: image sides in turn, each for a share of the run; the last judges
     resolutions: tuple[tuple[Count, Annotated[Positive, between(0, 1)]], ...] = ()
     debug_nans: bool = False  # stop at the first operation that makes a NaN (slow)
 

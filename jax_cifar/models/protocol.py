@@ -119,7 +119,7 @@ def check_network(model: nn.Module, image_shape: tuple[int, int, int], sides: Se
             raise ConfigError(
                 f"train.resolutions needs a network whose parameters fit every image side, and {name} of"
                 f" {type(model).__name__} does not: {sizes}. Average over height and width before the dense layers, or"
-                " train at one resolution."
+                " train at one resolution; of those that ship, the ResNets and speedrun_net take any."
             )
     for pattern in _patterns(model):
         matches = any(re.search(pattern, name) for name in params[0])
