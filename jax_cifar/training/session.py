@@ -76,6 +76,8 @@ class Session:
 
     def __init__(self, config: Config, splits: Splits, replicas: Replicas, clock: Clock) -> None:
         self.config, self.splits, self.replicas, self.clock = config, splits, replicas, clock
+        compiles = not getattr(jax.config, "jax_disable_jit")  # noqa: B009
+        check(compiles, "JAX_DISABLE_JIT", True, "training is one compiled program; --debug-nans finds a NaN, too")
         self.plan = make_plan(config, len(splits.train), jax.default_backend())
         plan_schedule(config, self.plan)
         with clock("data"):
