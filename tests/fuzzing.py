@@ -7,7 +7,9 @@ changed to anything: what the annotation allows, its edges, and what it does not
 a `UserError` says which of the changed things is at fault. Anything else is the case's `wrong`.
 """
 
+import contextlib
 import dataclasses
+import io
 import resource
 import tempfile
 import time
@@ -162,7 +164,7 @@ def judge(changes: dict[str, Any], whole: bool) -> Case:
     """What becomes of a case; trained as a whole, or traced."""
     begin, memory = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     end, message, wrong = "traced", "", ""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         workdir = Path(folder) / "run"
         try:
             config = make_config(changes)

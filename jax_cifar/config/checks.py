@@ -158,9 +158,12 @@ def type_name(expected: Any) -> str:
         return "a function"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(type_name, arguments))
+    if origin is tuple and arguments[1:] == (...,):
+        return f"a tuple, each of its items {type_name(arguments[0])}"
     if origin is tuple:
-        return f"tuple[{', '.join('...' if item is ... else type_name(item) for item in arguments)}]"
-    return "None" if expected is type(None) else getattr(expected, "__name__", str(expected))
+        return f"({', '.join(map(type_name, arguments))})"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "None"}
+    return words.get(expected) or getattr(expected, "__name__", str(expected))
 
 
 @functools.cache
