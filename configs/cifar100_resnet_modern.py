@@ -44,7 +44,7 @@ def get_config(variant: Literal["resnet18", "resnet34"] = "resnet34") -> Config:
             decay_multipliers=((r"(bias|scale)$", 0.0),),
             ema_decay=0.999,
         ),
-        schedule=ScheduleConfig(name="cosine", warmup=5),
+        schedule=ScheduleConfig(name="cosine", unit="run", warmup=5 / 300),
         train=TrainConfig(epochs=300, batch_size=128, label_smoothing=0.1),
         eval=EvalConfig(every=10, tta="mirror"),
         checkpoint=CheckpointConfig(every=20),

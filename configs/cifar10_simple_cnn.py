@@ -32,6 +32,6 @@ def get_config(variant: Literal["plain", "augmented"] = "plain") -> Config:
         config,
         name="cifar10_simple_cnn_augmented",
         augment=(RandomCrop(padding=4), HorizontalFlip()),
-        schedule=ScheduleConfig(name="cosine", warmup=1),
+        schedule=ScheduleConfig(name="cosine", unit="run", warmup=1 / 20),
         train=dataclasses.replace(config.train, epochs=20),
     )

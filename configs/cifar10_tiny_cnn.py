@@ -22,6 +22,6 @@ def get_config() -> Config:
         ),
         model=ModelConfig(name="tiny_cnn", dropout=0.3),
         optim=OptimConfig(name="sgd", lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
-        schedule=ScheduleConfig(name="cosine", warmup=2),
+        schedule=ScheduleConfig(name="cosine", unit="run", warmup=2 / 30),
         train=TrainConfig(epochs=30, batch_size=128, label_smoothing=0.1),
     )

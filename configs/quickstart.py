@@ -16,7 +16,7 @@ def get_config() -> Config:
         augment=(RandomCrop(padding=3),),
         model=ModelConfig(name="simple_cnn", norm="batch", width=16),
         optim=OptimConfig(name="sgd", lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
-        schedule=ScheduleConfig(name="cosine", warmup=1),
+        schedule=ScheduleConfig(name="cosine", unit="run", warmup=1 / 15),
         train=TrainConfig(epochs=15, batch_size=64),
         log=LogConfig(every=10),
     )

@@ -13,7 +13,10 @@ from jax_cifar.errors import ConfigError, UserError, check, printable
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that never shortens options and whose complaints are `ConfigError`s."""
+    """An argument parser that never shortens options, takes each once, and whose complaints are `ConfigError`s.
+
+    In the name of an option `-` and `_` are the same.
+    """
 
     def __init__(self, description: str | None, **options: Any) -> None:
         super().__init__(
@@ -25,6 +28,22 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message}. --help shows the options.")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse does, but an option that is given twice is refused: the second would silently take its place."""
+        words = list(map(self._spelled, sys.argv[1:] if args is None else args))
+        given = [name for word in words if (name := word.partition("=")[0]) in self._option_string_actions]
+        for name in given:
+            if given.count(name) > 1:
+                self.error(f"{name} is given twice: choose one")
+        return super().parse_known_args(words, namespace)
+
+    def _spelled(self, word: str) -> str:
+        """An argument with the name of its option, if it has one, as it was added."""
+        name, equals, value = word.partition("=")
+        spellings = (name, name.replace("_", "-"), f"--{name[2:].replace('-', '_')}")
+        known = self._option_string_actions if name.startswith("--") else {}
+        return next((spelling for spelling in spellings if spelling in known), name) + equals + value
 
     def add_json(self, meaning: str) -> None:
         """Add `--json FILE`, refused before anything is computed where the file could not be written."""
@@ -41,7 +60,7 @@ class ExperimentParser(Parser):
 
     def __init__(self, description: str | None, **options: Any) -> None:
         super().__init__(description, add_help=False, **options)
-        self.add_argument("--config", metavar="FILE", action=_Once, help="config file, such as configs/quickstart.py")
+        self.add_argument("--config", metavar="FILE", help="config file, such as configs/quickstart.py")
         self.add_argument("-h", "--help", action="store_true", help="show this and every field of the configuration")
 
     def read(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
@@ -57,18 +76,9 @@ class ExperimentParser(Parser):
             print(self.format_help(), help_text(config, "fields of the configuration"), sep="\n")
             sys.exit()
         if options.config is None:
-            self.error("--config FILE is missing")
+            file = next((f": say --config {word}" for word in overrides if word.partition(":")[0].endswith(".py")), "")
+            self.error(f"--config FILE is missing{file}")
         return options, load_config(options.config, overrides)
-
-
-class _Once(argparse.Action):
-    """Stores an option's value; a second one, which would silently take its place, is refused."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        earlier = getattr(namespace, self.dest)
-        if earlier is not None:
-            parser.error(f"{option} is given twice, {earlier} and {values}: choose one")
-        setattr(namespace, self.dest, values)
 
 
 def _writable_file(text: str) -> Path:

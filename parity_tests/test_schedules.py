@@ -51,6 +51,13 @@ def tables(config: ScheduleConfig, total: int, peak: float) -> schedules.Tables:
 
 
 @FEW
+@given(total=st.integers(1, 150), share=st.floats(0, 0.999), start=starts)
+def test_a_warmup_that_is_a_share_of_the_run(total, share, start):
+    config = ScheduleConfig(name="cosine", unit="run", warmup=share, warmup_start=start)
+    assert_close(tables(config, total, 0.1).lr, of_torch(config, total, 0.1)[0], "schedule")
+
+
+@FEW
 @given(
     total=st.integers(1, 150),
     peak=peaks,

@@ -5,6 +5,7 @@ python scripts/evaluate.py --workdir runs/first --split val --checkpoint best
 python scripts/evaluate.py --workdir runs/first --split photos.npz
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"--split {options.split} is not allowed: it must be {', '.join(PARTS)} or a FILE.npz")
 
     from jax_cifar.data import read_npz
+    from jax_cifar.evaluation.predict import mirror_warning
     from jax_cifar.run.load import load_run
 
     trained = load_run(options.workdir, options.checkpoint, data_dir=options.data_dir, trust_code=options.trust_code)
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str]) -> None:
     report = trained.evaluate(data, options.tta, data_dir=options.data_dir)
     print(f"{trained.config.name}, step {trained.step:,}, {options.split} images, tta {options.tta}\n")
     print(report.table())
+    if warning := mirror_warning(options.tta, trained.config.augment):
+        print(f"WARNING: {warning}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ def allowed(expected: Any) -> st.SearchStrategy[Any]:
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if origin is typing.Annotated:
         if multipliers in arguments:
-            return st.lists(st.tuples(st.sampled_from(["norm", "bias$", "^head/"]), st.floats(0, 10))).map(tuple)
+            factors = st.just(0.0) | st.floats(1e-9, 10)
+            return st.lists(st.tuples(st.sampled_from(["norm", "bias$", "^head/"]), factors)).map(tuple)
         return allowed(arguments[0]).filter(lambda value: fault(value, expected) is None)
     if origin is Literal:
         return st.sampled_from(arguments)

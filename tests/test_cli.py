@@ -16,6 +16,8 @@ QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 @pytest.fixture
 def parser():
     parser = ExperimentParser("What it does.", prog="script")
+    parser.add_argument("--init-from", help="with a dash")
+    parser.add_argument("--weight_decay", help="with an underscore")
     parser.add_argument("--twice", action="store_true", help="an option of its own")
     parser.add_json("figures go there")
     return parser
@@ -30,11 +32,21 @@ def test_own_options_and_fields_of_the_configuration_come_in_any_order(parser, t
     assert (options.json, options.twice) == (None, False)
 
 
+def test_a_dash_and_an_underscore_are_the_same_in_the_name_of_an_option(parser):
+    for words in (["--init_from", "a_b-c", "--weight-decay=d_e"], ["--init-from=a_b-c", "--weight_decay", "d_e"]):
+        options, _ = parser.read(["--config", QUICKSTART, *words, "--optim.weight-decay", "0.5"])
+        assert (options.init_from, options.weight_decay) == ("a_b-c", "d_e")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], r"^script: --config FILE is missing\. --help shows the options\.$"),
-        (["--config", "a.py", "--config", "b.py"], r"--config is given twice, a\.py and b\.py: choose one"),
+        (["--config", "a.py", "--config", "b.py"], r"--config is given twice: choose one"),
+        (["--config=a.py", "--json", "x", "--json=y"], r"^script: --json is given twice: choose one\. --help"),
+        (["--config", QUICKSTART, "--twice", "--twice"], r"--twice is given twice"),
+        (["quickstart.py"], r"^script: --config FILE is missing: say --config quickstart\.py\. --help"),
+        (["--confg", "x/y.py:b"], r"^script: --config FILE is missing: say --config x/y\.py:b\. --help"),
         (["--config", QUICKSTART, "--optim.rate", "1"], r"^--optim\.rate is not a field of the configuration"),
         (["--config", QUICKSTART, "--conf", "1"], r"^--conf is not a field of the configuration"),
         (["--config", QUICKSTART, "more"], "Unexpected argument 'more'"),

@@ -84,7 +84,7 @@ def test_json_names_transforms():
         ({"optim": {"speed": 1}}, r"optim\.speed is not a field of the configuration of this version"),
         ({"speed": 1}, r"speed is not a field of the configuration of this version"),
         ({"loaded_as": "os"}, r"loaded_as is not a field"),
-        ({"optim": {"lr": "fast"}}, r"optim\.lr = 'fast' is not allowed: it must be float"),
+        ({"optim": {"lr": "fast"}}, r"optim\.lr = 'fast' is not allowed: it must be a number"),
         ({"optim": {"name": {"function": 3}}}, r"optim\.name = .* it must name the function and where it is from"),
         ({"model": {"network": "Net"}}, r"model = .* it must name the network and where it is from"),
         ({"augment": 3}, r"augment = 3 is not allowed"),

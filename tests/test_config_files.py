@@ -67,7 +67,7 @@ def test_a_file_may_describe_several_experiments(tmp_path):
         load_config(f"{path}:third")
     with pytest.raises(ConfigError, match=r"variant = 'one' is not allowed: the file describes one experiment only"):
         load_config("configs/quickstart.py:one")
-    with pytest.raises(ConfigError, match=r"There is no config file .*three\.py\.$"):
+    with pytest.raises(ConfigError, match=r"There is no config file .*three\.py\. A config"):
         load_config(f"{tmp_path / 'three.py'}:one")
 
 
@@ -75,8 +75,31 @@ def test_a_missing_config_file_names_the_nearest_where_one_is_near(tmp_path):
     write(tmp_path, quickstart="")
     with pytest.raises(ConfigError, match=r"There is no config file .*quickstar\.py.* Did you mean .*quickstart\.py\?"):
         load_config(tmp_path / "quickstar.py")
-    with pytest.raises(ConfigError, match=r"There is no config file .*resnet\.py\.$"):
-        load_config(tmp_path / "resnet.py")
+    with pytest.raises(ConfigError, match=r"There is no config file .*e\.py\. A config file is a Python file"):
+        load_config(tmp_path / "e.py")
+    with pytest.raises(ConfigError, match=r"no config file quickstart\. Did you mean configs/quickstart\.py\?"):
+        load_config("quickstart")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.zip", b"PK\x03\x04", r"x\.zip is a zip archive\. A config file is a Python file"),
+        ("x.py", b"PK\x03\x04\0", r"x\.py is a zip archive\."),
+        ("x.tar.gz", b"\x1f\x8b\x08\0", r"x\.tar\.gz is a gzip archive\."),
+        ("config.json", b'{"name": 1}', r"config\.json is JSON\. A config file is a Python file"),
+        ("x.py", bytes(range(256)), r"x\.py is a binary file\."),
+        ("x.txt", b"hello", r"x\.txt is no Python file: its name does not end in \.py\."),
+        ("a.py/b.py", b"", r"a\.py is a folder\. Name one of its files, such as .*b\.py\."),
+    ],
+)
+def test_what_is_no_python_file_is_said_to_be_what_it_is(tmp_path, name, content, message):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(tmp_path / name.partition("/")[0])
+    assert "\n" not in str(caught.value)
 
 
 NET = """

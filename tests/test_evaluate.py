@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cifar.evaluation.predict import make_batches, make_predictor, predict_logits, tta_views
+from jax_cifar.augment import AutoAugment, Cutout, HorizontalFlip, OneOf, RandomCrop, Sometimes
+from jax_cifar.config.placeholder import Recorded
+from jax_cifar.evaluation.predict import make_batches, make_predictor, mirror_warning, predict_logits, tta_views
 from jax_cifar.models.network import InputSpec, Network
 
 CLASSES = 3
@@ -132,3 +134,21 @@ def test_bfloat16_network_gives_float32_logits():
     variables = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 3)), train=False)
     logits = predict_logits(make_predictor(Network(model, SPEC)), variables, make_batches(make_images(3), 2))
     assert logits.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("augment", "warned"),
+    [
+        ((), True),
+        ((RandomCrop(), AutoAugment(), Sometimes(Cutout())), True),
+        ((HorizontalFlip(p=0.0),), True),
+        ((RandomCrop(), HorizontalFlip()), False),
+        ((Sometimes(OneOf((Cutout(), HorizontalFlip(mode="alternate")))),), False),
+        ((Recorded("transform", "Mine", "mine.py"),), False),
+    ],
+)
+def test_mirror_images_of_what_was_trained_without_flips_are_warned_of(augment, warned):
+    for tta in ("mirror", "mirror-translate"):
+        warning = mirror_warning(tta, augment)
+        assert (warning is not None) == warned and (warning or f"tta {tta} shows mirror").startswith(f"tta {tta} shows")
+    assert mirror_warning("none", augment) is None

@@ -1,15 +1,19 @@
 """When things happen: pure arithmetic on step numbers."""
 
 import itertools
+import math
+import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import small_config
 
-from jax_cifar.training.plan import Plan, make_plan
+from jax_cifar.errors import ConfigError
+from jax_cifar.training.plan import MOST_STEPS, Plan, make_plan
 
 few = settings(max_examples=50, derandomize=True, deadline=None)
-every = st.integers(0, 40)
+every = st.just(0) | st.integers(1, 40) | st.floats(1, 40)
 
 
 @st.composite
@@ -28,12 +32,17 @@ def plans(draw: st.DrawFn) -> Plan:
     )
 
 
+def dues(every: float, total: int) -> set[int]:
+    """The steps nearest to the multiples of an interval, by the definition; of two as near, the later."""
+    return {math.floor(k * every + 0.5) for k in range(1, total + 2)} if every else set()
+
+
 def is_stop(plan: Plan, step: int) -> bool:
     """Whether anything but training happens at a step, by the definition."""
     return (
         plan.is_log_due(step)
         or step % plan.steps_per_epoch == 0
-        or any(plan.is_due(step, every) for every in (plan.eval_every, plan.checkpoint_every))
+        or any(step in dues(every, plan.total_steps) for every in (plan.eval_every, plan.checkpoint_every))
         or step in [end for _, end in plan.phases]
     )
 
@@ -79,6 +88,42 @@ def test_what_happens_every_so_often_also_happens_at_the_end():
     plan = Plan(total_steps=25, steps_per_epoch=10, log_every=4, eval_every=0, checkpoint_every=7, steps_per_call=1)
     assert [step for step in range(1, 26) if plan.is_due(step, plan.checkpoint_every)] == [7, 14, 21, 25]
     assert [step for step in range(1, 26) if plan.is_due(step, plan.eval_every)] == [25]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 1 / 3, 0.7, 1])
+def test_what_happens_every_so_many_epochs_stays_at_the_nearest_steps(share):
+    config = small_config(train={"epochs": 20, "batch_size": 40}, eval={"every": share}, data={"subset": None})
+    plan = make_plan(config, images=21 * 40, backend="cpu")
+    evaluated = [step for step in range(1, 20 * 21) if plan.is_due(step, plan.eval_every)]
+    assert len(evaluated) == math.ceil(20 / share - 1e-9) - 1
+    for k, step in enumerate(evaluated, start=1):
+        assert abs(step - k * share * 21) <= 0.5 + 1e-9
+    if share == 0.5:
+        assert evaluated[:6] == [11, 21, 32, 42, 53, 63]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (
+            {"epochs": 1e9},
+            r"train\.epochs = 1000000000\.0 is not allowed: a run has at most 10,000,000 updates, here 1",
+        ),
+        ({"epochs": 1e308}, r"train\.epochs = 1e\+308"),
+        ({"steps": 10**30}, r"train\.steps = 1000000000000000000000000000000 is not allowed"),
+    ],
+)
+def test_a_run_too_long_for_its_tables_is_refused_by_the_field_that_says_so(train, message):
+    with pytest.raises(ConfigError, match=message):
+        make_plan(small_config(train=train), images=200, backend="cpu")
+
+
+def test_the_calls_of_the_longest_run_are_known_at_once():
+    begin = time.perf_counter()
+    config = small_config(train={"steps": MOST_STEPS}, eval={"every": 1e308}, checkpoint={"every": 0.1})
+    plan = make_plan(config, images=200, backend="gpu")
+    assert plan.calls() == {(None, 1)} and plan.next_stop(MOST_STEPS - 7) == MOST_STEPS - 6
+    assert time.perf_counter() - begin < 10  # walking from stop to stop takes a minute
 
 
 @few

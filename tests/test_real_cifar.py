@@ -33,7 +33,7 @@ def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
         ("cifar10_speedrun.py", ["--train.batch_size", "50"]),
         pytest.param("cifar10_speedrun.py:96", NARROW, marks=pytest.mark.slow),
         pytest.param("cifar100_speedrun.py", NARROW, marks=pytest.mark.slow),
-        ("cifar10_tiny_cnn.py", ["--model.width", "4", "--schedule.warmup", "1"]),
+        ("cifar10_tiny_cnn.py", ["--model.width", "4"]),
         ("cifar100_ablation.py:adam", ["--model.width", "4"]),
         # The same again, with networks, rules and transforms that have tests of their own.
         pytest.param("cifar100_cnn.py", ["--model.width", "8"], marks=pytest.mark.slow),
@@ -41,7 +41,7 @@ def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
         pytest.param("cifar100_ablation.py:adamw", ["--model.width", "4"], marks=pytest.mark.slow),
         pytest.param("cifar100_resnet34.py:strong_imagenet", NARROW, marks=pytest.mark.slow),
         pytest.param("cifar100_resnet34_200.py:mixed", NARROW, marks=pytest.mark.slow),
-        pytest.param("cifar100_resnet_modern.py:resnet18", [*NARROW, "--schedule.warmup", "1"], marks=pytest.mark.slow),
+        pytest.param("cifar100_resnet_modern.py:resnet18", NARROW, marks=pytest.mark.slow),
     ],
 )
 def test_every_recipe_takes_its_first_steps(tmp_path, name, overrides):

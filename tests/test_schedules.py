@@ -61,9 +61,39 @@ def test_epochs_become_whole_steps(name, field, in_epochs, in_steps):
 
 
 @pytest.mark.parametrize(
+    ("name", "field", "shares", "in_steps"),
+    [
+        ("cosine", "warmup", 1 / 3, 33.0),
+        ("warm_restarts", "t_0", 0.496, 50.0),
+        ("step", "milestones", (0.3, 0.6), (30.0, 60.0)),
+    ],
+)
+def test_shares_of_the_run_become_whole_steps(name, field, shares, in_steps):
+    ours = tables(name=name, unit="run", **{field: shares}).lr
+    np.testing.assert_array_equal(ours, tables(name=name, unit="steps", **{field: in_steps}).lr)
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 20])
+@pytest.mark.parametrize("share", [0.0, 1 / 15, 0.5, 0.999])
+def test_a_warmup_that_is_a_share_fits_every_run(total, share):
+    lr = tables(total=total, name="cosine", unit="run", warmup=share, warmup_start=0.5).lr
+    assert lr.shape == (total,) and lr[-1] <= lr.max() == (0.5 if lr.argmax() < total - 1 or share < 0.5 else lr[-1])
+
+
+@pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"name": "cosine", "warmup": 10.0}, ["schedule.warmup = 10.0", "100 steps"]),
+        (
+            {"name": "cosine", "warmup": 10.0},
+            ["= 10.0", "100 steps, 10 an epoch", "--schedule.unit run"],
+        ),
+        ({"name": "cosine", "warmup": 1e308}, ["schedule.warmup = 1e+308", "100 steps"]),
+        ({"name": "cosine", "unit": "run", "warmup": 2.0}, ["schedule.warmup = 2.0", "--schedule.unit epochs"]),
+        (
+            {"name": "step", "unit": "run", "milestones": (0.5, 1.0)},
+            ["= (0.5, 1.0)", "share of the run"],
+        ),
+        ({"name": "warm_restarts", "unit": "run"}, ["schedule.t_0 = 10.0", "share of the run"]),
         ({"name": "onecycle", "warmup": 1.0}, ["schedule.warmup = 1.0", "schedule.name = onecycle"]),
         ({"name": "warm_restarts", "t_0": 0.04}, ["schedule.t_0 = 0.04", "10 steps per epoch"]),
         ({"name": "step", "milestones": (5.0, 10.0)}, ["schedule.milestones = (5.0, 10.0)", "[50, 100]", "100 steps"]),

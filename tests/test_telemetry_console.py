@@ -188,7 +188,7 @@ def test_config_shows_main_fields_and_what_differs():
         "model": "simple_cnn, norm none",
         "optim": "adamw, lr 0.001, accumulate 2",
         "schedule": "cosine",
-        "train": "epochs 10.0, batch_size 128, dtype auto, seed 0",
+        "train": "epochs 10, batch_size 128, dtype auto, seed 0",
     }
 
 
@@ -236,7 +236,7 @@ def test_config_shows_networks_and_functions_of_ones_own_by_name():
     assert rows["augment"] == f"{HorizontalFlip()}, my_loss"
     assert rows["optim"] == "lion(b1=0.95), lr 0.1"
     assert rows["schedule"] == "Bare"
-    assert rows["train"] == "epochs 10.0, batch_size 128, loss my_loss, dtype auto, seed 0"
+    assert rows["train"] == "epochs 10, batch_size 128, loss my_loss, dtype auto, seed 0"
     assert describe_config(dataclasses.replace(config, optim=OptimConfig(name=Placeholder())))["optim"] == (
         "my_rule, lr 0.1"
     )

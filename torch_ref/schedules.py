@@ -23,7 +23,7 @@ def make_scheduler(
         case "constant" | "cosine" | "step":
             return _with_warmup(config, optimizer, total_steps, steps_per_epoch)
         case "warm_restarts":
-            t_0 = _in_steps(config.t_0, config, steps_per_epoch)
+            t_0 = _in_steps(config.t_0, config, total_steps, steps_per_epoch)
             return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, t_0, config.t_mult, config.eta_min)
         case "triangular":
             top = int(config.pct_start * total_steps)
@@ -52,7 +52,7 @@ def make_scheduler(
 
 
 def _with_warmup(config: ScheduleConfig, optimizer: Optimizer, total: int, steps_per_epoch: float) -> LRScheduler:
-    warmup = _in_steps(config.warmup, config, steps_per_epoch)
+    warmup = _warmup_steps(config, total, steps_per_epoch)
     # LinearLR refuses to start at 0; this is 0 to every digit.
     start = max(config.warmup_start, 1e-30)
     rise = lr_scheduler.LinearLR(optimizer, start, total_iters=warmup) if warmup else None
@@ -61,24 +61,30 @@ def _with_warmup(config: ScheduleConfig, optimizer: Optimizer, total: int, steps
     if config.name == "cosine":
         fall = lr_scheduler.CosineAnnealingLR(optimizer, total - warmup, config.eta_min)
         return lr_scheduler.SequentialLR(optimizer, [rise, fall], [warmup]) if rise else fall
-    milestones = [_in_steps(milestone, config, steps_per_epoch) for milestone in config.milestones]
+    milestones = [_in_steps(milestone, config, total, steps_per_epoch) for milestone in config.milestones]
     drops = lr_scheduler.MultiStepLR(optimizer, milestones, config.gamma)
     return lr_scheduler.ChainedScheduler([rise, drops]) if rise else drops
 
 
-def _in_steps(length: float, config: ScheduleConfig, steps_per_epoch: float) -> int:
-    return math.floor(length * (steps_per_epoch if config.unit == "epochs" else 1) + 0.5)
+def _in_steps(length: float, config: ScheduleConfig, total: int, steps_per_epoch: float) -> int:
+    unit = {"epochs": steps_per_epoch, "steps": 1, "run": total}[config.unit]
+    return math.floor(min(length * unit, 2 * total) + 0.5)
+
+
+def _warmup_steps(config: ScheduleConfig, total: int, steps_per_epoch: float) -> int:
+    steps = _in_steps(config.warmup, config, total, steps_per_epoch)
+    return min(steps, total - 1) if config.unit == "run" else steps
 
 
 def _check(c: ScheduleConfig, total: int, steps_per_epoch: float) -> None:
     """What `jax_cifar.optim.schedules` refuses, and the one OneCycle at which PyTorch divides by zero."""
-    fits = _in_steps(c.warmup, c, steps_per_epoch) < total
+    fits = _warmup_steps(c, total, steps_per_epoch) < total
     check(fits, "schedule.warmup", c.warmup, f"it must be shorter than the run of {total} steps")
     if c.name == "step":
-        inside = all(0 < _in_steps(milestone, c, steps_per_epoch) < total for milestone in c.milestones)
+        inside = all(0 < _in_steps(milestone, c, total, steps_per_epoch) < total for milestone in c.milestones)
         check(inside, "schedule.milestones", c.milestones, f"each must lie inside the run of {total} steps")
     if c.name == "warm_restarts":
-        has_step = _in_steps(c.t_0, c, steps_per_epoch) >= 1
+        has_step = _in_steps(c.t_0, c, total, steps_per_epoch) >= 1
         check(has_step, "schedule.t_0", c.t_0, f"the first cycle has no step ({steps_per_epoch:g} steps per epoch)")
     if c.name == "onecycle":
         fits = c.pct_start <= 0.5 or not c.three_phase

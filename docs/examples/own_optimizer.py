@@ -30,6 +30,6 @@ def get_config(variant: Literal["lion", "ademamix", "centred"] = "lion") -> Conf
         name=f"own_optimizer_{variant}",
         data=DataConfig(name="digits"),
         optim=OptimConfig(name=rule, lr=lr, ema_decay=0.95),
-        schedule=ScheduleConfig(name="cosine", warmup=0.5),
+        schedule=ScheduleConfig(name="cosine", unit="run", warmup=1 / 6),
         train=TrainConfig(epochs=3, batch_size=64),
     )

@@ -19,5 +19,5 @@ def get_config(variant: Literal["small", "wide"] = "small") -> Config:
         name=f"own_recipe_{variant}",
         augment=(RandomCrop(padding=3),),
         model=own_network.Net(features=16 if variant == "small" else 32),
-        schedule=ScheduleConfig(name="cosine", warmup=1),
+        schedule=ScheduleConfig(name="cosine", unit="run", warmup=1 / 3),
     )

@@ -9,13 +9,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Fill, Images, SampleInfo, Transform
-from jax_cifar.config.checks import Probability, ascending, not_empty
-from jax_cifar.config.sections import Count, Positive
+from jax_cifar.config.checks import Probability, ascending, between, not_empty
+from jax_cifar.config.sections import Positive, Side
 from jax_cifar.errors import ConfigError, check
 
 Fills = Fill | Annotated[tuple[Fill, ...], not_empty] | Literal["random"]
 Shares = Annotated[tuple[Probability, Probability], ascending]
-Counts = Annotated[tuple[Count, Count], ascending]
+Holes = Annotated[int, between(1, 1000)]
+Counts = Annotated[tuple[Side, Side], ascending]
 Boxes = Int[Array, "batch hole 4"]  # top, left, height, width; a box without height or width is none
 Tries = Float[Array, "batch 10"]
 
@@ -40,7 +41,7 @@ class Cutout(Transform):
         ConfigError: a parameter is out of range.
     """
 
-    length: Count = 8  # side of the square in pixels
+    length: Side = 8  # side of the square in pixels
     fill: Fill = 0.0  # value inside the square
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Int[Array, "batch 2"]:
@@ -101,7 +102,7 @@ class CoarseDropout(Transform):
             their number of channels.
     """
 
-    num_holes_range: Counts = (1, 2)  # least and most rectangles
+    num_holes_range: Annotated[tuple[Holes, Holes], ascending] = (1, 2)  # least and most rectangles
     hole_height_range: Counts | Shares = (0.1, 0.2)  # integers: pixels; floats: shares of the height
     hole_width_range: Counts | Shares = (0.1, 0.2)  # integers: pixels; floats: shares of the width
     fill: Fills = 0.0  # one number, one per channel, or noise, uniform from 0 to 1

@@ -19,11 +19,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from jax_cifar.augment.base import Images, SampleInfo, Transform
 from jax_cifar.augment.colour import Planes, colour_planes
 from jax_cifar.augment.portions import change_chosen, materialize
-from jax_cifar.config.checks import Probability, ascending, at_least
-from jax_cifar.config.sections import Count
+from jax_cifar.config.checks import Probability, ascending, at_least, between
 
 Levels = Int[Array, "batch height width"]
 Limit = Annotated[float, at_least(1)]
+Tiling = Annotated[int, between(1, 64)]
 Tiles = Int[Array, "..."]  # levels of tiles: first the pixels of a tile (or its rows, columns), last the tiles
 
 BINS = 256
@@ -64,7 +64,7 @@ class CLAHE(Transform):
 
     # Most pixels of a bin, as a multiple of an even histogram.
     clip_limit: Limit | Annotated[tuple[Limit, Limit], ascending] = 4.0
-    tile_grid_size: tuple[Count, Count] = (8, 8)  # tiles across and down, in OpenCV's order
+    tile_grid_size: tuple[Tiling, Tiling] = (8, 8)  # tiles across and down, in OpenCV's order
     p: Probability = 0.5  # probability that an image is equalised
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> ClaheDraws:

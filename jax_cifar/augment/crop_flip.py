@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Fill, Images, SampleInfo, Transform
-from jax_cifar.config.checks import Probability, at_least
+from jax_cifar.config.checks import Probability, between
 from jax_cifar.errors import ConfigError, check
 
 
@@ -20,10 +20,10 @@ class RandomCrop(Transform):
     Each image has its own place, one of `(2 * padding + 1) ** 2`.
 
     Raises:
-        ConfigError: a parameter is out of range, or `reflect` has no room: the images are not larger than `padding`.
+        ConfigError: a parameter is out of range, or the images are smaller than `padding`; for `reflect`, not larger.
     """
 
-    padding: Annotated[int, at_least(0)] = 4  # pixels added to every side
+    padding: Annotated[int, between(0, 4096)] = 4  # pixels added to every side
     padding_mode: Literal["constant", "reflect"] = "constant"  # border: `fill`, or a mirror image without the edge
     fill: Fill = 0.0  # value of a constant border
 
@@ -32,12 +32,14 @@ class RandomCrop(Transform):
 
     def transform(self, images: Images, draws: Int[Array, "batch 2"]) -> Images:
         """The windows whose top left corners lie at `draws` (row, column) of the padded images."""
-        room = self.padding < min(images.shape[1:3])
-        if self.padding_mode == "reflect" and not room:
+        height, width = images.shape[1:3]
+        if self.padding_mode == "reflect" and self.padding >= min(height, width):
             raise ConfigError(
-                f"RandomCrop.padding = {self.padding} is too large to reflect images of {images.shape[1:3]} pixels: "
-                f"use at most {min(images.shape[1:3]) - 1}, or padding_mode='constant'."
+                f"RandomCrop.padding = {self.padding} is too large to reflect images of {(height, width)} pixels: "
+                f"use at most {min(height, width) - 1}, or padding_mode='constant'."
             )
+        expected = f"a crop of images of {height}x{width} pixels could miss the image"
+        check(self.padding <= min(height, width), "RandomCrop.padding", self.padding, expected)
         widths = ((0, 0), (self.padding, self.padding), (self.padding, self.padding), (0, 0))
         if self.padding_mode == "reflect":
             padded = jnp.pad(images, widths, mode="reflect")

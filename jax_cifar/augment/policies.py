@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Fill, Images, SampleInfo, Transform
 from jax_cifar.augment.operations import OPERATIONS, apply_operations
-from jax_cifar.config.checks import at_least
+from jax_cifar.config.checks import between
 
 
 class Step(NamedTuple):
@@ -120,7 +120,7 @@ class TrivialAugmentWide(Transform):
     """
 
     # Magnitudes between the weakest and the strongest, both included.
-    num_magnitude_bins: Annotated[int, at_least(2)] = 31
+    num_magnitude_bins: Annotated[int, between(2, 1000)] = 31
     fill: Fill = 0.0  # value of what comes from outside the image
 
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> TrivialDraws:

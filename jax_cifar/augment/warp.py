@@ -14,8 +14,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from jax_cifar.augment.base import Fill, Resampling, SampleInfo
 from jax_cifar.augment.portions import materialize
 from jax_cifar.augment.sampling import Grid, Move, PaddingMode, sample
-from jax_cifar.config.checks import Probability, at_least_below
-from jax_cifar.config.sections import Count, NotNegative, Positive
+from jax_cifar.config.checks import Probability, at_least_below, between
 
 Noise = Float[Array, "batch height width 2"]
 Stretch = Float[Array, "batch steps 2"]
@@ -41,8 +40,10 @@ class ElasticTransform(Resampling):
         ConfigError: a parameter is out of range.
     """
 
-    alpha: NotNegative = 34.0  # pixels that noise of 1 would displace
-    sigma: Positive = 4.0  # standard deviation of the filter in pixels: larger is smoother, and moves less
+    alpha: Annotated[float, between(0, 1e6)] = 34.0  # pixels that noise of 1 would displace
+    sigma: Annotated[float, between(0.01, 1000)] = (
+        4.0  # standard deviation of the filter in pixels: larger is smoother, and moves less
+    )
     p: Probability = 0.5  # probability that an image is transformed
     padding_mode: PaddingMode = "constant"  # what comes from outside: `fill`, a mirror image, or the border pixel
     fill: Fill = 0.0  # value of a constant border
@@ -78,7 +79,7 @@ class GridDistortion(Resampling):
         ConfigError: a parameter is out of range.
     """
 
-    num_steps: Count = 5  # bands of rows, and of columns
+    num_steps: Annotated[int, between(1, 100)] = 5  # bands of rows, and of columns
     distort_limit: Annotated[float, at_least_below(0, 1)] = 0.3  # largest change of a band's size, as a share of it
     p: Probability = 0.5  # probability that an image is transformed
 

@@ -4,16 +4,36 @@ Under `jit` the compiler adds the collectives, so gradients and BatchNorm statis
 whatever the number of devices.
 """
 
+import os
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_cifar.config import Config
 from jax_cifar.errors import ConfigError
 
+SETTINGS = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES")  # what decides which devices JAX looks for
+
+
+def find_devices() -> Sequence[Any]:
+    """The devices that JAX uses here; raises `ConfigError` where the environment asks for some that are not here."""
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        # JAX asserts, without a word, where CUDA is asked for and there is none.
+        told = str(error).partition(" (")[0].rstrip(".") or "they are not here"
+        asked = [f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name)] or ["default settings"]
+        raise ConfigError(
+            f"JAX finds no devices with {' '.join(asked)}: {told}. Unset it to take what there is; a GPU needs"
+            " pip install -e '.[cuda13]' (or cuda12)."
+        ) from error
+
 
 def make_mesh(config: Config) -> Mesh:
     """A one-dimensional mesh named `data`; `ConfigError` where devices are missing or the batch does not divide."""
-    devices = jax.devices()
+    devices = find_devices()
     count = config.distributed.devices or len(devices)
     if count > len(devices):
         raise ConfigError(f"distributed.devices = {count}, but only {len(devices)} are here: {devices}.")
@@ -25,6 +45,12 @@ def make_mesh(config: Config) -> Mesh:
             " or fewer devices with --distributed.devices."
         )
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def device_memory() -> int:
+    """Bytes of memory of a device; of the machine where that is its CPU."""
+    stats = find_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

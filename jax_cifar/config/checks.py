@@ -7,8 +7,9 @@ class Cutout(Transform):
     def __post_init__(self) -> None:
         check_fields(self)
 
-`Cutout(length=0)` then says "Cutout.length = 0 is not allowed: it must be at least 1." Every number has to be finite. A
-bound on a tuple sees the tuple; a bound on its items is written inside, `tuple[Annotated[int, at_least(1)], ...]`.
+`Cutout(length=0)` then says "Cutout.length = 0 is not allowed: it must be at least 1." Every number has to be finite
+and in the range of float32. A bound on a tuple sees the tuple; one on its items is written inside,
+`tuple[Annotated[int, at_least(1)], ...]`.
 """
 
 import dataclasses
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jax_cifar.errors import check
+
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # normal numbers of float32
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,17 @@ def fault(value: object, expected: Any) -> str | None:
             return next((wrong for wrong in faults if wrong is not None), None)
     if not _is_a(value, expected):
         return f"it must be {type_name(expected)}"
+    return _number_fault(value) if isinstance(value, int | float) and expected is float else None
+
+
+def _number_fault(value: float) -> str | None:
+    """What a number lacks to be one of float32, in which everything is computed."""
     if isinstance(value, float) and not math.isfinite(value):
         return "it must be a finite number"
+    if value and not SMALLEST <= abs(value) <= LARGEST:
+        return f"it must be 0, or between {SMALLEST:.2g} and {LARGEST:.2g} in size, as float32 has it"
+    if isinstance(value, int) and abs(value) >= 2**31:
+        return f"it is too large for a whole number: write {float(value)!r}"
     return None
 
 
@@ -122,7 +134,7 @@ def _is_a(value: object, expected: Any) -> bool:
     if origin is Callable:
         return callable(value)
     if origin is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in arguments)
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
     if origin in (typing.Union, types.UnionType):
         return any(_is_a(value, option) for option in arguments)
     if origin is tuple:
@@ -146,9 +158,12 @@ def type_name(expected: Any) -> str:
         return "a function"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(type_name, arguments))
+    if origin is tuple and arguments[1:] == (...,):
+        return f"a tuple, each of its items {type_name(arguments[0])}"
     if origin is tuple:
-        return f"tuple[{', '.join('...' if item is ... else type_name(item) for item in arguments)}]"
-    return "None" if expected is type(None) else getattr(expected, "__name__", str(expected))
+        return f"({', '.join(map(type_name, arguments))})"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "None"}
+    return words.get(expected) or getattr(expected, "__name__", str(expected))
 
 
 @functools.cache

@@ -41,10 +41,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     name, _, variant = str(path).rpartition(":")
     path = Path(name if name.endswith(".py") else path)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.py")], n=1, cutoff=0.7)
-        hint = f" Did you mean {path.parent / near[0]}.py?" if near else ""
-        raise ConfigError(f"There is no config file {path}.{hint}")
+    _check_file(path)
     with running(path) as module:
         get_config = getattr(module, "get_config", None)
         if not callable(get_config):
@@ -53,6 +50,28 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         if not isinstance(config, Config):
             raise ConfigError(f"get_config() returned {type(config).__name__}, not a jax_cifar Config.")
     return apply_overrides(dataclasses.replace(config, loaded_as=module.__name__), overrides)
+
+
+def _check_file(path: Path) -> None:
+    """Raise `ConfigError` unless there is a Python file; what there is instead is said, or what is near."""
+    expected = "A config file is a Python file that defines get_config(), such as configs/quickstart.py."
+    if path.is_dir():
+        files = ", ".join(sorted(str(file) for file in path.glob("*.py"))[:3])
+        raise ConfigError(f"{path} is a folder. {f'Name one of its files, such as {files}.' if files else expected}")
+    if not path.is_file():
+        known = [file for folder in (path.parent, Path("configs")) for file in sorted(folder.glob("*.py"))]
+        near = difflib.get_close_matches(path.stem, [file.stem for file in known], n=1, cutoff=0.7)
+        hint = next((f"Did you mean {file}?" for file in known if file.stem in near and file != path), expected)
+        raise ConfigError(f"There is no config file {path}. {hint}")
+    try:
+        start = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"The config file {path} cannot be read: {error.strerror}.") from None
+    kinds = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"\x89PNG": "a picture", b"{": "JSON"}
+    kind = next((kind for magic, kind in kinds.items() if start.startswith(magic)), None)
+    if kind is not None or b"\0" in start or path.suffix != ".py":
+        other = "a binary file" if b"\0" in start else "no Python file: its name does not end in .py"
+        raise ConfigError(f"{path} is {kind or other}. {expected}")
 
 
 def _variant(get_config: Callable[..., Any], variant: str | None) -> list[str]:

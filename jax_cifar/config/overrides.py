@@ -79,6 +79,8 @@ def _spelled(expected: Any) -> Any:
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    if f"{name}.name" in known:
+        return f"Did you mean --{name}.name?"
     section, _, last = name.rpartition(".")
     same = [field for field in known if field.rpartition(".")[2] == last]
     near = difflib.get_close_matches(name, same or list(known), n=1, cutoff=0.6) if section or not same else same

@@ -28,6 +28,7 @@ OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "muon"]
 ScheduleName = Literal["constant", "cosine", "onecycle", "warm_restarts", "step", "triangular"]
 
 Count = Annotated[int, at_least(1)]
+Side = Annotated[int, between(1, 4096)]  # of an image in pixels
 Positive = Annotated[float, above(0)]
 NotNegative = Annotated[float, at_least(0)]
 BelowOne = Annotated[float, at_least_below(0, 1)]
@@ -47,7 +48,7 @@ class DataConfig:
 
     name: DatasetName = "cifar10"  # data set; folder and npz hold images of one's own
     dir: str | None = None  # folder with the files (npz: or the file); CIFAR's default: $JAX_CIFAR_DATA, else the cache
-    image_size: Annotated[Count | None, only_for("folder")] = None  # folder: side that pictures are resized to; 32
+    image_size: Annotated[Side | None, only_for("folder")] = None  # folder: side that pictures are resized to; 32
     # folder, npz: share of every class taken for testing where the files hold no test part
     test_fraction: Annotated[Positive, at_least_below(0, 1), only_for("folder", "npz")] = 0.2
     val_fraction: BelowOne = 0.0  # share of the training images held out for validation, the same share of every class
@@ -80,7 +81,8 @@ class ModelConfig:
 
     name: ModelName = "simple_cnn"  # architecture
     norm: Literal["batch", "group", "none"] = "batch"  # normalisation layer; batch has PyTorch's exact semantics
-    width: Count | None = None  # channels of the first stage; default: the architecture's own
+    # channels of the first stage; default: the architecture's own
+    width: Annotated[int, between(1, 2**16)] | None = None
     dropout: Annotated[BelowOne | None, with_dropout] = None  # dropout probability; default: the architecture's own
     # speedrun_net: convolutions in each of its three groups, 1 to 3; default: 2
     convs_per_group: Annotated[int | None, between(1, 3), speedrun] = None
@@ -119,7 +121,7 @@ class OptimConfig:
     accumulate: Count = 1  # split each batch into this many forward and backward passes, one update
     ema_decay: BelowOne = 0.0  # exponential moving average of the weights, used for evaluation; 0 switches it off
     # lookahead: synchronise slow and fast weights every so many steps; 0 switches it off
-    lookahead_every: Annotated[int, at_least(0)] = 0
+    lookahead_every: Annotated[int, between(0, 2**31 - 1)] = 0
     lookahead_alpha: Probability = 0.5  # lookahead: share of the way from the slow to the fast weights
     aux_lr: Annotated[Positive, muon] = 0.05  # muon: rate of all but the convolution kernels (SGD with Nesterov)
     aux_momentum: Annotated[BelowOne, muon] = 0.85  # muon: momentum of those
@@ -138,7 +140,7 @@ class ScheduleConfig:
     """
 
     name: ScheduleName | Callable[..., Any] = "cosine"  # shape: one of these, or a function of one's own
-    unit: Literal["epochs", "steps"] = "epochs"  # unit of warmup, t_0 and milestones
+    unit: Literal["epochs", "steps", "run"] = "epochs"  # unit of warmup, t_0 and milestones; run: shares of the whole
     warmup: Annotated[NotNegative, with_warmup] = 0.0  # cosine, constant, step: length of the linear warm-up
     warmup_start: Annotated[Probability, with_warmup] = 0.0  # the warm-up's first rate, as a share of optim.lr
     eta_min: Annotated[NotNegative, only_for("cosine", "warm_restarts")] = 0.0  # those two: lowest rate
@@ -164,6 +166,11 @@ class ScheduleConfig:
             check(0 < self.pct_start < 1, "schedule.pct_start", self.pct_start, "onecycle needs it inside (0, 1)")
         ascending = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
         check(ascending, "schedule.milestones", self.milestones, "they must be positive and ascending")
+        if self.unit == "run":
+            expected = "as schedule.unit = run it is a share of the run, less than 1; in epochs: --schedule.unit epochs"
+            check(self.warmup < 1, "schedule.warmup", self.warmup, expected)
+            check(not self.milestones or self.milestones[-1] < 1, "schedule.milestones", self.milestones, expected)
+            check(self.t_0 <= 1 or self.name != "warm_restarts", "schedule.t_0", self.t_0, expected)
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ class TrainConfig:
     # updates inside one compiled call; default: a second's worth on a CPU, else log.every
     steps_per_call: Count | None = None
     compilation_cache: bool = True  # keep compiled programs in the user's cache folder
-    # image sides in turn, each for a share of the run; the last judges
+    # ResNets, speedrun_net: image sides in turn, each for a share of the run; the last judges
     resolutions: tuple[tuple[Count, Annotated[Positive, between(0, 1)]], ...] = ()
     debug_nans: bool = False  # stop at the first operation that makes a NaN (slow)
 

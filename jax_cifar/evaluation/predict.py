@@ -1,6 +1,6 @@
 """Prediction over a whole set, with test-time augmentation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
 
+from jax_cifar.augment import HorizontalFlip, OneOf, Sometimes
 from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.backend.portions import map_chunks, on_one_cpu
 from jax_cifar.models.network import Network
@@ -52,6 +53,30 @@ def by_portions(forward: Callable[[Array], Array], images: Array) -> Array:
     """
     size = next((size for size in range(MOST_IMAGES, LEAST_IMAGES - 1, -1) if len(images) % size == 0), None)
     return map_chunks(forward, images, size) if on_one_cpu() and size is not None else forward(images)
+
+
+def mirror_warning(tta: TestTimeAugmentation, augment: Sequence[object]) -> str | None:
+    """What a user should hear whose test-time augmentation mirrors images, where training did not; else None.
+
+    `augment` are the transforms of the training; of one's own none knows whether they mirror.
+    """
+    if tta == "none" or any(map(_may_mirror, augment)):
+        return None
+    return (
+        f"tta {tta} shows mirror images, and training showed none (no HorizontalFlip in augment): what they are is a"
+        " guess, and accuracy may fall, as of digits. Judge by tta none."
+    )
+
+
+def _may_mirror(transform: object) -> bool:
+    match transform:
+        case HorizontalFlip():
+            return transform.p > 0
+        case OneOf():
+            return any(map(_may_mirror, transform.transforms))
+        case Sometimes():
+            return _may_mirror(transform.inner)
+    return not type(transform).__module__.startswith("jax_cifar.augment.")
 
 
 @partial(jax.jit, static_argnames="tta")

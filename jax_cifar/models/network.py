@@ -51,7 +51,9 @@ class Network:
         """The same network, looking at images of another side."""
         return dataclasses.replace(self, spec=dataclasses.replace(self.spec, side=side))
 
-    def inputs(self, images: Float[Array, "batch height width channel"]) -> Float[Array, "batch side side channel"]:
+    def inputs(
+        self, images: Float[Array, "batch height width channel"]
+    ) -> Float[Array, "batch new_height new_width channel"]:
         """What the network sees of raw pixels between 0 and 1."""
         return downsample(normalize(images, self.spec.mean, self.spec.std), self.spec.side)
 

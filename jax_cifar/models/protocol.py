@@ -12,6 +12,7 @@ width, channel] to logits [batch, num_classes] of any floating type. Its variabl
                                         normalised); default: what `init` drew
 """
 
+import math
 import re
 import sysconfig
 import traceback
@@ -88,8 +89,10 @@ def _init_program(model: nn.Module) -> Callable[..., Any]:
     return jax.jit(partial(model.init, train=False))
 
 
-def check_network(model: nn.Module, image_shape: tuple[int, int, int], sides: Sequence[int], num_classes: int) -> None:
+def check_network(model: nn.Module, image_shape: tuple[int, int, int], sides: Sequence[int], num_classes: int) -> int:
     """Prove by its shapes alone that a network can be trained and evaluated; nothing is computed.
+
+    Returns how many parameters it has.
 
     Args:
         model: what `create_model` returned.
@@ -114,6 +117,9 @@ def _check_network(
 ) -> None:
     # Several runs of a process, as of a sweep, have the same network.
     shapes = [(side, side, image_shape[2]) for side in sides] or [image_shape]
+    smallest = getattr(model, "smallest_image", 1)
+    for side in sides:
+        check(side >= smallest, "train.resolutions", side, f"{type(model).__name__} needs {smallest} pixels a side")
     variables = [_variables(model, shape) for shape in shapes]
     params = [_shapes(tree["params"]) for tree in variables]
     _check_outputs(model, variables[0], shapes[0], num_classes)
@@ -124,12 +130,13 @@ def _check_network(
             raise ConfigError(
                 f"train.resolutions needs a network whose parameters fit every image side, and {name} of"
                 f" {type(model).__name__} does not: {sizes}. Average over height and width before the dense layers, or"
-                " train at one resolution."
+                " train at one resolution; of those that ship, the ResNets and speedrun_net take any."
             )
     for pattern in _patterns(model):
         matches = any(re.search(pattern, name) for name in params[0])
         expected = f"it matches no parameter; their paths look like {', '.join(list(params[0])[:4])}"
         check(matches, f"{type(model).__name__}.frozen", pattern, expected)
+    return sum(math.prod(shape) for shape, _ in params[0].values())
 
 
 def _variables(model: nn.Module, shape: tuple[int, int, int]) -> Any:

@@ -167,19 +167,23 @@ def make_schedule(
 ) -> Tables:
     """Tabulate the learning rate and the momentum of a run of `total_steps` updates.
 
-    Lengths in epochs are rounded to whole steps, so a cycle or a milestone always starts with an update. `momentum` is
-    used throughout, except by OneCycle with `cycle_momentum`. Raises `ConfigError` where a length does not fit the run,
-    or a schedule of one's own gives no finite share of at least 0.
+    Lengths are rounded to whole steps, so a cycle or a milestone always starts with an update. `momentum` is used
+    throughout, except by OneCycle with `cycle_momentum`. Raises `ConfigError` where a length does not fit the run, or a
+    schedule of one's own gives no finite share of at least 0.
     """
     check(total_steps >= 1, "total_steps", total_steps, "a run has at least one update")
     check(peak_lr > 0, "optim.lr", peak_lr, "it must be greater than 0")
     rate = _rate(config, peak_lr, total_steps, steps_per_epoch)
-    lr = np.array([rate(step) for step in range(total_steps)], dtype=np.float64)
+    lr = _tabulate(rate, total_steps)
     if config.name == "onecycle" and config.cycle_momentum:
         shape = (config.base_momentum, config.max_momentum, config.pct_start, config.anneal, config.three_phase)
-        cycle = [onecycle_momentum(step, total_steps, *shape) for step in range(total_steps)]
-        return Tables(lr, np.array(cycle, dtype=np.float64))
+        return Tables(lr, _tabulate(lambda step: onecycle_momentum(step, total_steps, *shape), total_steps))
     return Tables(lr, np.full(total_steps, momentum, dtype=np.float64))
+
+
+def _tabulate(function: Callable[[int], float], total_steps: int) -> np.ndarray:
+    # Value by value into the array: a list of as many Python numbers takes five times its memory.
+    return np.fromiter(map(function, range(total_steps)), np.float64, total_steps)
 
 
 def _rate(config: ScheduleConfig, peak: float, total: int, steps_per_epoch: float) -> Callable[[int], float]:
@@ -196,7 +200,7 @@ def _rate(config: ScheduleConfig, peak: float, total: int, steps_per_epoch: floa
             return lambda step: step_decay(step, peak, milestones, c.gamma, *warmup)
         case "warm_restarts":
             _check_eta_min(c, peak)
-            t_0 = _in_steps(c.t_0, c, steps_per_epoch)
+            t_0 = _in_steps(c.t_0, c, total, steps_per_epoch)
             check(t_0 >= 1, "schedule.t_0", c.t_0, f"the first cycle has no step ({steps_per_epoch:g} steps per epoch)")
             return lambda step: warm_restarts(step, peak, t_0, c.t_mult, c.eta_min)
         case "triangular":
@@ -222,23 +226,24 @@ def _own_share(function: Callable[[int, int], float], step: int, total: int) -> 
     return share
 
 
-def _in_steps(length: float, config: ScheduleConfig, steps_per_epoch: float) -> int:
-    return math.floor(length * (steps_per_epoch if config.unit == "epochs" else 1) + 0.5)
+def _in_steps(length: float, config: ScheduleConfig, total: int, steps_per_epoch: float) -> int:
+    # Beyond the run it makes no difference how long it is, but infinity would.
+    unit = {"epochs": steps_per_epoch, "steps": 1, "run": total}[config.unit]
+    return math.floor(min(length * unit, 2.0 * total) + 0.5)
 
 
 def _warmup_steps(config: ScheduleConfig, total: int, steps_per_epoch: float) -> int:
-    steps = _in_steps(config.warmup, config, steps_per_epoch)
-    check(
-        steps < total,
-        "schedule.warmup",
-        config.warmup,
-        f"{steps} steps of warm-up do not fit a run of {total} steps; make it shorter than the run",
-    )
+    steps = _in_steps(config.warmup, config, total, steps_per_epoch)
+    if config.unit == "run":
+        return min(steps, total - 1)
+    per_epoch = f", {steps_per_epoch:g} an epoch" if config.unit == "epochs" else ""
+    expected = f"it must be shorter than the run of {total:,} steps{per_epoch}; as a share of it: --schedule.unit run"
+    check(steps < total, "schedule.warmup", config.warmup, expected)
     return steps
 
 
 def _milestones(config: ScheduleConfig, total: int, steps_per_epoch: float) -> list[int]:
-    steps = [_in_steps(milestone, config, steps_per_epoch) for milestone in config.milestones]
+    steps = [_in_steps(milestone, config, total, steps_per_epoch) for milestone in config.milestones]
     expected = f"in steps they are {steps}, and each must lie inside the run of {total} steps"
     check(all(0 < step < total for step in steps), "schedule.milestones", config.milestones, expected)
     return steps

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
+from jax_cifar.backend.mesh import find_devices
 from jax_cifar.config import Config
 from jax_cifar.config.placeholder import Recorded
 from jax_cifar.config.revive import has_placeholders, is_installed, revive, revive_all
@@ -153,6 +154,7 @@ def load_run(
       CheckpointError: the folder is no run or holds no such checkpoint.
       ConfigError: the run has code of its own that is not trusted.
     """
+    find_devices()  # before anything else asks for them, in words of its own
     folder = Path(workdir).expanduser()
     config = with_own_code(folder, read_config(folder), trust_code)
     spec, data_name = read_spec(folder) or spec_of_data(config, data_dir)

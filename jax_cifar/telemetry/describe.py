@@ -48,6 +48,8 @@ def describe(value: Any) -> str:
         return f"({', '.join(map(describe, value))}{',' if len(value) == 1 else ''})"
     if isinstance(getattr(value, "__name__", None), str):
         return value.__name__
+    if isinstance(value, float):
+        return f"{value:.6g}"
     # What says nothing of itself but where it lies in memory.
     bare = type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__
     return type(value).__name__ if bare else str(value)

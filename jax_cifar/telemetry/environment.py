@@ -46,7 +46,9 @@ def describe_devices() -> str:
     """
     import jax
 
-    kinds = Counter((device.device_kind, device.platform) for device in jax.devices())
+    from jax_cifar.backend.mesh import find_devices
+
+    kinds = Counter((device.device_kind, device.platform) for device in find_devices())
     parts = [f"{count} x {kind}" + ("" if kind == name else f" ({name})") for (kind, name), count in kinds.items()]
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     allowed = f"; JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}" if os.environ.get("JAX_PLATFORMS") else ""

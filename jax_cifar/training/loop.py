@@ -13,6 +13,7 @@ from jax_cifar.config.files import check_recordable
 from jax_cifar.data import Splits, divide_training, load_data
 from jax_cifar.errors import CheckpointError, Diverged, Interrupted
 from jax_cifar.evaluation.metrics import Report, mean_metrics
+from jax_cifar.evaluation.predict import mirror_warning
 from jax_cifar.files import write_json
 from jax_cifar.models import parameter_table
 from jax_cifar.models.network import compute_dtype
@@ -77,6 +78,8 @@ def train(
         console = stack.enter_context(Console())
         console.facts(machine_facts(config))
         console.config(config)
+        if warning := mirror_warning(config.eval.tta, config.augment):
+            console.warn(warning)
 
         replicas = one_run(config)
         with clock("data"):

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jax_cifar.backend.compiler import compilation_cache
-from jax_cifar.backend.mesh import replicated
+from jax_cifar.backend.mesh import find_devices, replicated
 from jax_cifar.config import Config
 from jax_cifar.config.files import flat, to_dict
 from jax_cifar.data import Splits, divide_training, load_data
@@ -110,7 +110,7 @@ def train_many(
 
 def choose_way(config: Config, count: int) -> How:
     """What "auto" stands for with so many members."""
-    devices = config.distributed.devices or len(jax.devices())
+    devices = config.distributed.devices or len(find_devices())
     return "devices" if min(devices, count) > 1 else "sequential"
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jax_cifar.backend.mesh import make_mesh, replicated
+from jax_cifar.backend.mesh import find_devices, make_mesh, replicated
 from jax_cifar.config import Config
 from jax_cifar.errors import check
 
@@ -65,7 +65,7 @@ def make_replicas(config: Config, how: How, count: int) -> Replicas:
         mesh = make_mesh(config)
         return Replicas(count, mesh, True, replicated(mesh), _in_one)
     check(how == "devices", "how", how, "it must be auto, sequential, vmap or devices")
-    devices = jax.devices()
+    devices = find_devices()
     wanted = config.distributed.devices or len(devices)
     check(wanted <= len(devices), "distributed.devices", wanted, f"only {len(devices)} are here")
     devices = devices[: min(wanted, count)]

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jax_cifar.backend.mesh import replicated
-from jax_cifar.config import Config
+from jax_cifar.backend.mesh import device_memory, replicated
+from jax_cifar.config import Config, ModelConfig
 from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import ConfigError, DataError, check
 from jax_cifar.evaluation.metrics import Report, report
@@ -76,13 +76,15 @@ class Session:
 
     def __init__(self, config: Config, splits: Splits, replicas: Replicas, clock: Clock) -> None:
         self.config, self.splits, self.replicas, self.clock = config, splits, replicas, clock
+        compiles = not getattr(jax.config, "jax_disable_jit")  # noqa: B009
+        check(compiles, "JAX_DISABLE_JIT", True, "training is one compiled program; --debug-nans finds a NaN, too")
         self.plan = make_plan(config, len(splits.train), jax.default_backend())
         plan_schedule(config, self.plan)
         with clock("data"):
             spec = input_spec(config, splits)
         self.network = make_network(config, spec)
         sides = [side for side, _ in config.train.resolutions]
-        check_network(self.network.model, spec.image_shape, sides, spec.num_classes)
+        check_memory(config, check_network(self.network.model, spec.image_shape, sides, spec.num_classes))
         check_loss(config, spec.num_classes)
         order = partial(epoch_order, n=len(splits.train), batch_size=config.train.batch_size)
         self._order_of_keys = replicas.each(order, 0, None)
@@ -99,9 +101,10 @@ class Session:
             sample = self.splits.train.images[: INIT_IMAGES if wants_images(self.network.model) else 1]
             begun = [initial_state(config, self.network, sample, variables) for config in configs]
             self.optimizer = begun[0][1]
-            self.schedule = plan_schedule(configs[0], self.plan)
+            schedules = [plan_schedule(config, self.plan) for config in configs]
+            self.schedule = schedules[0]
             stack = self.replicas.stack
-            self._tables = stack([rate_tables(config, self.plan) for config in configs])
+            self._tables = stack([rate_tables(*pair) for pair in zip(configs, schedules, strict=True)])
             self._keys = stack([run_key(config.train.seed) for config in configs])
             self._zeros = stack([zero_sums()] * len(configs))
             self._order = lru_cache(1)(partial(self._order_of_keys, self._keys))
@@ -202,6 +205,17 @@ def make_network(config: Config, spec: InputSpec) -> Network:
     return Network(create_model(config.model, spec.num_classes, compute_dtype(config.train.dtype)), spec)
 
 
+def check_memory(config: Config, parameters: int) -> None:
+    """Raise `ConfigError` where a network of so many parameters cannot be trained in the memory that there is."""
+    # In float32: the parameters, their gradient, and what the optimizer keeps of each.
+    needed, there = 3 * 4 * parameters, device_memory()
+    field, value = (
+        ("model.width", config.model.width) if isinstance(config.model, ModelConfig) else ("model", config.model)
+    )
+    expected = f"training {parameters:,} parameters takes {needed / 1e9:,.0f} GB, and there are {there / 1e9:,.0f}"
+    check(needed <= there, field, value, expected)
+
+
 def check_loss(config: Config, num_classes: int) -> None:
     """Raise `ConfigError` unless a loss of one's own gives a number for every image, told by its shapes alone."""
     loss = config.train.loss
@@ -229,8 +243,7 @@ def plan_schedule(config: Config, plan: Plan) -> Tables:
     return make_schedule(config.schedule, optim.lr, plan.total_steps, plan.steps_per_epoch, momentum)
 
 
-def rate_tables(config: Config, plan: Plan) -> Hyper:
+def rate_tables(config: Config, schedule: Tables) -> Hyper:
     """What every update of a run uses, float32 [total_steps]."""
-    schedule = plan_schedule(config, plan)
-    decay = np.full(plan.total_steps, config.optim.weight_decay)
+    decay = np.full(len(schedule.lr), config.optim.weight_decay)
     return jax.tree.map(jnp.float32, Hyper(schedule.lr, schedule.momentum, decay))

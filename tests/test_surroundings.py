@@ -1,0 +1,114 @@
+"""What the environment asks of JAX and of Python: a run works as it would without, or one message says why not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from small_runs import small_config
+
+from jax_cifar.backend.mesh import find_devices
+from jax_cifar.errors import ConfigError
+from jax_cifar.run.load import load_run
+from jax_cifar.training.loop import train
+from jax_cifar.training.many import train_many
+
+ROOT = Path(__file__).parents[1]
+SMALL = (
+    "train.steps=2",
+    "train.batch_size=8",
+    "data.subset=40",
+    "model.width=2",
+    "log.plots=false",
+    "data.name=synthetic",
+)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize backend 'x' (set JAX_...)")])
+def test_devices_that_are_not_here_are_one_message(monkeypatch, tmp_path, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", fail)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    message = (
+        r"JAX finds no devices with JAX_PLATFORMS=cuda.*: (they are not here|Unable to initialize backend 'x')\. Unset"
+    )
+    for use in (
+        find_devices,
+        lambda: train(small_config(), tmp_path / "run"),
+        lambda: train_many([small_config()]),
+        lambda: load_run(tmp_path),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            use()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_compilation_is_refused_before_its_folder_is_made(tmp_path):
+    with jax.disable_jit(), pytest.raises(ConfigError, match=r"JAX_DISABLE_JIT = True .* one compiled program"):
+        train(small_config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def start(folder, python=(), options=(), **environment):
+    """Exit code, standard output and error of a small run in a process of its own."""
+    command = [
+        sys.executable,
+        *python,
+        "scripts/train.py",
+        "--config",
+        "configs/quickstart.py",
+        "--workdir",
+        str(folder),
+    ]
+    command += [f"--{field}" for field in (*SMALL, *options)]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    cache = {name: os.environ[name] for name in ("JAX_COMPILATION_CACHE_DIR",) if name in os.environ}
+    done = subprocess.run(command, cwd=ROOT, env=kept | cache | environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("python", "environment"),
+    [
+        (("-O",), {}),
+        (("-W", "error"), {}),
+        ((), {"PYTHONWARNINGS": "error"}),
+        ((), {"JAX_ENABLE_X64": "1"}),
+        ((), {"JAX_DEBUG_NANS": "1"}),
+        ((), {"JAX_NUM_CPU_DEVICES": "2"}),
+    ],
+)
+def test_a_run_works_whatever_is_set_around_it(tmp_path, python, environment):
+    code, said, complaints = start(tmp_path / "run", python, **environment)
+    assert (code, complaints) == (0, ""), complaints
+    assert "test accuracy" in said and (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"JAX_PLATFORMS": "cuda"}, "error: JAX finds no devices with JAX_PLATFORMS=cuda: "),
+        ({"JAX_PLATFORMS": "nonsense"}, "error: JAX finds no devices with JAX_PLATFORMS=nonsense: Unable to "),
+        ({"JAX_NUM_CPU_DEVICES": "0"}, "error: JAX finds no devices with JAX_NUM_CPU_DEVICES=0: "),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, "error: train.batch_size = 8 does not divide over 3 devices"),
+        ({"JAX_NUM_CPU_DEVICES": "x"}, "jax_num_cpu_devices"),
+        ({"JAX_DISABLE_JIT": "1"}, "error: JAX_DISABLE_JIT = True is not allowed: "),
+    ],
+)
+def test_what_cannot_work_is_one_message_and_leaves_nothing(tmp_path, environment, message):
+    code, _, complaints = start(tmp_path / "run", **environment)
+    assert (code, message in complaints, complaints.count("\n")) == (2, True, 1), complaints
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_nan_that_the_environment_looks_for_is_a_run_that_diverged(tmp_path):
+    options = ("optim.lr=1e15", "optim.name=sgd", "schedule.name=constant")
+    code, _, complaints = start(tmp_path / "run", options=options, JAX_DEBUG_NANS="1")
+    assert (code, complaints.count("Traceback")) == (3, 0), complaints
