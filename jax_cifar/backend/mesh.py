@@ -4,6 +4,7 @@ Under `jit` the compiler adds the collectives, so gradients and BatchNorm statis
 whatever the number of devices.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -47,10 +48,18 @@ def make_mesh(config: Config) -> Mesh:
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
 
 
-def device_memory() -> int:
+def device_memory() -> float:
     """Bytes of memory of a device; of the machine where that is its CPU."""
     stats = find_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return stats.get("bytes_limit") or machine_memory()
+
+
+def machine_memory() -> float:
+    """Bytes of memory of this machine; infinite where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf  # Windows
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -106,15 +106,15 @@ def check_network(model: nn.Module, image_shape: tuple[int, int, int], sides: Se
             than `params` and `batch_stats`; its parameters depend on the side; or `frozen` matches none of them.
     """
     try:
-        _check_network(model, image_shape, tuple(dict.fromkeys(sides)), num_classes)
+        return _check_network(model, image_shape, tuple(dict.fromkeys(sides)), num_classes)
     except TypeError:  # a field that cannot be hashed
-        _check_network.__wrapped__(model, image_shape, tuple(dict.fromkeys(sides)), num_classes)
+        return _check_network.__wrapped__(model, image_shape, tuple(dict.fromkeys(sides)), num_classes)
 
 
 @lru_cache(maxsize=8)
 def _check_network(
     model: nn.Module, image_shape: tuple[int, int, int], sides: tuple[int, ...], num_classes: int
-) -> None:
+) -> int:
     # Several runs of a process, as of a sweep, have the same network.
     shapes = [(side, side, image_shape[2]) for side in sides] or [image_shape]
     smallest = getattr(model, "smallest_image", 1)

@@ -70,6 +70,8 @@ def os_error_code(error: BaseException) -> int | None:
 
 def cause(error: BaseException) -> str:
     """One short line: the system's own words where there are some."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     code = os_error_code(error)
     if code is not None:
         return os.strerror(code)

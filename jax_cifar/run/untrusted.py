@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_cifar.backend.mesh import machine_memory
 from jax_cifar.errors import CheckpointError
 from jax_cifar.files import require_regular
 
@@ -65,7 +66,7 @@ def check_state(path: Path, leaves: Leaves) -> None:
                 raise CheckpointError(f"{entry} is a link, which is not followed: put the file itself there.")
             if entry.name in names:
                 _check_file(entry)
-    claimed, memory = sum(_bytes(leaf) or 0 for leaf in leaves.values()), _memory()
+    claimed, memory = sum(_bytes(leaf) or 0 for leaf in leaves.values()), machine_memory()
     if claimed > memory:
         sizes = f"{claimed / 1e9:,.1f} GB of arrays; this machine has {memory / 1e9:,.1f} GB of memory"
         raise CheckpointError(f"{path} claims to hold {sizes}.")
@@ -78,13 +79,6 @@ def _check_file(path: Path) -> None:
         pass  # the run that owns it was quicker
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def _memory() -> float:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return math.inf  # Windows
 
 
 def check_claims(found: Mapping[str, Any], leaves: Leaves) -> None:
