@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from jax_cifar.config import Config
 from jax_cifar.config.files import help_text, load_config
 from jax_cifar.errors import ConfigError, UserError, check
+from jax_cifar.files import expand
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,7 +73,7 @@ class _Once(argparse.Action):
 
 
 def _writable_file(text: str) -> Path:
-    path = Path(text).expanduser()
+    path = expand(text)
     good = os.access(path.parent, os.W_OK) and path.parent.is_dir() and not path.is_dir()
     check(good, "--json", text, "it must be a file in a folder that can be written to")
     return path

@@ -44,6 +44,12 @@ class Plan:
             step += count
         return calls
 
+    def states_at_once(self, keep: int, best: bool) -> int:
+        """How many states lie on the disk at the same time, of which `keep` stay; `best`: one more is kept apart."""
+        saves = -(-self.total_steps // self.checkpoint_every) if self.checkpoint_every else 1
+        # The new one is whole before an old one goes.
+        return min(saves, keep) + (2 if best else saves > keep)
+
     def is_log_due(self, step: int) -> bool:
         """Whether a log line is due: every `log_every` steps of an epoch, and at its end.
 
