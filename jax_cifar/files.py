@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,8 +31,14 @@ def expand(path: str | Path) -> Path:
     """The path that a user means: `~` and `$VAR` replaced, unless something of exactly this name is there.
 
     Raises:
-        ConfigError: there is no such variable, or no such home folder.
+        ConfigError: there is no such variable or home folder, or the name is no text in this system's encoding, which
+            not all that will read or write there can handle.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        expected = f"in this system's encoding, {sys.getfilesystemencoding()}: set LANG=C.UTF-8, or choose another name"
+        raise ConfigError(f"{str(path)!a} is no text {expected}.") from None
     if os.path.lexists(path):
         return Path(path)
     expanded = os.path.expandvars(os.path.expanduser(path))

@@ -112,3 +112,10 @@ def test_a_user_without_a_home_has_a_cache_that_nobody_else_can_fill(tmp_path, m
     other = user_cache_dir()
     assert other.parent != place and stat.S_IMODE(other.parent.stat().st_mode) == 0o700
     files._temporary_home.cache_clear()
+
+
+def test_a_name_that_is_no_text_is_refused_before_anything_fails_on_it():
+    with pytest.raises(
+        ConfigError, match=r"^'runs/\\udcff' is no text in this system's encoding, utf-8: set LANG=C\.UTF-8"
+    ):
+        expand(os.fsdecode(b"runs/\xff"))

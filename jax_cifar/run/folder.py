@@ -44,7 +44,8 @@ class RunFolder:
 
     def __init__(self, config: Config, workdir: str | Path | None, warn: Callable[[str], None]) -> None:
         self._config, self._warn, self._given = config, warn, workdir
-        self._shown = str(workdir)
+        default = Path("runs") / config.name / time.strftime("%Y%m%d-%H%M%S")
+        self._shown = str(default if workdir is None else workdir)
         self._locked, self._is_mine = contextlib.ExitStack(), False
 
     def __enter__(self) -> Self:
@@ -56,11 +57,7 @@ class RunFolder:
         """
         with contextlib.ExitStack() as stack, self._told():
             stack.push(self._locked)
-            if self._given is None:
-                default = Path("runs") / self._config.name / time.strftime("%Y%m%d-%H%M%S")
-                self._shown, self.path = str(default), default.absolute()
-            else:
-                self.path = expand(self._given).absolute()
+            self.path = expand(self._shown).absolute()
             if self._given is not None and self.path.exists():
                 self._own()
             else:

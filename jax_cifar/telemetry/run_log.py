@@ -44,6 +44,7 @@ class RunLog:
         workdir: Path,
         tensorboard: bool,
         resume_step: int | None,
+        *,
         say: Callable[[str], None] = print,
         warn: Callable[[str], None] = print,
     ) -> None:

@@ -95,8 +95,8 @@ def train(
         keep = config.checkpoint.keep
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
         state, progress = resume(session, checkpoints, state, console)
-        log_from = int(state.step) or None
-        log = stack.enter_context(RunLog(folder, config.log.tensorboard, log_from, console.line, console.warn))
+        told_by = {"say": console.line, "warn": console.warn}
+        log = stack.enter_context(RunLog(folder, config.log.tensorboard, int(state.step) or None, **told_by))
         told = Callbacks(callbacks, console.warn)
         trainer = Trainer(session, folder, checkpoints, console, log, stop, told, progress)
         state = trainer.fit(state)
