@@ -1,6 +1,7 @@
 """What the scripts share: options before the configuration's own, and errors as one message and an exit code."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -81,6 +82,9 @@ def _writable_file(text: str) -> Path:
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
     """Call `main(arguments)`; a user's own mistake ends in one message and an exit code, never in a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name in an alphabet that this output has not is shown by numbers; it is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:])
     except UserError as error:
