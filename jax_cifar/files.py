@@ -34,6 +34,8 @@ def expand(path: str | Path) -> Path:
         ConfigError: there is no such variable or home folder, or the name is no text in this system's encoding, which
             not all that will read or write there can handle.
     """
+    if not str(path):
+        raise ConfigError("'' is no path: name a file or a folder.")
     try:
         str(path).encode()
     except UnicodeEncodeError:

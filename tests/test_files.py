@@ -94,6 +94,8 @@ def test_a_users_path_is_read_as_a_shell_reads_it(tmp_path, monkeypatch):
         expand("$GONE/a")
     with pytest.raises(ConfigError, match=r"'~nobody-here/a' cannot be found: ~nobody-here is no home folder"):
         expand("~nobody-here/a")
+    with pytest.raises(ConfigError, match=r"^'' is no path"):
+        expand("")
     Path("$PLACE").mkdir()
     assert expand("$PLACE") == Path("$PLACE")  # somebody made it, and it is what a listing shows
 

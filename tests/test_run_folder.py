@@ -88,6 +88,14 @@ def test_the_lock_of_a_file_that_was_removed_meanwhile_is_taken_anew(tmp_path, m
             RunLock(tmp_path, "", pytest.fail).__enter__()
 
 
+def test_the_end_of_a_run_whose_folder_went_away_leaves_the_lock_of_the_next_alone(tmp_path):
+    with RunLock(tmp_path, "", pytest.fail):
+        (tmp_path / LOCK).unlink()
+        after = RunLock(tmp_path, "", pytest.fail).__enter__()
+    assert (tmp_path / LOCK).exists()
+    after.__exit__()
+
+
 def test_starts_in_one_second_get_a_folder_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda _: "now")
@@ -273,6 +281,20 @@ def test_a_disk_that_fills_while_the_folder_is_made_leaves_nothing_but_what_was_
         ):
             make(workdir)
         assert everything(tmp_path) == before
+
+
+def test_a_disk_that_fills_between_two_folders_leaves_none(tmp_path, monkeypatch):
+    mkdir = os.mkdir
+
+    def full(path, *mode):
+        if os.path.isdir(os.path.dirname(path)) and str(path).endswith("run"):
+            raise OSError(28, "No space left on device")
+        mkdir(path, *mode)
+
+    monkeypatch.setattr(os, "mkdir", full)
+    with begin(tmp_path / "a" / "run") as place, pytest.raises(ConfigError, match="No space left on device"):
+        place.make(SPEC, None)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("workdir", ["file", "file/run", "file/a/run"])

@@ -132,6 +132,9 @@ class RunFolder:
                 if self._given is None or not path.is_dir():
                     continue
                 made = []  # by the same command, started at the same time: the lock decides
+            except OSError:
+                _remove_folders(made)
+                raise
             self.path = path
             self._own()
             return made
@@ -148,6 +151,9 @@ class RunFolder:
             raise ConfigError(f"{self._shown} is a file, not a folder. Choose another --workdir.")
         self._locked.enter_context(RunLock(self.path, self._shown, self._warn))
         self._is_mine = True
+        self._check_content()
+
+    def _check_content(self) -> None:
         held = [name for name in RESULTS if _has_content(self.path / name)]
         if not (self.path / "config.json").exists():
             ours = held or [name for name in RECORDS if (self.path / name).exists()]
@@ -211,6 +217,10 @@ def _remove(folder: Path, before: set[str], made: Iterable[Path]) -> None:
         if path.name not in before:
             with contextlib.suppress(OSError):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _remove_folders(made)
+
+
+def _remove_folders(made: Iterable[Path]) -> None:
     for path in made:
         with contextlib.suppress(OSError):  # another run has begun in it
             path.rmdir()

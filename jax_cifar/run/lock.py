@@ -55,9 +55,10 @@ class RunLock:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # Removed before it is let go, so that nobody's lock but one's own is removed.
+        # Removed before it is let go, and looked at: nobody's lock but one's own may be removed.
         with suppress(OSError):
-            self._path.unlink()
+            if os.path.samestat(os.fstat(self._descriptor), self._path.lstat()):
+                self._path.unlink()
         os.close(self._descriptor)
 
 
