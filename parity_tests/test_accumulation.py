@@ -67,7 +67,8 @@ def train_jax(parts: int, clip: float | None) -> Trained:
     for i in range(STEPS):
         state, sums = step(state, jnp.asarray(images[i]), jnp.asarray(labels[i]), hyper, jax.random.key(0))
         norms.append(np.asarray(sums["grad_norm"]))
-    logits = model.apply(state.variables, jnp.asarray(images[0]), train=False)
+    evaluate = jax.jit(functools.partial(model.apply, train=False), compiler_options=QUICK_COMPILE)
+    logits = evaluate(state.variables, jnp.asarray(images[0]))
     by_name = to_torch(jax.device_get(state.variables), judge_of())
     tensors = {name: value.numpy() for name, value in by_name.items() if not name.endswith("num_batches_tracked")}
     return Trained(np.array(norms), tensors, np.asarray(logits))
@@ -110,8 +111,7 @@ def tolerance(name: str) -> str:
     return "float64 training, statistics" if "running" in name else "float64 training, parameters"
 
 
-@pytest.mark.parametrize("clip", [None, CLIP])
-@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize(("parts", "clip"), [(1, CLIP), (2, None), (2, CLIP), (4, None), (4, CLIP)])
 def test_accumulated_updates_agree(parts, clip):
     ours, theirs = train_jax(parts, clip), train_torch(every_nth(parts), clip)
     assert_close(ours.norms, theirs.norms, "float64 training, parameters", "the gradients' norms")

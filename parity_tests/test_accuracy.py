@@ -31,7 +31,12 @@ class Experiment(NamedTuple):
     margin: float
 
 
-DIGITS = Experiment("quickstart.py", ["--optim.lr", "0.02", "--train.epochs", "5"], seeds=6, margin=3.0)
+DIGITS = Experiment(
+    "quickstart.py",
+    ["--optim.lr", "0.02", "--train.epochs", "5", "--train.batch_size", "32"],
+    seeds=4,
+    margin=3.0,
+)
 SHORT = Experiment(
     "cifar10_simple_cnn.py",
     ["--data.subset", "2000", "--model.width", "16", "--model.norm", "batch", "--train.epochs", "6"]

@@ -6,6 +6,7 @@ or running statistic drives them apart by orders of magnitude; in float32 chaos 
 wrong running variance, so the statistics and the evaluation logits are compared too.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -78,12 +79,18 @@ def batches() -> list[Batch]:
     ]
 
 
-def jax_images(batch: Batch) -> jax.Array:
-    """The batch augmented by `jax_cifar.augment` and normalised as a run does it."""
-    key, info = jax.random.key(0), SampleInfo(jnp.asarray(batch.index), jnp.asarray(batch.epoch, jnp.int32))
-    images = RandomCrop(PADDING).transform(jnp.asarray(batch.images), jnp.asarray(batch.offsets))
-    images = HorizontalFlip(mode="alternate")(key, images, info)
+@jax.jit
+def augment(images: jax.Array, offsets: jax.Array, info: SampleInfo) -> jax.Array:
+    """Images augmented by `jax_cifar.augment` and normalised as a run does it."""
+    images = RandomCrop(PADDING).transform(images, offsets)
+    images = HorizontalFlip(mode="alternate")(jax.random.key(0), images, info)
     return normalize(images, MEAN, STD)
+
+
+def jax_images(batch: Batch) -> jax.Array:
+    """The batch as the JAX network sees it."""
+    info = SampleInfo(jnp.asarray(batch.index), jnp.asarray(batch.epoch, jnp.int32))
+    return augment(jnp.asarray(batch.images), jnp.asarray(batch.offsets), info)
 
 
 def torch_images(batch: Batch) -> torch.Tensor:
@@ -153,7 +160,8 @@ def compare(name: str, change=lambda network: None) -> dict[str, float]:
         change(network)
         state, losses = train_jax(config, model, variables)
         torch_losses = train_torch(name, network)
-        logits = np.asarray(model.apply(state.variables, jax_images(first), train=False))
+        evaluate = jax.jit(functools.partial(model.apply, train=False))
+        logits = np.asarray(evaluate(state.variables, jax_images(first)))
         network.eval()
         with torch.no_grad():
             torch_logits = network(torch_images(first)).numpy()

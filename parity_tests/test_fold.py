@@ -28,7 +28,9 @@ CONFIGS = {name: ModelConfig(name=name, width=2) for name in NAMES} | {
     "speedrun_net-shallow": ModelConfig(name="speedrun_net", width=2, convs_per_group=1),
     "speedrun_net-residual": ModelConfig(name="speedrun_net", width=2, convs_per_group=3),
 }
-every_network = pytest.mark.parametrize("case", CONFIGS)
+every_network = pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case == "resnet34" else case for case in CONFIGS]
+)
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -41,10 +43,14 @@ def images_of(case):
     return jnp.asarray(np.random.default_rng(1).normal(size=(3, size, size, 3)))
 
 
-def trained(case) -> Any:
+@functools.cache
+def template(case) -> Any:
     init = functools.partial(network(case).init, train=False)
-    shapes = {"batch_stats": {}} | jax.eval_shape(init, jax.random.key(0), images_of(case))
-    return draw_variables(shapes, np.float64)
+    return {"batch_stats": {}} | jax.eval_shape(init, jax.random.key(0), images_of(case))
+
+
+def trained(case) -> Any:
+    return draw_variables(template(case), np.float64)
 
 
 def changed(variables, leaf, change):

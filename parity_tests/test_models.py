@@ -67,7 +67,9 @@ def test_same_padding_does_not_agree(name, monkeypatch):
     assert gap > 1e-2 * scale
 
 
-@pytest.mark.parametrize("name", ["tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    "name", ["tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
 def test_relu_passes_no_gradient_at_zero(name):
     """With kernels and biases of zero every ReLU but the dense ones stands exactly at zero."""
     config = ModelConfig(name, norm="none", width=2, dropout=0.0)

@@ -170,7 +170,13 @@ def torch_trace(case, plant: Callable[[Any], Any] = lambda judge: None) -> Trace
     return Trace(evaluated, trained, gradients, statistics)
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+# Deep networks repeat the blocks and norms of the others.
+SLOW = ("resnet34-whole", "resnet50-group", "resnet50-none", "resnet18-group", "speedrun_net-residual-none")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CONFIGS]
+)
 def test_every_layer_agrees(case):
     ours, theirs = jax_trace(case), torch_trace(case)
     for part, actual, expected in zip(Trace._fields, ours, theirs, strict=True):

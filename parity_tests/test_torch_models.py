@@ -93,7 +93,10 @@ def same_distribution(ours, theirs) -> bool:
     return same_spread and compared.pvalue > SIGNIFICANCE
 
 
-@pytest.mark.parametrize("case", INITIALISED)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow) if case in ("resnet34", "resnet50") else case for case in INITIALISED],
+)
 def test_initialisation_has_the_same_distribution(case):
     for name, (ours, theirs) in initial_values(case).items():
         assert same_distribution(ours, theirs), name

@@ -19,6 +19,7 @@ from jax_cifar.config import (
     TrainConfig,
 )
 from jax_cifar.training import loop
+from jax_cifar.training.many import ManyResult
 
 
 def small_config(**sections: Mapping[str, Any]) -> Config:
@@ -36,6 +37,37 @@ def small_config(**sections: Mapping[str, Any]) -> Config:
     )
     parts = {name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
     return dataclasses.replace(config, **parts)
+
+
+# Of each member, what it has of its own.
+MEMBERS = [
+    {},
+    {"train": {"seed": 3}, "optim": {"lr": 0.02, "momentum": 0.7, "weight_decay": 1e-2}},
+    {"optim": {"lr": 0.02}},
+]
+
+
+def tiny_config(**sections) -> Config:
+    """Four steps with what could differ from `train`: dropout, averaging, a validation part, batches filled up."""
+    optim = {"ema_decay": 0.9, "weight_decay": 1e-3}
+    defaults = {
+        "data": {"subset": 80, "val_fraction": 0.2},
+        "train": {"epochs": 2, "label_smoothing": 0.1},
+        "eval": {"every": 0, "batch_size": 300},
+        "optim": optim,
+    }
+    return small_config(**{name: defaults.get(name, {}) | sections.get(name, {}) for name in defaults | sections})
+
+
+def with_fields(config: Config, **sections) -> Config:
+    """`config` with some fields of its sections changed."""
+    parts = {name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
+    return dataclasses.replace(config, **parts)
+
+
+def a_lot(**sections) -> list[Config]:
+    """Three members of `tiny_config`."""
+    return [with_fields(tiny_config(**sections), **setting) for setting in MEMBERS]
 
 
 class StopAt:
@@ -57,6 +89,12 @@ class StopAt:
         return None if self._left >= 0 else "SIGTERM"
 
 
+def outline(result: ManyResult) -> list[float]:
+    """What two results are recognised as the same by, across processes."""
+    norms = [float(np.linalg.norm(leaf)) for leaf in jax.tree.leaves(result.state.eval_variables)]
+    return [*result.setting.values(), result.report.count if result.report else 0, result.test_loss or 0.0, *norms]
+
+
 def same_bits(one: Any, other: Any) -> bool:
     """Whether two pytrees have the same structure and every leaf the same bytes."""
     if jax.tree.structure(one) != jax.tree.structure(other):
@@ -71,4 +109,14 @@ def largest_difference(one: Any, other: Any) -> float:
     return max(float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0)) for a, b in pairs)
 
 
-__all__ = ["StopAt", "largest_difference", "loop", "same_bits", "small_config"]
+__all__ = [
+    "StopAt",
+    "a_lot",
+    "largest_difference",
+    "loop",
+    "outline",
+    "same_bits",
+    "small_config",
+    "tiny_config",
+    "with_fields",
+]

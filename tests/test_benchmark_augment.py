@@ -184,6 +184,7 @@ def test_the_suite_measures_transforms_mixing_and_pipelines(quick_compile, witho
     assert case.name == "cifar10_simple_cnn_augmented"
 
 
+@pytest.mark.slow
 def test_the_suite_measures_train_steps(quick_compile, without_torchvision, untimed, monkeypatch):
     seen, step_way = [], augment.step_way
     monkeypatch.setattr(augment, "step_way", lambda config, *rest: seen.append(config) or step_way(config, *rest))

@@ -24,7 +24,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 BASE = Config(name="base")
 
 
-@settings(derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
 @given(configs())
 def test_json_keeps_every_field_and_every_transform(config):
     assert from_dict(json.loads(json.dumps(to_dict(config), allow_nan=False))) == config

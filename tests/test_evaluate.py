@@ -1,8 +1,5 @@
 """Whole-set prediction: every image once, one compilation, and test-time augmentation as defined."""
 
-import subprocess
-import sys
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -135,26 +132,3 @@ def test_bfloat16_network_gives_float32_logits():
     variables = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 3)), train=False)
     logits = predict_logits(make_predictor(Network(model, SPEC)), variables, make_batches(make_images(3), 2))
     assert logits.dtype == np.float32
-
-
-SHARDED = """
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax_cifar.evaluation.predict import make_batches, predict_logits
-sharding = NamedSharding(Mesh(np.array(jax.devices()), ("batch",)), PartitionSpec("batch"))
-seen = []
-def predict(variables, images):
-    seen.append((images.shape[0], len(images.sharding.device_set)))
-    return images[:, 0, 0, :2].astype(jnp.float32)
-images = np.random.default_rng(0).integers(0, 256, (21, 2, 2, 3), dtype=np.uint8)
-logits = predict_logits(predict, None, make_batches(images, 6, sharding))
-np.testing.assert_array_equal(logits, images[:, 0, 0, :2])
-assert seen == [(8, 4)] * 3, seen
-"""
-
-
-def test_batches_are_spread_over_devices_that_divide_neither_set_nor_batch(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    done = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr

@@ -1,11 +1,9 @@
 """Many runs in one process: each is what `train` makes of its setting, whichever way, and all share one compilation."""
 
-import dataclasses
 import json
 import logging
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,54 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import largest_difference, loop, same_bits, small_config
+from small_runs import a_lot, largest_difference, loop, same_bits, tiny_config, with_fields
 
 from jax_cifar import cli
-from jax_cifar.config import Config
 from jax_cifar.errors import ConfigError
 from jax_cifar.ops.conv import conv2d
 from jax_cifar.training import many
 from jax_cifar.training.many import ManyResult, train_many
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_many.py"
-# Of each member, what it has of its own.
-SETTINGS = [
-    {},
-    {"train": {"seed": 3}, "optim": {"lr": 0.02, "momentum": 0.7, "weight_decay": 1e-2}},
-    {"optim": {"lr": 0.02}},
-]
-
-
-def tiny_config(**sections) -> Config:
-    """Four steps with what could differ from `train`: dropout, averaging, a validation part, batches filled up."""
-    optim = {"ema_decay": 0.9, "weight_decay": 1e-3}
-    defaults = {
-        "data": {"subset": 80, "val_fraction": 0.2},
-        "train": {"epochs": 2, "label_smoothing": 0.1},
-        "eval": {"every": 0, "batch_size": 300},
-        "optim": optim,
-    }
-    return small_config(**{name: defaults.get(name, {}) | sections.get(name, {}) for name in defaults | sections})
-
-
-def with_fields(config: Config, **sections) -> Config:
-    """`config` with some fields of its sections changed."""
-    parts = {name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
-    return dataclasses.replace(config, **parts)
-
-
-def a_lot(**sections) -> list[Config]:
-    """Three members of `tiny_config`."""
-    return [with_fields(tiny_config(**sections), **setting) for setting in SETTINGS]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    """Nothing here runs long enough to be worth optimising."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
@@ -128,32 +87,6 @@ def test_one_that_diverges_stops_no_other():
     assert figures == (None,) * 5
     assert bad.diverged_at == 2  # the warm-up's first rate is 0
     assert good.diverged_at is None and good.test_loss is not None
-
-
-DEVICES = """
-import json, sys; sys.path.insert(0, sys.argv[1])
-import strictness, test_many
-from jax_cifar.training.many import choose_way, train_many
-lot = test_many.a_lot(eval={"tta": "mirror"}, distributed={"devices": 2})
-assert choose_way(lot[0], 3) == "devices" and choose_way(lot[0], 1) == "sequential"
-print(json.dumps([test_many.outline(result) for result in train_many(lot)]))
-"""
-
-
-def outline(result: ManyResult) -> list[float]:
-    """What two results are recognised as the same by, across processes."""
-    norms = [float(np.linalg.norm(leaf)) for leaf in jax.tree.leaves(result.state.eval_variables)]
-    return [*result.setting.values(), result.report.count if result.report else 0, result.test_loss or 0.0, *norms]
-
-
-def test_each_device_trains_a_member_of_its_own(lot, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    command = [sys.executable, "-c", DEVICES, str(Path(__file__).parent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(json.loads(done.stdout), list(map(outline, lot)), atol=1e-4)
 
 
 @pytest.mark.parametrize(

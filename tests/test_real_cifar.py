@@ -12,6 +12,7 @@ NARROW = ["--model.width", "4", "--train.batch_size", "16"]
 pytestmark = pytest.mark.skipif("JAX_CIFAR_DATA" not in os.environ, reason="needs the real CIFAR in $JAX_CIFAR_DATA")
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_256_images_are_learned_by_heart(tmp_path):
     config = load_config(CONFIGS / "overfit_tiny.py", ["--eval.every", "0"])
@@ -33,14 +34,14 @@ def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
         pytest.param("cifar10_speedrun.py:96", NARROW, marks=pytest.mark.slow),
         pytest.param("cifar100_speedrun.py", NARROW, marks=pytest.mark.slow),
         ("cifar10_tiny_cnn.py", ["--model.width", "4", "--schedule.warmup", "1"]),
-        ("cifar100_cnn.py", ["--model.width", "8"]),
         ("cifar100_ablation.py:adam", ["--model.width", "4"]),
-        # The same networks again, with rules and transforms that have tests of their own.
+        # The same again, with networks, rules and transforms that have tests of their own.
+        pytest.param("cifar100_cnn.py", ["--model.width", "8"], marks=pytest.mark.slow),
         pytest.param("cifar100_ablation.py:sgd_decay", ["--model.width", "4"], marks=pytest.mark.slow),
         pytest.param("cifar100_ablation.py:adamw", ["--model.width", "4"], marks=pytest.mark.slow),
         pytest.param("cifar100_resnet34.py:strong_imagenet", NARROW, marks=pytest.mark.slow),
         pytest.param("cifar100_resnet34_200.py:mixed", NARROW, marks=pytest.mark.slow),
-        ("cifar100_resnet_modern.py:resnet18", [*NARROW, "--schedule.warmup", "1"]),
+        pytest.param("cifar100_resnet_modern.py:resnet18", [*NARROW, "--schedule.warmup", "1"], marks=pytest.mark.slow),
     ],
 )
 def test_every_recipe_takes_its_first_steps(tmp_path, name, overrides):

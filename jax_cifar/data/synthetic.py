@@ -5,6 +5,8 @@ colour. Mirror images stay in their class. Place, width, brightness and noise va
 computed, from a stream that NumPy promises never to change, so that every machine makes the same pixels.
 """
 
+from functools import cache
+
 import numpy as np
 from jaxtyping import Int, UInt8
 
@@ -16,8 +18,12 @@ _TRAIN_PER_CLASS, _TEST_PER_CLASS = 200, 50
 _SIZE = 32
 
 
+@cache
 def load_synthetic() -> Splits:
-    """2000 training and 500 test images, 32x32x3 uint8, the same number of every class; classes follow in turn."""
+    """2000 training and 500 test images, 32x32x3 uint8, the same number of every class; classes follow in turn.
+
+    Made once in a process, and read-only.
+    """
     names = tuple(f"{colour} {figure}" for figure in _FIGURES for colour in _COLOURS)
     train, test = _make(_TRAIN_PER_CLASS, seed=1), _make(_TEST_PER_CLASS, seed=2)
     return Splits("synthetic", train, test, None, names, "artificial images made on the spot")
@@ -36,7 +42,10 @@ def _make(per_class: int, seed: int) -> Dataset:
     share = np.where(cold[:, None] == 1, [1, 1, 2], [2, 1, 1])
     colour = (bright[:, None] * share) // 2
     images = mask[..., None] * colour[:, None, None, :] + noise
-    return Dataset(images.astype(np.uint8), labels.astype(np.int32))
+    images, labels = images.astype(np.uint8), labels.astype(np.int32)
+    images.setflags(write=False)
+    labels.setflags(write=False)
+    return Dataset(images, labels)
 
 
 def _draws(random: np.random.Philox, count: int, below: int) -> Int[np.ndarray, "n"]:

@@ -1,6 +1,7 @@
 """What augmentation does to images and what convolutions see in them, as arrays to be drawn."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -106,12 +107,15 @@ def first_layer_panels(run: Run, image: UInt8[np.ndarray, "height width 3"]) -> 
     if not names:
         raise CheckpointError(f"{run.config.name} has no first convolution to show.")
     kernel, path = np.asarray(params[names[0]]), tuple(names[0].split("/")[:-1])
-    _, captured = run.network.model.apply(
-        run.variables,
-        run.network.inputs(jnp.asarray(image, jnp.float32)[None] / 255),
+    forward = partial(
+        run.network.model.apply,
         train=False,
         mutable=["intermediates"],
         capture_intermediates=lambda module, _: module.path == path,
+    )
+    # Compiled, so that of the network only what leads to these outputs is computed.
+    captured = jax.jit(lambda variables, images: forward(variables, images)[1])(
+        run.variables, run.network.inputs(jnp.asarray(image, jnp.float32)[None] / 255)
     )
     maps = captured["intermediates"]
     for part in path:

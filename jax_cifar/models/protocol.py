@@ -102,7 +102,18 @@ def check_network(model: nn.Module, image_shape: tuple[int, int, int], sides: Se
             [batch, num_classes]; it has no parameters, or some not in float32 or float64; it keeps other collections
             than `params` and `batch_stats`; its parameters depend on the side; or `frozen` matches none of them.
     """
-    shapes = [(side, side, image_shape[2]) for side in dict.fromkeys(sides)] or [image_shape]
+    try:
+        _check_network(model, image_shape, tuple(dict.fromkeys(sides)), num_classes)
+    except TypeError:  # a field that cannot be hashed
+        _check_network.__wrapped__(model, image_shape, tuple(dict.fromkeys(sides)), num_classes)
+
+
+@lru_cache(maxsize=8)
+def _check_network(
+    model: nn.Module, image_shape: tuple[int, int, int], sides: tuple[int, ...], num_classes: int
+) -> None:
+    # Several runs of a process, as of a sweep, have the same network.
+    shapes = [(side, side, image_shape[2]) for side in sides] or [image_shape]
     variables = [_variables(model, shape) for shape in shapes]
     params = [_shapes(tree["params"]) for tree in variables]
     _check_outputs(model, variables[0], shapes[0], num_classes)
