@@ -267,6 +267,19 @@ def test_a_disk_without_the_space_for_the_checkpoints_is_refused(tmp_path, monke
             place.require(1035, 0)
 
 
+def test_checkpoints_may_lie_on_a_disk_of_their_own(tmp_path, monkeypatch):
+    large, run = tmp_path / "large", tmp_path / "run"
+    large.mkdir()
+    run.mkdir()
+    (run / "checkpoints").symlink_to(large)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: (10**9, 0, 10**6 if Path(path).samefile(large) else 0))
+    with begin(run) as place:
+        place.require(10**6, 0)
+        place.make(SPEC, None)
+        with pytest.raises(ConfigError, match="0 MB free"):
+            place.require(10**6 + 1, 0)
+
+
 def test_a_disk_that_fills_while_the_folder_is_made_leaves_nothing_but_what_was_there(tmp_path, monkeypatch):
     def full(folder):
         (folder / "environment.json").write_text("half")

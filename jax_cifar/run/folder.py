@@ -68,7 +68,7 @@ class RunFolder:
     def __exit__(self, *error: object) -> None:
         self._locked.close()
 
-    def require(self, needed_bytes: int, checkpoint_every: int) -> None:
+    def require(self, needed_bytes: int, checkpoint_every: float) -> None:
         """Refuse what only the plan of the run can tell.
 
         Args:
@@ -83,7 +83,7 @@ class RunFolder:
         last = max(steps, default=0)
         if checkpoint_every and last > SAVES_IN_THE_AIR * checkpoint_every and not self._has_states():
             raise self._without_checkpoints(f"metrics.jsonl up to step {last:,}")
-        place = _existing(self.path)
+        place = _existing(self.path / CHECKPOINTS)  # which may be a link to a larger disk
         have = sum(path.lstat().st_size for path in (self.path / CHECKPOINTS).rglob("*") if path.is_file())
         with contextlib.suppress(OSError):  # a file system that does not tell
             total, _, free = shutil.disk_usage(place)

@@ -1,6 +1,7 @@
 """When things happen: the steps at which a run logs, evaluates, saves and ends. Pure arithmetic on step numbers."""
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from jax_cifar.config import Config
@@ -46,7 +47,7 @@ class Plan:
 
     def states_at_once(self, keep: int, best: bool) -> int:
         """How many states lie on the disk at the same time, of which `keep` stay; `best`: one more is kept apart."""
-        saves = -(-self.total_steps // self.checkpoint_every) if self.checkpoint_every else 1
+        saves = math.ceil(self.total_steps / self.checkpoint_every) if self.checkpoint_every else 1
         # The new one is whole before an old one goes.
         return min(saves, keep) + (2 if best else saves > keep)
 
