@@ -24,6 +24,7 @@ from benchmarks.step import MODELS
 from benchmarks.timing import Case, in_turn, interleave
 from jax_cifar.config import Config
 from jax_cifar.errors import check
+from jax_cifar.files import expand
 from jax_cifar.models import create_model
 from jax_cifar.models.network import InputSpec, Network, compute_dtype
 from jax_cifar.run.checkpoint import Checkpoints
@@ -37,7 +38,7 @@ DEFAULT = ("simple_cnn", "resnet18")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""
     parser.add_argument("--models", nargs="+", choices=MODELS, default=DEFAULT, help=f"default: {' '.join(DEFAULT)}")
-    parser.add_argument("--dir", metavar="DIR", type=Path, help="where to save (default: where temporary files are)")
+    parser.add_argument("--dir", metavar="DIR", type=expand, help="where to save (default: where temporary files are)")
 
 
 def measure(options: argparse.Namespace) -> list[Case]:

@@ -1,6 +1,7 @@
 """What the scripts share: options before the configuration's own, and errors as one message and an exit code."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 from jax_cifar.config import Config
 from jax_cifar.config.files import help_text, load_config
 from jax_cifar.errors import ConfigError, UserError, check, printable
+from jax_cifar.files import expand
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,7 +84,7 @@ class ExperimentParser(Parser):
 
 
 def _writable_file(text: str) -> Path:
-    path = Path(text).expanduser()
+    path = expand(text)
     good = os.access(path.parent, os.W_OK) and path.parent.is_dir() and not path.is_dir()
     check(good, "--json", text, "it must be a file in a folder that can be written to")
     return path
@@ -90,6 +92,9 @@ def _writable_file(text: str) -> Path:
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
     """Call `main(arguments)`; a user's own mistake ends in one message and an exit code, never in a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name in an alphabet that this output has not is shown by numbers; it is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -7,9 +7,9 @@ python scripts/evaluate.py --workdir runs/first --split photos.npz
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from jax_cifar.cli import Parser, run
+from jax_cifar.files import expand
 
 PARTS = ("test", "val", "train")
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     from jax_cifar.run.load import load_run
 
     trained = load_run(options.workdir, options.checkpoint, data_dir=options.data_dir, trust_code=options.trust_code)
-    data = options.split if options.split in PARTS else read_npz(Path(options.split))[0]
+    data = options.split if options.split in PARTS else read_npz(expand(options.split))[0]
     report = trained.evaluate(data, options.tta, data_dir=options.data_dir)
     print(f"{trained.config.name}, step {trained.step:,}, {options.split} images, tta {options.tta}\n")
     print(report.table())

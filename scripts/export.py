@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jax_cifar.cli import Parser, run
 from jax_cifar.errors import ConfigError
+from jax_cifar.files import expand
 
 if TYPE_CHECKING:
     from jax_cifar.data import Dataset
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     from jax_cifar.run.folder import read_config
     from jax_cifar.run.load import load_run
 
-    network = read_config(Path(options.workdir).expanduser()).model
+    network = read_config(expand(options.workdir)).model
     if not isinstance(network, ModelConfig):
         raise ConfigError(f"{network} is a network of one's own: it has no PyTorch twin to export.")
     trained = load_run(options.workdir, options.checkpoint, dtype="float32", data_dir=options.data_dir)

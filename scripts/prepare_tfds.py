@@ -4,24 +4,24 @@ python scripts/prepare_tfds.py --name cifar10 --source cifar-10-binary.tar.gz --
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jax_cifar.cli import Parser, run
+from jax_cifar.files import expand
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, prepare, say where."""
     parser = Parser(__doc__)
     parser.add_argument("--name", choices=["cifar10", "cifar100"], required=True, help="data set")
-    parser.add_argument("--source", metavar="PATH", type=Path, required=True, help="published archive or folder")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="TFDS data folder")
+    parser.add_argument("--source", metavar="PATH", type=expand, required=True, help="published archive or folder")
+    parser.add_argument("--out", metavar="DIR", type=expand, required=True, help="TFDS data folder")
     options = parser.parse_args(arguments)
 
     from jax_cifar.data.published import CIFAR10, CIFAR100
     from jax_cifar.data.tfds import prepare
 
     spec = {"cifar10": CIFAR10, "cifar100": CIFAR100}[options.name]
-    print(prepare(spec, options.source.expanduser(), options.out.expanduser()))
+    print(prepare(spec, options.source, options.out))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from jax_cifar.cli import Parser, run
-from jax_cifar.config.files import differing_fields
-from jax_cifar.errors import CheckpointError, printable
-from jax_cifar.files import read_json
+from jax_cifar.config.files import differing_fields, from_dict
+from jax_cifar.errors import CheckpointError, ConfigError, printable
+from jax_cifar.files import expand, read_json
 from jax_cifar.lab.tables import markdown, spread
 
 HEAD = ("experiment", "runs", "epochs", "test accuracy", "test loss", "train accuracy", "training time", "on")
@@ -27,7 +27,7 @@ def read_run(folder: Path) -> dict[str, Any] | str:
     """What a finished run left, as one dict; in words, why there is nothing to be counted.
 
     Raises:
-        CheckpointError: the folder holds no run, or a file of it is damaged.
+        CheckpointError: the folder holds no run.
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} is no run folder: it holds no config.json. Give folders of scripts/train.py.")
@@ -38,7 +38,12 @@ def read_run(folder: Path) -> dict[str, Any] | str:
         try:
             contents[path.stem] = read_json(path)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}). Leave this run out.") from None
+            return f"{path.name} cannot be read ({error})"
+    try:
+        row([contents])
+        from_dict(contents["config"])
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        return f"its files are not those of a run of this version ({type(error).__name__}: {error})"
     return contents if contents["summary"]["test_loss"] is not None else "it diverged: its test loss is not finite"
 
 
@@ -94,7 +99,7 @@ def row(runs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 def main(arguments: Sequence[str]) -> None:
     """Read the runs, group them, print the table."""
     parser = Parser(__doc__)
-    parser.add_argument("--workdir", metavar="DIR", nargs="+", type=Path, required=True, help="run folders")
+    parser.add_argument("--workdir", metavar="DIR", nargs="+", type=expand, required=True, help="run folders")
     options = parser.parse_args(arguments)
     print(markdown(HEAD, rows(finished_runs(options.workdir))))
 

@@ -6,10 +6,10 @@ python scripts/visualize.py filters --workdir runs/first --image 7 --out filters
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jax_cifar.cli import Parser, run
 from jax_cifar.errors import ConfigError
+from jax_cifar.files import expand
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--columns", metavar="N", type=int, default=8, help="augment: draws beside each image")
     parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the run's data set lies now")
     parser.add_argument("--trust-code", action="store_true", help="run the network's own code that the folder recorded")
-    parser.add_argument("--out", metavar="FILE.png", type=Path, required=True, help="picture to write")
+    parser.add_argument("--out", metavar="FILE.png", type=expand, required=True, help="picture to write")
     options, overrides = parser.parse_known_args(arguments)
     if options.out.suffix != ".png" or not options.out.parent.is_dir():
         raise ConfigError(f"--out {options.out} must be a .png file in a folder that exists.")

@@ -1,5 +1,6 @@
 """The options that scripts share: what a config file and the command line make, and how mistakes end."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,10 @@ def test_the_options_need_no_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, "--optim.lr" in done.stdout) == (0, True), done.stderr
+
+
+def test_a_name_that_the_output_has_no_letters_for_is_shown_all_the_same(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    run(lambda _: print("runs/漢字", flush=True))
+    assert written.getvalue() == b"runs/\\u6f22\\u5b57\n"

@@ -2,11 +2,15 @@
 
 import os
 import stat
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
-from jax_cifar.files import atomic_write, write_json, write_text
+from jax_cifar import files
+from jax_cifar.errors import ConfigError
+from jax_cifar.files import atomic_write, expand, user_cache_dir, write_json, write_text
 
 
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_path):
@@ -77,3 +81,43 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "plain").touch()
     write_text(tmp_path / "a.txt", "1")
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_a_users_path_is_read_as_a_shell_reads_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", "somewhere")
+    assert expand("~/a b") == tmp_path / "a b"
+    assert expand("$PLACE/${PLACE}/漢字") == Path("somewhere/somewhere/漢字")
+    assert expand("cost$5/a$") == Path("cost$5/a$")
+    with pytest.raises(ConfigError, match=r"'\$GONE/a' cannot be found: \$GONE is not set"):
+        expand("$GONE/a")
+    with pytest.raises(ConfigError, match=r"'~nobody-here/a' cannot be found: ~nobody-here is no home folder"):
+        expand("~nobody-here/a")
+    with pytest.raises(ConfigError, match=r"^'' is no path"):
+        expand("")
+    Path("$PLACE").mkdir()
+    assert expand("$PLACE") == Path("$PLACE")  # somebody made it, and it is what a listing shows
+
+
+def test_a_user_without_a_home_has_a_cache_that_nobody_else_can_fill(tmp_path, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: str(path))  # as it is without an entry in passwd either
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    files._temporary_home.cache_clear()
+    place = tmp_path / f"cache-{os.getuid()}"
+    assert user_cache_dir() == place / "jax_cifar"
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    place.chmod(0o777)
+    files._temporary_home.cache_clear()
+    other = user_cache_dir()
+    assert other.parent != place and stat.S_IMODE(other.parent.stat().st_mode) == 0o700
+    files._temporary_home.cache_clear()
+
+
+def test_a_name_that_is_no_text_is_refused_before_anything_fails_on_it():
+    with pytest.raises(
+        ConfigError, match=r"^'runs/\\udcff' is no text in this system's encoding, utf-8: set LANG=C\.UTF-8"
+    ):
+        expand(os.fsdecode(b"runs/\xff"))

@@ -157,3 +157,12 @@ def test_every_image_side_has_its_share_of_the_steps(total, weights):
     assert seen == sorted(seen, key=lambda side: side or 0)
     for side, share in shares:
         assert abs(seen.count(side) - share * total) <= 1
+
+
+@pytest.mark.parametrize(
+    ("every", "keep", "best", "states"),
+    [(5, 2, False, 3), (5, 2, True, 4), (0, 2, False, 1), (0, 2, True, 3), (50, 2, False, 2), (30, 9, False, 4)],
+)
+def test_the_states_that_lie_on_the_disk_at_once_are_those_kept_and_one_being_written(every, keep, best, states):
+    plan = Plan(100, 10, log_every=10, eval_every=10, checkpoint_every=every, steps_per_call=None)
+    assert plan.states_at_once(keep, best) == states

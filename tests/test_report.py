@@ -96,15 +96,28 @@ def test_unfinished_and_diverged_runs_are_named_and_left_out(tmp_path, report):
     assert (code, lines, said[-1]) == (2, [], "error: There is no finished run to show.")
 
 
-def test_what_is_no_run_or_a_damaged_one_is_refused_in_one_line(tmp_path, report):
+def test_what_is_no_run_is_refused_in_one_line(tmp_path, report):
     good, empty = make_run(tmp_path / "good"), tmp_path / "empty"
     empty.mkdir()
     for wrong in (empty, tmp_path / "nowhere"):
         code, _, said = report(good, wrong)
         assert (code, said[0].startswith(f"error: {wrong} is no run folder")) == (2, True)
-    (good / "summary.json").write_text('{"test_acc')
-    code, _, (line,) = report(good)
-    assert (code, line.startswith(f"error: {good / 'summary.json'} cannot be read")) == (2, True)
+
+
+def test_a_damaged_run_is_named_and_left_out(tmp_path, report):
+    good = make_run(tmp_path / "good")
+    damages = {
+        "half": ("summary.json", '{"test_acc', "summary.json cannot be read"),
+        "empty": ("config.json", "", "config.json cannot be read"),
+        "foreign": ("summary.json", "[]", "its files are not those of a run of this version"),
+        "another": ("config.json", '{"train": {"seed": 0}}', "its files are not those of a run of this version"),
+    }
+    for name, (file, content, _) in damages.items():
+        (make_run(tmp_path / name) / file).write_text(content)
+    code, lines, said = report(good, *(tmp_path / name for name in damages))
+    assert (code, len(lines)) == (0, 3)
+    for line, (name, (_, _, why)) in zip(said, damages.items(), strict=True):
+        assert line.startswith(f"{tmp_path / name} is left out: {why}")
 
 
 def test_the_spread_is_mean_and_sample_standard_deviation_of_what_is_known():

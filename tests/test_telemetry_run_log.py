@@ -1,8 +1,10 @@
 """metrics.jsonl and the event files: valid, complete, and after a resume as if the run had never stopped."""
 
+import errno
 import importlib
 import json
 import math
+import os
 import struct
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_cifar.errors import ConfigError
+from jax_cifar.telemetry import run_log
 from jax_cifar.telemetry.run_log import RunLog, read_metrics
 
 
@@ -89,6 +93,7 @@ def test_without_resuming_the_file_starts_anew(tmp_path):
 
 def test_a_killed_rewrite_leaves_the_old_file(tmp_path, monkeypatch):
     write(tmp_path, [1, 2])
+    (tmp_path / "metrics.jsonl").write_text("what is no record\n" + metrics(tmp_path))
     before = metrics(tmp_path)
 
     def killed(*_):
@@ -122,15 +127,118 @@ def test_a_resumed_run_tells_tensorboard_to_forget_what_comes_after_the_checkpoi
     assert [step for step, *_ in scalars(second)] == [3]
 
 
-def test_a_full_disk_is_told_where_it_happens_and_not_waited_for(tmp_path, monkeypatch):
-    def full(_, data):
-        raise OSError(28, "No space left on device")
+class Disk:
+    """Takes so many bytes of `os.write`, then is full."""
 
-    with RunLog(tmp_path, True, None) as log:
-        monkeypatch.setattr("tensorboardX.record_writer.RecordWriter.write", full)
-        for step in range(1, 30):
-            with pytest.raises(OSError, match="No space left"):
+    def __init__(self, monkeypatch, space):
+        self.space, self._write = space, os.write
+        monkeypatch.setattr(os, "write", self.write)
+
+    def write(self, descriptor, data):
+        if data and not self.space:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self._write(descriptor, data[: self.space])
+        self.space -= written
+        return written
+
+
+def test_lines_that_find_no_space_are_written_when_there_is_some_again(tmp_path, monkeypatch):
+    told = []
+    with RunLog(tmp_path, False, None, warn=told.append) as log:
+        log.write(record(1))
+        disk = Disk(monkeypatch, space=20)
+        for step in (2, 3, 4):
+            log.write(record(step))
+        assert read_metrics(tmp_path) == [record(1)]
+        disk.space = 1000
+        log.write(record(5))
+        assert read_metrics(tmp_path) == [record(step) for step in range(1, 6)]
+    assert told == [
+        f"{tmp_path / 'metrics.jsonl'} cannot be written: No space left on device. Training goes on; it is tried again."
+    ]
+
+
+def test_lines_that_never_find_space_are_told_again_at_the_end(tmp_path, monkeypatch):
+    told = []
+    with monkeypatch.context() as patch, RunLog(tmp_path, False, None, warn=told.append) as log:
+        Disk(patch, space=20)
+        for step in (1, 2):
+            log.write(record(step))
+        assert len(told) == 1
+    assert told[1:] == [
+        f"{tmp_path / 'metrics.jsonl'} lacks its last 2 lines, which could not be written: No space left on device."
+    ]
+    # What stands there is the beginning of what should: a later process mends it.
+    write(tmp_path, [1, 2], resume_step=0)
+    assert read_metrics(tmp_path) == [record(1), record(2)]
+
+
+def test_a_full_disk_ends_tensorboard_and_nothing_else(tmp_path, monkeypatch):
+    def full(_, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    told = []
+    with RunLog(tmp_path, True, None, warn=told.append) as log:
+        log.write(record(1))
+        with monkeypatch.context() as patch:
+            patch.setattr("tensorboardX.record_writer.RecordWriter.write", full)
+            for step in (2, 3):
                 log.write(record(step))
+        log.write(record(4))
+    folder = tmp_path / "tensorboard"
+    assert told == [
+        f"{folder} cannot be written: No space left on device. Training goes on without it.",
+        f"{folder} is not whole: it could not be written, No space left on device.",
+    ]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
+    assert [step for step, *_ in scalars(*folder.iterdir())] == [1]
+
+
+def test_a_folder_where_no_events_can_be_written_is_a_warning(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file")
+    told = []
+    with RunLog(tmp_path, True, None, warn=told.append) as log:
+        log.write(record(1))
+    assert read_metrics(tmp_path) == [record(1)]
+    assert len(told) == 2 and "tensorboard cannot be written" in told[0]
+
+
+def test_what_is_no_record_is_dropped_and_said(tmp_path):
+    write(tmp_path, [1, 2])
+    path, told = tmp_path / "metrics.jsonl", []
+    whole = path.read_bytes()
+    deep = b"[" * 100_000 + b"\n"
+    path.write_bytes(b"\xff\x00garbage\n" + deep + whole + b'{"step": "3"}\n{"step": 3, "ep')
+    with RunLog(tmp_path, False, 5, warn=told.append):
+        pass
+    assert path.read_bytes() == whole
+    assert told == [f"{path}: 4 of its 6 lines were no whole records, and are dropped."]
+
+
+def test_lines_after_the_checkpoint_are_dropped_and_said(tmp_path):
+    write(tmp_path, [1, 2, 3])
+    said = []
+    with RunLog(tmp_path, False, 1, say=said.append, warn=pytest.fail):
+        pass
+    assert said == ["metrics.jsonl: 2 lines after step 1, from where the run goes on, are dropped"]
+    assert read_metrics(tmp_path) == [record(1)]
+
+
+def test_a_log_that_cannot_be_read_is_one_message(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl cannot be read or written: Is a directory"):
+        RunLog(tmp_path, False, 1)
+
+
+def test_event_files_are_in_order_though_the_clock_was_set_back(tmp_path, monkeypatch):
+    for now in (2000.0, 1000.0, 3000.0):
+        monkeypatch.setattr(run_log.time, "time", lambda now=now: now)
+        write(tmp_path, [1], tensorboard=True, resume_step=int(now))
+    starts = [
+        next(event.step for event in events(path) if event.session_log.status)
+        for path in sorted((tmp_path / "tensorboard").iterdir())
+    ]
+    assert starts == [2001, 1001, 3001]
 
 
 def test_tensorboard_off_makes_no_folder(tmp_path):

@@ -21,7 +21,7 @@ from jaxtyping import Float32, Num
 from torch import Tensor, nn
 
 from jax_cifar.errors import ConfigError, ExportError
-from jax_cifar.files import atomic_write
+from jax_cifar.files import atomic_write, expand
 
 BATCHES = (1, 2, 7, 64)  # sizes that every exported model is run with; all images with the last
 TOLERANCE = 1e-5  # of the largest logit: float32, in which runtimes sum in different orders
@@ -141,7 +141,7 @@ def require_agreement(model: onnx.ModelProto, images: Images, expected: Logits) 
 
 def check_destination(path: str | Path) -> Path:
     """The path to write to, found writable before minutes are spent; raises `ConfigError` where it is not."""
-    path = Path(path).expanduser()
+    path = expand(path)
     if path.suffix != ".onnx":
         raise ConfigError(f"{path} does not end in .onnx.")
     if path.is_dir():

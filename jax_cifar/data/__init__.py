@@ -1,7 +1,5 @@
 """Host side of the data: bytes on disk to uint8 arrays, with NumPy alone."""
 
-from pathlib import Path
-
 from jax_cifar.config import DataConfig
 from jax_cifar.data.cifar import default_data_dir, load_cifar
 from jax_cifar.data.dataset import Dataset, Splits, channel_statistics
@@ -11,6 +9,7 @@ from jax_cifar.data.published import CIFAR10, CIFAR100
 from jax_cifar.data.splits import divide_training
 from jax_cifar.data.synthetic import load_synthetic
 from jax_cifar.errors import check
+from jax_cifar.files import expand
 
 __all__ = [
     "Dataset",
@@ -51,7 +50,7 @@ def _load_whole(config: DataConfig) -> Splits:
         case "npz" | "folder":
             expected = f"data.name = {config.name} has to be told where the files are"
             check(config.dir is not None, "data.dir", config.dir, expected)
-            path = Path(config.dir or "").expanduser()
+            path = expand(config.dir or "")
             if config.name == "npz":
                 return load_npz(path, config)
             # Pillow is not needed for the other sets, and takes its time to load.

@@ -20,7 +20,7 @@ from jax_cifar.data.dataset import Decoded, Splits
 from jax_cifar.data.layouts import Reader, decode_binary, decode_python
 from jax_cifar.data.published import ARCHIVES, LARGEST_MEMBER, CifarSpec, PublishedArchive, check_complete, read_members
 from jax_cifar.errors import DataError
-from jax_cifar.files import read_bytes, user_cache_dir
+from jax_cifar.files import expand, read_bytes, user_cache_dir
 
 Layout = Literal["binary", "python"]
 _DECODERS: dict[Layout, Callable[[CifarSpec, Reader, str], Decoded]] = {
@@ -35,7 +35,7 @@ ENVIRONMENT_VARIABLE = "JAX_CIFAR_DATA"
 def default_data_dir() -> Path:
     """The folder that is looked in when `data.dir` is not given: `$JAX_CIFAR_DATA`, else the user's cache folder."""
     named = os.environ.get(ENVIRONMENT_VARIABLE)
-    return Path(named).expanduser() if named else user_cache_dir()
+    return expand(named) if named else user_cache_dir()
 
 
 def load_cifar(spec: CifarSpec, directory: str | None = None) -> Splits:
@@ -84,7 +84,7 @@ def _existing_folder(directory: str | None) -> Path:
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     if directory is None and not named:
         return default_data_dir()
-    folder = default_data_dir() if directory is None else Path(directory).expanduser()
+    folder = default_data_dir() if directory is None else expand(directory)
     if not folder.is_dir():
         name, value = (f"${ENVIRONMENT_VARIABLE}", named) if directory is None else ("data.dir", directory)
         fault = "is a file, not a folder" if folder.exists() else "does not exist"

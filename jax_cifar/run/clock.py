@@ -8,10 +8,11 @@ KINDS = ("data", "compile", "train", "eval", "checkpoint")
 
 
 class Clock:
-    """Adds up seconds by kind. `started` is the time (of `time.time`) that the total counts from."""
+    """Adds up seconds by kind. `started` is the time (of `time.time`) that the total counts from; default: now."""
 
     def __init__(self, started: float | None = None) -> None:
-        self._started = time.time() if started is None else started
+        # The time of day is asked once: it may be set, forwards and back, while a run goes on.
+        self._started = time.monotonic() - (0.0 if started is None else max(0.0, time.time() - started))
         self.seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
 
     @contextmanager
@@ -31,5 +32,5 @@ class Clock:
 
     def report(self) -> dict[str, float]:
         """Seconds by kind, and `total`: this process from its start until now, and those before it on the same run."""
-        seconds = {**self.seconds, "total": time.time() - self._started}
+        seconds = {**self.seconds, "total": time.monotonic() - self._started}
         return {kind: round(value, 3) for kind, value in seconds.items()}

@@ -25,6 +25,7 @@ from jax_cifar.evaluation.predict import (
     make_predictor,
     predict_logits,
 )
+from jax_cifar.files import expand
 from jax_cifar.models import create_model
 from jax_cifar.models.network import InputSpec, Network, compute_dtype
 from jax_cifar.models.protocol import traced
@@ -108,6 +109,9 @@ class Run:
                 f"{self.folder} was trained on images given in Python, which it does not keep."
                 " Give them again: run.evaluate(dataset), or --split FILE.npz."
             )
+        place = self.config.data.dir
+        if data_dir is None and place is not None and not expand(place).exists():
+            raise DataError(f"The data set of this run lay in {place}, which is not there. Say where: --data.dir DIR.")
         data = self.config.data if data_dir is None else dataclasses.replace(self.config.data, dir=data_dir)
         return load_data(data)
 
@@ -155,7 +159,7 @@ def load_run(
       ConfigError: the run has code of its own that is not trusted.
     """
     find_devices()  # before anything else asks for them, in words of its own
-    folder = Path(workdir).expanduser()
+    folder = expand(workdir)
     config = with_own_code(folder, read_config(folder), trust_code)
     spec, data_name = read_spec(folder) or spec_of_data(config, data_dir)
     found = read_variables(folder / CHECKPOINTS, which)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
+
 from jax_cifar.backend.compiler import compilation_cache
 from jax_cifar.config import Config
 from jax_cifar.config.files import check_recordable
 from jax_cifar.data import Splits, divide_training, load_data
-from jax_cifar.errors import CheckpointError, Diverged, Interrupted
+from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
 from jax_cifar.evaluation.metrics import Report, mean_metrics
 from jax_cifar.evaluation.predict import mirror_warning
 from jax_cifar.files import write_json
@@ -21,9 +23,9 @@ from jax_cifar.optim.rules import former_path
 from jax_cifar.run.arithmetic import arithmetic, require_same_numbers
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.clock import Clock
-from jax_cifar.run.folder import CHECKPOINTS, choose_folder, make_folder
+from jax_cifar.run.folder import CHECKPOINTS, RunFolder
 from jax_cifar.run.signals import StopRequest
-from jax_cifar.telemetry import Console, RunLog, draw_confusion_matrix, draw_plots, write_environment
+from jax_cifar.telemetry import Console, RunLog, draw_confusion_matrix, draw_plots
 from jax_cifar.telemetry.facts import data_facts, machine_facts, network_facts
 from jax_cifar.training.callbacks import Callbacks
 from jax_cifar.training.records import Progress, epoch_record, eval_record, summary, train_record
@@ -71,11 +73,11 @@ def train(
     """
     clock = Clock(started)
     check_recordable(config)
-    folder = choose_folder(config, workdir)
     with contextlib.ExitStack() as stack:
+        console = stack.enter_context(Console())
+        place = stack.enter_context(RunFolder(config, workdir, console.warn))
         stack.enter_context(compilation_cache(config))
         stop = stack.enter_context(StopRequest())
-        console = stack.enter_context(Console())
         console.facts(machine_facts(config))
         console.config(config)
         if warning := mirror_warning(config.eval.tta, config.augment):
@@ -89,20 +91,28 @@ def train(
         session = Session(config, splits, replicas, clock)
         start = starting_weights(init_from, session.network, config, console.line)
         state = session.start([config], start)
+        session.trace(state)
+        place.require(bytes_on_disk(session, state), session.plan.checkpoint_every)
         # Only now: a run that cannot start leaves nothing behind.
-        make_folder(folder, config, session.network.spec, data_name=None if given else splits.name)
-        write_environment(folder)
+        folder = place.make(session.network.spec, data_name=None if given else splits.name)
         session.compile(state)
         announce_network(console, session, state)
 
-        keep, place = config.checkpoint.keep, folder / CHECKPOINTS
-        checkpoints = stack.enter_context(Checkpoints(place, keep, console.warn, former_path))
+        keep = config.checkpoint.keep
+        checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
         state, progress = resume(session, checkpoints, state, console, allow_different_numbers)
-        log = stack.enter_context(RunLog(folder, config.log.tensorboard, int(state.step) or None))
+        told_by = {"say": console.line, "warn": console.warn}
+        log = stack.enter_context(RunLog(folder, config.log.tensorboard, int(state.step) or None, **told_by))
         told = Callbacks(callbacks, console.warn)
         trainer = Trainer(session, folder, checkpoints, console, log, stop, told, progress)
         state = trainer.fit(state)
         return trainer.finish(state)
+
+
+def bytes_on_disk(session: Session, state: TrainState) -> int:
+    """The most that the checkpoints of a run take at the same time."""
+    states = session.plan.states_at_once(session.config.checkpoint.keep, session.splits.validation is not None)
+    return states * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
 def announce_network(console: Console, session: Session, state: TrainState) -> None:
@@ -258,14 +268,30 @@ class Trainer:
             with_tta = session.evaluate(variables, "test", config.eval.tta)
         with session.clock("checkpoint"):
             self.checkpoints.wait()
-        write_json(self.folder / "report.json", report.to_dict())
         if config.log.plots:
-            matrix, title = self.folder / "plots" / "confusion_matrix.png", f"{config.name}, test"
-            draw_confusion_matrix(report.confusion, report.label_names, matrix, title)
-            draw_plots(self.folder)
-        figures = summary(session, self.progress, state, report, with_tta)
-        write_json(self.folder / "summary.json", figures)
+            self.draw(report)
+        figures, unwritten = summary(session, self.progress, state, report, with_tta), None
+        try:
+            write_json(self.folder / "report.json", report.to_dict())
+            write_json(self.folder / "summary.json", figures)
+        except OSError as error:
+            unwritten = error
         self.console.summary(figures, self.folder)
         result = TrainResult(state, report, figures, self.folder)
         self.callbacks.tell("on_end", result)
+        if unwritten is not None:
+            raise ConfigError(
+                f"The run is finished and its state is saved, but {self.folder} cannot be written:"
+                f" {unwritten.strerror}. See to that, then run the same command for report.json and summary.json."
+            )
         return result
+
+    def draw(self, report: Report) -> None:
+        """The pictures; one that fails is a warning, as none is worth a trained network."""
+        matrix, title = self.folder / "plots" / "confusion_matrix.png", f"{self.session.config.name}, test"
+        try:
+            draw_confusion_matrix(report.confusion, report.label_names, matrix, title)
+            draw_plots(self.folder)
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.console.warn(f"{matrix.parent} could not be drawn: {told}. All else is there.")

@@ -1,6 +1,7 @@
 """When things happen: the steps at which a run logs, evaluates, saves and ends. Pure arithmetic on step numbers."""
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,12 @@ class Plan:
             side = self.phases[phase][0] if self.phases else None
             calls |= {(side, count) for count in (min(gap, whole), gap % whole) if count}
         return calls
+
+    def states_at_once(self, keep: int, best: bool) -> int:
+        """How many states lie on the disk at the same time, of which `keep` stay; `best`: one more is kept apart."""
+        saves = math.ceil(self.total_steps / self.checkpoint_every) if self.checkpoint_every else 1
+        # The new one is whole before an old one goes.
+        return min(saves, keep) + (2 if best else saves > keep)
 
     def is_log_due(self, step: int) -> bool:
         """Whether a log line is due: every `log_every` steps of an epoch, and at its end.

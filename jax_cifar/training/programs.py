@@ -16,18 +16,19 @@ from jax_cifar.training.plan import Plan
 Programs = Callable[[int], Callable[..., Any]]  # number of updates -> what makes them in one call
 
 
-def compile_calls(
+def trace_calls(
     train_steps: Callable[..., Any],
     arguments: tuple[Any, ...],
     plan: Plan,
     counts: Sequence[int],
     sharding: NamedSharding,
     debug_nans: bool = False,
-) -> Programs:
-    """The program for a number of updates: on a CPU one for all numbers, elsewhere one for each of `counts`.
+) -> Callable[[], Programs]:
+    """Trace the programs for a number of updates, in which all that is wrong with them shows; what comes compiles them.
 
-    Where the number is known when compiling, a GPU need not ask the host after every update whether to go on.
-    `arguments` are those of `train_steps` but the number; what comes out is spread by `sharding`.
+    On a CPU it is one program for all numbers, elsewhere one for each of `counts`: where the number is known when
+    compiling, a GPU need not ask the host after every update whether to go on. `arguments` are those of `train_steps`
+    but the number; what comes out is spread by `sharding`.
     """
     jit = partial(jax.jit, out_shardings=sharding, compiler_options=compiler_options())
     if plan.steps_per_call is None:
@@ -38,17 +39,20 @@ def compile_calls(
         def number(count: int) -> jax.Array:
             return jax.device_put(jnp.int32(count), NamedSharding(sharding.mesh, PartitionSpec()))
 
-        program = jit(any_number, donate_argnums=1).lower(number(1), *arguments).compile()
-        return lambda count: partial(program, number(count))
-    programs: dict[int, Callable[..., Any]] = {}
-    for count in counts:
-        if debug_nans:
-            # Finding the operation means running it again, which a donated state forbids.
-            programs[count] = jit(partial(train_steps, count=count))
-        else:
-            program = jit(partial(train_steps, count=count), donate_argnums=0)
-            programs[count] = program.lower(*arguments).compile()
-    return programs.__getitem__
+        traced = jit(any_number, donate_argnums=1).trace(number(1), *arguments)
+
+        def compile_one() -> Programs:
+            program = traced.lower().compile()
+            return lambda count: partial(program, number(count))
+
+        return compile_one
+    # Finding the operation that makes a NaN means running it again, which a donated state forbids.
+    donated = () if debug_nans else (0,)
+    calls = {count: jit(partial(train_steps, count=count), donate_argnums=donated) for count in counts}
+    traces = {count: call.trace(*arguments) for count, call in calls.items()}
+    if debug_nans:
+        return lambda: calls.__getitem__
+    return lambda: {count: trace.lower().compile() for count, trace in traces.items()}.__getitem__
 
 
 @contextlib.contextmanager

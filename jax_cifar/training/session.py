@@ -35,7 +35,7 @@ from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import input_spec
 from jax_cifar.training.keys import run_key
 from jax_cifar.training.plan import Plan, make_plan
-from jax_cifar.training.programs import Programs, compile_calls, finding_nans
+from jax_cifar.training.programs import Programs, finding_nans, trace_calls
 from jax_cifar.training.replicas import Replicas
 from jax_cifar.training.state import PyTree, TrainState, initial_state
 from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
@@ -65,7 +65,8 @@ class Interval(NamedTuple):
 class Session:
     """Everything that is made once for one run, or for all runs of a lot.
 
-    Making one checks what can be checked without compiling; `start` makes the initial state, `compile` the programs.
+    Making one and `trace` check all that can be checked without compiling; `start` makes the initial state, `compile`
+    the programs.
 
     Args:
       config: the experiment; of a lot, any of its members.
@@ -89,7 +90,8 @@ class Session:
         order = partial(epoch_order, n=len(splits.train), batch_size=config.train.batch_size)
         self._order_of_keys = replicas.each(order, 0, None)
         self._batches: dict[Part, Batches] = {}
-        self._programs: dict[int | None, Programs] = {}  # by the side of the images
+        self._traced: dict[int | None, Callable[[], Programs]] = {}  # by the side of the images
+        self._programs: dict[int | None, Programs] = {}
         self._affordable = 1  # updates that took about `CALL_SECONDS` of late
 
     def start(self, configs: Sequence[Config], variables: dict[str, PyTree] | None = None) -> TrainState:
@@ -110,9 +112,9 @@ class Session:
             self._order = lru_cache(1)(partial(self._order_of_keys, self._keys))
             return stack([state for state, _ in begun])
 
-    def compile(self, state: TrainState) -> None:
-        """Put the training images on the devices, and compile every program of the runs, unless that is done."""
-        if self._programs:
+    def trace(self, state: TrainState) -> None:
+        """Put the training images on the devices, and trace every program of the runs, unless that is done."""
+        if self._traced:
             return
         config, plan, everywhere = self.config, self.plan, replicated(self.replicas.mesh)
         with self.clock("data"):
@@ -125,7 +127,15 @@ class Session:
                 counts = sorted(count for seen, count in plan.calls() if seen == side)
                 train_steps = self.replicas.transform(own)
                 sharding, nans = self.replicas.sharding, config.train.debug_nans
-                self._programs[side] = compile_calls(train_steps, arguments, plan, counts, sharding, nans)
+                self._traced[side] = trace_calls(train_steps, arguments, plan, counts, sharding, nans)
+
+    def compile(self, state: TrainState) -> None:
+        """Compile every program of the runs, unless that is done; traces what has not been traced."""
+        if self._programs:
+            return
+        self.trace(state)
+        with self.clock("compile"):
+            self._programs = {side: compile_traced() for side, compile_traced in self._traced.items()}
             self._norm = self.replicas.each(global_norm, 0).lower(state.params).compile()
             self._predict = self._compile_predict(state)
 

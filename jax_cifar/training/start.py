@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jax_cifar.config import Config
 from jax_cifar.errors import CheckpointError, ConfigError
+from jax_cifar.files import expand
 from jax_cifar.models import init_variables
 from jax_cifar.models.network import Network
 from jax_cifar.run.folder import CHECKPOINTS
@@ -34,7 +35,7 @@ def starting_weights(
     """
     if init_from is None:
         return None
-    found = read_variables(Path(init_from) / CHECKPOINTS)
+    found = read_variables(expand(init_from) / CHECKPOINTS)
     if found is None:
         raise CheckpointError(f"--init-from {init_from}: there is no checkpoint. Name the folder of a run.")
     step, theirs = found[0], _leaves(found[1])
