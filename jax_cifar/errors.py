@@ -1,5 +1,7 @@
 """Errors that a user can cause or must hear of: each is one short message and an exit code, never a traceback."""
 
+from jax_cifar.signals import STOPPED
+
 
 class UserError(Exception):
     """Something the user can put right. The message shows the offending value and the way out."""
@@ -38,4 +40,4 @@ class Diverged(UserError):
 class Interrupted(UserError):
     """A signal stopped the run after its state was saved; the same command goes on from there."""
 
-    exit_code = 75
+    exit_code = STOPPED

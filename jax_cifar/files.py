@@ -9,8 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from jax_cifar.signals import last_acts
+
 _SUFFIX = ".unfinished"
 _DAY = 86_400  # seconds
+_being_written: set[Path] = set()
 
 
 def user_cache_dir() -> Path:
@@ -31,6 +34,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     _remove_leftovers(path.parent)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    _being_written.add(unfinished)
     try:
         with unfinished.open("xb") as file:
             yield file
@@ -38,6 +42,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+    finally:
+        _being_written.discard(unfinished)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,6 +59,12 @@ def write_json(path: Path, values: Any) -> None:
         ValueError: a number is not finite.
     """
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+@last_acts.append
+def _remove_half_written() -> None:
+    for path in list(_being_written):
+        path.unlink(missing_ok=True)
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -29,12 +29,13 @@ class RunLog:
       tensorboard: also write event files to `tensorboard/`.
       resume_step: None starts the file anew. On resuming from a checkpoint, its step: what an earlier process logged
         after it is dropped, so that the file ends up with the lines of a run that was never stopped.
+      row_due: the evaluation of that very step is still to come, and a line that an earlier process made of it goes.
     """
 
-    def __init__(self, workdir: Path, tensorboard: bool, resume_step: int | None) -> None:
+    def __init__(self, workdir: Path, tensorboard: bool, resume_step: int | None, row_due: bool = False) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / METRICS_FILE
-        lines = [] if resume_step is None else _lines_until(path, resume_step)
+        lines = [] if resume_step is None else _lines_until(path, resume_step, row_due)
         write_text(path, "".join(lines))
         self._file = path.open("a", encoding="utf-8")
         next_step = 0 if resume_step is None else resume_step + 1
@@ -80,10 +81,14 @@ def _parsed_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield line, record
 
 
-def _lines_until(path: Path, step: int) -> list[str]:
+def _lines_until(path: Path, step: int, row_due: bool) -> list[str]:
     if not path.exists():
         return []
-    return [line for line, record in _parsed_lines(path) if record["step"] <= step]
+
+    def stays(record: Mapping[str, Any]) -> bool:
+        return record["step"] < step or (record["step"] == step and not (row_due and record.get("split") != "train"))
+
+    return [line for line, record in _parsed_lines(path) if stays(record)]
 
 
 def _plain(value: Any) -> Any:
