@@ -26,7 +26,6 @@ STAGES = {
     "import flax": "flax.linen",
     "import orbax": "orbax.checkpoint",
     "data": "jax_cifar.data:load_data",
-    "pixels": "jax_cifar.data.dataset:Dataset.checksum",
     "start": "jax_cifar.training.session:Session.start",
     "folder": "jax_cifar.files:write_json",
     "compile": "jax_cifar.training.programs:compile_calls",
@@ -36,7 +35,7 @@ STAGES = {
     "final": "jax_cifar.training.loop:Trainer.finish",
     "draw": "jax_cifar.telemetry.plots:draw_plots",
     "load": "jax_cifar.run.checkpoint:read_variables",
-    "export": "torch_ref.export:export_onnx",
+    "report": "jax_cifar.lab.tables:markdown",
 }
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,7 +103,7 @@ def script(body, arguments=(), ignored="", **options):
     """Exit code, lines on standard output and on stderr of a small guarded script; `body` is what its `main` does."""
     lines = "\n    ".join(body.strip().splitlines())
     code = f"{HEAD.replace('{ignored}', ignored)}\ndef main(arguments):\n    {lines}\n\nrun(main)\n"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, text=True, timeout=30, check=False, **pipes
     )

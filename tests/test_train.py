@@ -180,16 +180,6 @@ def every_leaf(checkpoint: Path) -> dict[str, bytes]:
     return {name: digest.encode() for name, (_, _, digest) in manifest["leaves"].items()}
 
 
-def test_a_finished_run_given_again_only_evaluates(tmp_path):
-    first = train(small_config(), tmp_path)
-    lines = read_metrics(tmp_path)
-    again = train(small_config(), tmp_path)
-    assert same_bits(first.state, again.state)
-    assert again.summary["test_accuracy"] == first.summary["test_accuracy"]
-    assert again.summary["train_accuracy"] == first.summary["train_accuracy"]
-    assert [line["step"] for line in read_metrics(tmp_path)] == [line["step"] for line in lines] + [12]
-
-
 def test_another_configuration_is_refused_by_name(tmp_path):
     train(small_config(), tmp_path)
     with pytest.raises(CheckpointError, match=r"optim\.lr: 0\.05 there, 0\.1 here"):

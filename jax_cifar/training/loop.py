@@ -172,6 +172,7 @@ class Trainer:
         plan, step = self.session.plan, int(state.step)
         self.console.start(plan.total_steps, plan.steps_per_epoch, step, "val" if self.part == "validation" else "test")
         with StopRequest() as self.stop:
+            self.stop.kept = f"What was saved before is in {self.folder / CHECKPOINTS}."
             if self.progress.row_due:
                 self.end_of_epoch(state, step)
                 self.end_if_asked(self.stop.signal, step)
@@ -205,7 +206,7 @@ class Trainer:
         try:
             return self.session.advance(state, step, look)
         except Diverged as error:
-            raise Diverged(f"{error} {self.last_good()}") from None
+            raise Diverged(f"{error} {self.kept()}") from None
 
     def end_if_asked(self, signal: str | None, step: int) -> None:
         """Raise `Interrupted` once the state is safe, if there was a signal."""
@@ -245,11 +246,11 @@ class Trainer:
         """Stop the run and name what is kept of it."""
         when = f"between steps {begin:,} and {end:,}" if begin < end else f"at step {end:,}"
         raise Diverged(
-            f"The {what} became {value} {when}. {self.last_good()}"
+            f"The {what} became {value} {when}. {self.kept()}"
             " Try a lower --optim.lr or --optim.clip_norm 1; --debug-nans finds the operation."
         )
 
-    def last_good(self) -> str:
+    def kept(self) -> str:
         """The newest finished checkpoint, in words; a save that fails meanwhile is no other end."""
         place, failures = self.folder / CHECKPOINTS, []
         for _ in range(MAX_PENDING + 1):
@@ -315,7 +316,6 @@ class Trainer:
             self.progress.seconds = clock.report()
             write = self.checkpoints.save_best if best else self.checkpoints.save
             write(step, state, dataclasses.asdict(self.progress))
-        self.stop.kept = f"Whole checkpoints stay in {self.folder / CHECKPOINTS}."
 
     def finish(self, state: TrainState) -> TrainResult:
         """The final weights on the test images, then summary, reports and pictures."""
