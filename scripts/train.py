@@ -6,7 +6,7 @@
 
 Given a --workdir that holds checkpoints of the same experiment, the run goes on from the newest. --init-from
 starts from the weights of another run, all but the head where the classes differ.
-Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite; 75 stopped by a signal, after saving.
+Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite; 75 stopped by a signal, after saving what there was.
 """
 
 from jax_cifar.signals import guard

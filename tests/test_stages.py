@@ -45,19 +45,26 @@ def test_training_ends_at_once_where_there_is_nothing_to_save(config, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["train", "evaluate", "save", "final", "draw"])
-def test_training_saves_what_there_is_and_the_same_command_goes_on(config, tmp_path, stage):
-    command = ["--config", config, "--workdir", tmp_path / "my run"]
-    late = stage in ("final", "draw")
-    ended = run_script("train", command, [Signal(stage, "SIGTERM", 1 if late else 3, LONG if late else 0.5)])
-    assert ended.code == 75
-    assert ended.seconds_to_stop is not None and ended.seconds_to_stop < SOON
-    assert ended.err.splitlines()[-1].endswith(f"--workdir '{tmp_path / 'my run'}'"), ended.err
-    assert ("There was nothing to save" in ended.err, "Traceback" in ended.err) == (False, False)
-    assert (tmp_path / "my run" / "summary.json").exists() is False
-    assert run_script("train", command).code == 0
-    assert run_script("train", [*command[:2], "--workdir", tmp_path / "whole"]).code == 0
-    assert load_run(tmp_path / "my run").evaluate("test") == load_run(tmp_path / "whole").evaluate("test")
+def test_training_saves_what_there_is_and_the_same_command_goes_on(config, tmp_path):
+    assert run_script("train", ["--config", config, "--workdir", tmp_path / "whole"]).code == 0
+    whole = load_run(tmp_path / "whole").evaluate("test").to_dict()
+    for stage, count, pause in (
+        ("train", 3, 0),
+        ("evaluate", 2, 0),
+        ("save", 1, 0.5),
+        ("final", 1, LONG),
+        ("draw", 1, LONG),
+    ):
+        folder = tmp_path / f"stopped in {stage}"
+        command = ["--config", config, "--workdir", folder]
+        ended = run_script("train", command, [Signal(stage, "SIGTERM", count, pause)])
+        assert ended.code == 75, (stage, ended)
+        assert ended.seconds_to_stop is not None and ended.seconds_to_stop < SOON, stage
+        assert ended.err.splitlines()[-1].endswith(f"--workdir '{folder}'"), (stage, ended)
+        assert ("There was nothing to save" in ended.err, "Traceback" in ended.err) == (False, False)
+        assert (folder / "summary.json").exists() is False
+        assert run_script("train", command).code == 0
+        assert load_run(folder).evaluate("test").to_dict() == whole, stage
 
 
 @pytest.mark.slow

@@ -76,6 +76,9 @@ def test_a_slow_run_prints_every_step_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(console, "QUIET_SECONDS", 0.0)
     train(small_config(eval={"every": 0.5}), tmp_path)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (shown,) = [row[2] for row in rows if row[1:2] == ["4"]]
+    losses = [line["loss"] for line in read_metrics(tmp_path) if line["split"] == "train"]
+    assert shown == f"{(losses[0] + losses[1]) / 2:.4f}"  # as in the row of the epoch, whose mean it will become
     assert [row[1] for row in rows if row and row[0].replace(".", "").isdigit()] == [
         "2",
         "3",
