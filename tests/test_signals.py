@@ -99,10 +99,15 @@ def until(stop):
 """
 
 
-def script(body, arguments=(), ignored="", **options):
-    """Exit code, lines on standard output and on stderr of a small guarded script; `body` is what its `main` does."""
+def main_of(body, ignored=""):
+    """The code of a small guarded script; `body` is what its `main` does."""
     lines = "\n    ".join(body.strip().splitlines())
-    code = f"{HEAD.replace('{ignored}', ignored)}\ndef main(arguments):\n    {lines}\n\nrun(main)\n"
+    return f"{HEAD.replace('{ignored}', ignored)}\ndef main(arguments):\n    {lines}\n\nrun(main)\n"
+
+
+def script(body, arguments=(), ignored="", **options):
+    """Exit code, lines on standard output and on stderr, of a small guarded script."""
+    code = main_of(body, ignored)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, text=True, timeout=30, check=False, **pipes
@@ -195,10 +200,14 @@ sys.exit(3) if len(arguments) > 1 else None
     assert {path.name for path in tmp_path.iterdir()} == set("abcd")
 
 
-def test_a_script_works_without_standard_streams(tmp_path):
-    body = 'print(1); print(2, file=sys.stderr); Path(arguments[0]).write_text("done")'
-    lines = "\n    ".join(body.splitlines())
-    code = f"{HEAD}\ndef main(arguments):\n    {lines}\n\nrun(main)\n"
+def test_a_script_works_without_standard_streams_and_nothing_else_takes_their_places(tmp_path):
+    body = """
+print(1); print(2, file=sys.stderr)
+import os
+nowhere = [os.path.sameopenfile(i, os.open(os.devnull, os.O_RDONLY)) for i in range(3)]
+Path(arguments[0]).write_text(str(nowhere))
+"""
+    code = main_of(body)
     command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code, tmp_path / "a"]
     assert subprocess.run(command, cwd=ROOT, timeout=30, check=False).returncode == 0
-    assert (tmp_path / "a").read_text() == "done"
+    assert (tmp_path / "a").read_text() == str([True] * 3)
