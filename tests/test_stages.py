@@ -104,3 +104,13 @@ def test_other_scripts_end_at_once_and_leave_nothing(finished_run, tmp_path, mon
         assert (ended.code, ended.err) == (75, f"Stopped by {name}. There was nothing to save.\n"), (stage, ended)
         assert ended.seconds_to_stop is not None and ended.seconds_to_stop < SOON
         assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_stopped_lot_of_runs_shows_the_results_that_it_has(config):
+    ended = run_script("train_many", ["--config", config, "--seeds", "3"], [Signal("start", "SIGTERM", 2, LONG)])
+    assert ended.code == 75
+    assert ended.err.splitlines()[-1] == "Stopped by SIGTERM. There was nothing to save."
+    head, _, row = ended.out.splitlines()
+    assert head.split("|")[4].strip() == "seeds"
+    assert row.split("|")[4].strip() == "1"
