@@ -1,17 +1,19 @@
 """What the scripts share: options before the configuration's own, and errors as one message and an exit code."""
 
 import argparse
+import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from jax_cifar.config import Config
 from jax_cifar.config.files import help_text, load_config
 from jax_cifar.errors import ConfigError, UserError, check, printable
 from jax_cifar.files import expand
+from jax_cifar.signals import STOPPED, all_done, is_guarded, say
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,20 +92,83 @@ def _writable_file(text: str) -> Path:
     return path
 
 
+class LastingStream:
+    """A standard stream that outlives its reader: once it cannot be written any more, nothing is, and work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write as the stream does."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._mute(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush as the stream does."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._mute(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _mute(self, error: OSError) -> None:
+        # Whatever is still in buffers, of Python and of others, goes there too.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+        say(f"The output cannot be written any more ({error.strerror}); the work goes on without it.")
+
+
+@contextlib.contextmanager
+def lasting_streams() -> Iterator[None]:
+    """Inside, standard output and errors are `LastingStream`s; one that was closed at the start takes what comes."""
+    with contextlib.ExitStack() as stack:
+        streams = []
+        for stream in (sys.stdout, sys.stderr):
+            stream = stream or stack.enter_context(open(os.devnull, "w"))
+            streams.append(cast(TextIO, LastingStream(stream)))
+        stack.enter_context(contextlib.redirect_stdout(streams[0]))
+        stack.enter_context(contextlib.redirect_stderr(streams[1]))
+        try:
+            yield
+        finally:
+            for stream in streams:
+                stream.flush()
+
+
 def run(main: Callable[[Sequence[str]], object]) -> None:
-    """Call `main(arguments)`; a user's own mistake ends in one message and an exit code, never in a traceback."""
+    """Call `main(arguments)`; what a user can put right ends in one message and an exit code, never in a traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name in an alphabet that this output has not is shown by numbers; it is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")
+    with lasting_streams():
+        code = exit_code(main)
+        all_done(code)
+    if code == STOPPED and is_guarded():
+        os._exit(code)  # the devices may still be at work on what nobody waits for any more
+    if code:
+        sys.exit(code)
+
+
+def exit_code(main: Callable[[Sequence[str]], object]) -> int:
+    """Call `main(arguments)`, and print why it ended before its time. What is a fault of ours keeps its traceback."""
     try:
         main(sys.argv[1:])
+        return 0
     except UserError as error:
-        print(printable(f"error: {error}" if error.exit_code != 75 else str(error)), file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough.
-        sys.stderr.close()
-        sys.exit(0)
+        message, code = str(error), error.exit_code
+    except KeyboardInterrupt:  # nothing guards this process
+        message, code = "Stopped by SIGINT.", STOPPED
+    except OSError as error:
+        message, code = f"{error.strerror}: {error.filename}" if error.filename else str(error), 2
+    except Exception as error:
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            raise
+        told = str(error).splitlines()[:1] or ["the machine gave no more"]
+        message, code = f"Out of memory ({told[0]}). A smaller --train.batch_size or --eval.batch_size needs less.", 2
+    print(printable(message if code == STOPPED else f"error: {message}"), file=sys.stderr)
+    return code

@@ -3,6 +3,8 @@
 import sys
 import unicodedata
 
+from jax_cifar.signals import STOPPED
+
 
 class UserError(Exception):
     """Something the user can put right. The message shows the offending value and the way out."""
@@ -51,7 +53,7 @@ class Diverged(UserError):
 class Interrupted(UserError):
     """A signal stopped the run after its state was saved; the same command goes on from there."""
 
-    exit_code = 75
+    exit_code = STOPPED
 
 
 def print_warning(message: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from jax_cifar.errors import ConfigError
+from jax_cifar.signals import last_acts
 
 try:
     import fcntl
@@ -26,6 +27,7 @@ _SUFFIX = ".unfinished"
 _DAY = 86_400  # seconds
 _LARGEST_JSON = 1 << 26  # bytes; what runs write has kilobytes
 _DEEPEST_JSON = 64  # lists and tables in one another; Python's own limit depends on who asks
+_being_written: set[Path] = set()
 _VARIABLE = re.compile(r"\$([A-Za-z_]\w*|\{[^}]*\})")
 
 
@@ -124,6 +126,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     _remove_leftovers(path.parent)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    _being_written.add(unfinished)
     try:
         with unfinished.open("xb") as file:
             yield file
@@ -131,6 +134,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+    finally:
+        _being_written.discard(unfinished)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -146,6 +151,12 @@ def write_json(path: Path, values: Any) -> None:
         ValueError: a number is not finite.
     """
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+@last_acts.append
+def _remove_half_written() -> None:
+    for path in list(_being_written):
+        path.unlink(missing_ok=True)
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -5,6 +5,11 @@ python scripts/benchmark.py step --models simple_cnn cifar_cnn --json step.json
 python scripts/benchmark.py SUITE --help
 """
 
+from jax_cifar.signals import guard
+
+if __name__ == "__main__":
+    guard()  # before all that takes long to import
+
 import importlib
 import os
 import sys

@@ -4,6 +4,11 @@ python scripts/export.py --workdir runs/first --out model.onnx
 python scripts/export.py --workdir runs/first --out model.onnx --float-input --checkpoint best
 """
 
+from jax_cifar.signals import guard
+
+if __name__ == "__main__":
+    guard()  # before all that takes long to import
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -3,6 +3,11 @@
 python scripts/prepare_tfds.py --name cifar10 --source cifar-10-binary.tar.gz --out ~/tensorflow_datasets
 """
 
+from jax_cifar.signals import guard
+
+if __name__ == "__main__":
+    guard()  # before all that takes long to import
+
 from collections.abc import Sequence
 
 from jax_cifar.cli import Parser, run

@@ -7,6 +7,11 @@ result (logging, checkpoints, evaluation). The table is Markdown, as it stands i
 not finished are left out, each with a line on stderr.
 """
 
+from jax_cifar.signals import guard
+
+if __name__ == "__main__":
+    guard()  # before all that takes long to import
+
 import statistics
 import sys
 from collections.abc import Iterable, Sequence

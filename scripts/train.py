@@ -7,17 +7,22 @@
 Given a --workdir that holds checkpoints of the same experiment, the run goes on from the newest. --init-from
 starts from the weights of another run, all but the head where the classes differ. A run is resumed where JAX
 draws and computes other numbers than it was begun with only with --allow-different-numbers.
-Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite; 75 stopped by a signal, after saving.
+Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite; 75 stopped by a signal, after saving what there was.
 """
+
+from jax_cifar.signals import guard
+
+if __name__ == "__main__":
+    guard()  # before all that takes long to import
 
 import time
 
 STARTED = time.time()
 
-import dataclasses  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
+import dataclasses
+from collections.abc import Sequence
 
-from jax_cifar.cli import ExperimentParser, run  # noqa: E402
+from jax_cifar.cli import ExperimentParser, run
 
 
 def main(arguments: Sequence[str]) -> None:

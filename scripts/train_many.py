@@ -6,9 +6,14 @@
 Every combination of the values given is trained with every seed (train.seed, train.seed + 1, ...). Prints a Markdown
 table with a row per combination. There is no run folder; choose a combination by its accuracy on validation images
 (--data.val_fraction 0.1), not by the test images.
-Exit codes: 0 done, also where some runs diverged, which the table tells; 2 bad input; 130 stopped by Ctrl-C, after the
+Exit codes: 0 done, also where some runs diverged, which the table tells; 2 bad input; 75 stopped by a signal, after the
 table of what had finished.
 """
+
+from jax_cifar.signals import guard
+
+if __name__ == "__main__":
+    guard()  # before all that takes long to import
 
 import itertools
 import statistics
@@ -23,6 +28,7 @@ from jax_cifar.config import Config
 from jax_cifar.config.files import apply_overrides, to_dict
 from jax_cifar.files import write_json
 from jax_cifar.lab.tables import markdown, spread
+from jax_cifar.signals import last_acts, say
 
 if TYPE_CHECKING:
     from jax_cifar.training.many import ManyResult
@@ -124,6 +130,7 @@ def main(arguments: Sequence[str]) -> None:
         if options.json is not None:
             write_json(options.json, as_json(config, how, results))
 
+    last_acts.append(lambda: results and say(table(results, momentum), 1))
     try:
         train_many(configs, how=how, chunk=options.chunk, on_result=report)
     finally:

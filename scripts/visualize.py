@@ -5,6 +5,11 @@ python scripts/visualize.py filters --out filters.png
 python scripts/visualize.py filters --workdir runs/first --image 7 --out filters.png
 """
 
+from jax_cifar.signals import guard
+
+if __name__ == "__main__":
+    guard()  # before all that takes long to import
+
 from collections.abc import Sequence
 
 from jax_cifar.cli import Parser, run

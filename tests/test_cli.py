@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jax_cifar.cli import ExperimentParser, run
-from jax_cifar.errors import ConfigError
+from jax_cifar.errors import ConfigError, Diverged, Interrupted
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -78,6 +78,36 @@ def test_a_users_mistake_is_an_exit_code_and_a_line(monkeypatch, capsys):
         run(lambda _: ExperimentParser("").read([]))
     assert end.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(28, "No space left on device", "runs/x"), 2, "error: No space left on device: runs/x\n"),
+        (OSError("the tape is torn"), 2, "error: the tape is torn\n"),
+        (MemoryError(), 2, "error: Out of memory (the machine gave no more). A smaller --train.batch_size or"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 5 GB\nat ..."), 2, "error: Out of memory (RESOURCE_EXHAUSTED: 5 GB). A"),
+        (KeyboardInterrupt(), 75, "Stopped by SIGINT.\n"),
+        (Diverged("The loss became nan."), 3, "error: The loss became nan.\n"),
+        (Interrupted("Stopped by SIGTERM at step 5."), 75, "Stopped by SIGTERM at step 5.\n"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_line_and_an_exit_code(capsys, error, code, message):
+    with pytest.raises(SystemExit) as end:
+        run(lambda _: fail(error))
+    printed = capsys.readouterr().err
+    assert end.value.code == code
+    assert printed.startswith(message)
+    assert printed.count("\n") == 1
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(RecursionError):
+        run(lambda _: fail(RecursionError("too deep")))
 
 
 def test_the_options_need_no_jax():

@@ -25,6 +25,16 @@ def config_of(*resolutions: tuple[int, float], **train_fields):
     return small_config(model=SPEEDRUN, train={"resolutions": resolutions, **train_fields})
 
 
+def test_a_call_after_the_images_have_grown_takes_no_longer_than_one_before():
+    session = Session.__new__(Session)
+    session._afford(16, 16, 40.0)
+    assert session._affordable == 40
+    session._afford(32, 16, 40.0)
+    assert session._affordable == 10
+    session._afford(32, 16, 2.0)
+    assert session._affordable == 1
+
+
 def test_the_plan_changes_the_side_at_the_shares_and_stops_there():
     plan = make_plan(config_of((16, 0.3), (20, 0.2), (32, 0.5)), images=200, backend="cpu")  # 12 steps
     assert [plan.side_at(step) for step in range(13)] == [16] * 4 + [20] * 2 + [32] * 7

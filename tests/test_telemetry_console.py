@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from jax_cifar.augment import HorizontalFlip
 from jax_cifar.config import Config, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+from jax_cifar.signals import last_acts
 from jax_cifar.telemetry.console import Console, clock_time
 from jax_cifar.telemetry.describe import describe, describe_config
 
@@ -78,6 +79,40 @@ def test_plain_table_shows_a_slow_epoch_alive(clock):
     assert " val acc" in lines[1]
     assert [line.split()[1] for line in lines[2:]] == ["30", "60"]
     assert lines[2].split()[4:6] == ["-", "-"]
+
+
+def test_a_first_sign_of_life_comes_soon_and_once_where_the_first_row_is_far_away(clock):
+    stream = io.StringIO()
+    console = Console(stream, now=clock)
+    console.start(1000, 500, initial_step=100)
+    for step in range(100, 140):
+        console.show_alive(step)
+        clock.seconds += 0.5
+    assert plain_lines(stream) == ["step 106 of 1,000 after 0:03, about 7:27 left"]
+
+    stream = io.StringIO()
+    console = Console(stream, now=clock)
+    console.start(1000, 1)
+    clock.seconds += 1
+    console.row(1, **FIGURES)
+    for step in range(2, 40):
+        console.show_alive(step)
+        clock.seconds += 0.5
+    assert "after" not in stream.getvalue()
+
+
+def test_a_process_that_ends_at_once_gives_the_cursor_back(monkeypatch, tmp_path):
+    monkeypatch.setenv("TERM", "xterm")
+    before = list(last_acts)
+    with (tmp_path / "terminal").open("w+") as file:
+        monkeypatch.setattr(file, "isatty", lambda: True, raising=False)
+        console = Console(file, width=80)
+        console.start(10, 5)
+        (act,) = last_acts[len(before) :]
+        act()
+        assert "\x1b[?25h" in (tmp_path / "terminal").read_text()
+        console.close()
+        assert last_acts == before
 
 
 def test_a_line_that_a_row_would_double_is_left_out(clock):

@@ -104,6 +104,18 @@ class Report:
             "confusion": self.confusion.tolist(),
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Report":
+        """The report that `to_dict` made these values of; raises `KeyError` or `TypeError` where they are of no report.
+
+        A loss that is null becomes NaN.
+        """
+        per_class = values["per_class"]
+        columns = {name: np.array([row[name] for row in per_class.values()]) for name in ("precision", "recall", "f1")}
+        loss = math.nan if values["loss"] is None else values["loss"]
+        figures = (loss, values["accuracy"], values["top5"])
+        return cls(tuple(per_class), *figures, **columns, confusion=np.array(values["confusion"]))
+
     def table(self) -> str:
         """The report as text: one line per class, the macro averages, and the figures over all images."""
         names = [printable(name, keep="") for name in self.label_names]

@@ -1,5 +1,6 @@
 """Prediction over a whole set, with test-time augmentation."""
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,9 @@ Predictor = Callable[[Any, UInt8[Array, "batch height width channel"]], Float32[
 
 # On a CPU, images in a forward pass. More do not fit into the cache, fewer cost more in starting operations.
 LEAST_IMAGES, MOST_IMAGES = 16, 40
+
+# Between two looks at whether a prediction is still wanted.
+LOOK_SECONDS = 0.25
 
 # Weight of every view. The views of an image and of its mirror image always count the same.
 VIEW_WEIGHTS: dict[str, tuple[float, ...]] = {
@@ -130,8 +134,16 @@ def make_batches(
     return Batches(tuple(jax.device_put(batch, sharding) for batch in batches), count)
 
 
+class Unwanted(Exception):
+    """A prediction was given up halfway, because it was no longer wanted."""
+
+
 def predict_logits(
-    predict: Predictor, variables: Any, batches: Batches, tta: TestTimeAugmentation = "none"
+    predict: Predictor,
+    variables: Any,
+    batches: Batches,
+    tta: TestTimeAugmentation = "none",
+    stop: Callable[[], object] | None = None,
 ) -> Float32[np.ndarray, "images classes"]:
     """Logits of every image exactly once, in order, on the host.
 
@@ -140,11 +152,28 @@ def predict_logits(
       variables: the model's, passed on to `predict`.
       batches: from `make_batches`.
       tta: test-time augmentation. Logits are averaged (not probabilities), as in cifar10-airbench.
+      stop: asked a few times a second; once true, what the devices are at is left to itself.
+
+    Raises:
+      Unwanted: `stop()` was true.
     """
-    weights = VIEW_WEIGHTS[tta]
-    logits = [
-        sum(weight * predict(variables, view) for weight, view in zip(weights, tta_views(batch, tta), strict=True))
-        for batch in batches.images
-    ]
+    weights, logits = VIEW_WEIGHTS[tta], []
+    for batch in batches.images:
+        pairs = zip(weights, tta_views(batch, tta), strict=True)
+        logits.append(sum(weight * predict(variables, view) for weight, view in pairs))
+        if stop is not None:
+            _wait(logits[-2:-1], stop)  # one batch runs ahead, so that the device never waits for the host
+    if stop is not None:
+        _wait(logits[-1:], stop)
     # One transfer at the end, so that the device never waits for the host between batches.
     return np.concatenate(jax.device_get(logits))[: batches.count]
+
+
+def _wait(arrays: Sequence[Any], stop: Callable[[], object]) -> None:
+    looked = time.monotonic()
+    while not all(array.is_ready() for array in arrays):
+        time.sleep(0.001)
+        if time.monotonic() - looked > LOOK_SECONDS:
+            if stop():
+                raise Unwanted
+            looked = time.monotonic()

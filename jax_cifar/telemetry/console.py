@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from jax_cifar.errors import printable
+from jax_cifar.signals import last_acts
 from jax_cifar.telemetry.describe import describe_config, describe_summary, parameter_lines
 
-# A line between two epochs says that a slow run is alive; more of them would bury the table.
+# A line between two epochs says that a slow run is alive; more of them would bury the table. The first comes soon.
 QUIET_SECONDS = 15.0
+FIRST_SECONDS = 3.0
+SHOW_CURSOR = b"\x1b[?25h"
 PLAIN_WIDTH = 100
 # Facts come in several groups; their texts stand in one column all the same.
 NAME_WIDTH = 10
@@ -125,17 +128,19 @@ class Console:
         """
         self._total, self._steps_per_epoch, self._split = total_steps, steps_per_epoch, split
         self._started = self._printed = self._now()
+        self._initial_step, self._shown_alive = initial_step, False
         self._mark: tuple[int, float] | None = None
         self._columns = _columns_within(self._width)
         if self._rich is not None:
             self._bar = _progress_bar(self._rich, self._width)
-            self._task = self._bar.add_task("", total=total_steps, completed=initial_step, figures="compiling", left="")
+            self._task = self._bar.add_task("", total=total_steps, completed=initial_step, figures="", left="")
             self._bar.start()
+            last_acts.append(self._show_cursor)
 
     def update(
         self, step: int, *, loss: float, accuracy: float, lr: float, images_per_second: float, row_follows: bool = False
     ) -> None:
-        """Show the figures of the last log interval: in the bar, or as a line of the table if the last is long ago.
+        """Show the figures of the epoch so far: in the bar, or as a line of the table if the last is long ago.
 
         `row_follows` says that `row` comes next with the same step, so that a line of its own would double it.
         """
@@ -146,6 +151,18 @@ class Console:
             self._bar.update(self._task, completed=step, figures=figures, left=left)
         elif not row_follows and self._now() - self._printed >= QUIET_SECONDS:
             self._print_row(values)
+
+    def show_alive(self, step: int) -> None:
+        """Move the bar; elsewhere, while no row is near, one line that says how fast it goes. Cheap: call it often."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+            return
+        seconds, done = self._now() - self._started, step - self._initial_step
+        if self._shown_alive or self._printed > self._started or seconds < FIRST_SECONDS or not done:
+            return
+        self._shown_alive = True
+        left = clock_time(seconds / done * (self._total - step))
+        self.line(f"step {step:,} of {self._total:,} after {clock_time(seconds)}, about {left} left")
 
     def row(
         self,
@@ -167,12 +184,16 @@ class Console:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+            last_acts.remove(self._show_cursor)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _show_cursor(self) -> None:
+        os.write(self._stream.fileno(), SHOW_CURSOR)
 
     def _timed(self, step: int, **values: float) -> dict[str, Any]:
         now = self._now()

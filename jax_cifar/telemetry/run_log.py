@@ -32,6 +32,7 @@ class RunLog:
       tensorboard: also write event files to `tensorboard/`.
       resume_step: None starts the file anew. On resuming from a checkpoint, its step: what an earlier process logged
         after it is dropped, so that the file ends up with the lines of a run that was never stopped.
+      row_due: the evaluation of that very step is still to come, and a line that an earlier process made of it goes.
       say: receives a line where lines of an earlier process were dropped.
       warn: receives a line where something cannot be written, or the file held something else than records.
 
@@ -44,6 +45,7 @@ class RunLog:
         workdir: Path,
         tensorboard: bool,
         resume_step: int | None,
+        row_due: bool = False,
         *,
         say: Callable[[str], None] = print,
         warn: Callable[[str], None] = print,
@@ -51,7 +53,7 @@ class RunLog:
         self._path, self._say, self._warn = workdir / METRICS_FILE, say, warn
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            self._mend(-1 if resume_step is None else resume_step)
+            self._mend(-1 if resume_step is None else resume_step, row_due)
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
             raise ConfigError(f"{self._path} cannot be read or written: {error.strerror}. See to that first.") from None
@@ -96,12 +98,15 @@ class RunLog:
                 self._warn(f"{self._path} cannot be written: {error.strerror}. Training goes on; it is tried again.")
             self._failed = error.strerror
 
-    def _mend(self, step: int) -> None:
-        """Drop what are no records, and those after `step`; say so."""
+    def _mend(self, step: int, row_due: bool) -> None:
+        """Drop what are no records, those after `step`, and an evaluation of it that is still to come; say so."""
         content = self._path.read_bytes() if self._path.exists() else b""
         lines = content.splitlines(keepends=True)
         records = [(line, record) for line in lines if (record := _parsed(line)) is not None]
-        kept = [line for line, record in records if record["step"] <= step]
+        last = step - 1 if row_due else step  # of evaluations
+        kept = [
+            line for line, record in records if record["step"] <= (step if record.get("split") == "train" else last)
+        ]
         if len(records) < len(lines):
             strange = len(lines) - len(records)
             self._warn(f"{self._path}: {strange:,} of its {len(lines):,} lines were no whole records, and are dropped.")

@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import json
+import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +18,7 @@ from jax_cifar.config.files import check_recordable
 from jax_cifar.data import Splits, divide_training, load_data
 from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
 from jax_cifar.evaluation.metrics import Report, mean_metrics
-from jax_cifar.evaluation.predict import mirror_warning
+from jax_cifar.evaluation.predict import Unwanted, mirror_warning
 from jax_cifar.files import write_json
 from jax_cifar.models import parameter_table
 from jax_cifar.models.network import compute_dtype
@@ -24,8 +27,8 @@ from jax_cifar.run.arithmetic import arithmetic, require_same_numbers
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import CHECKPOINTS, RunFolder
-from jax_cifar.run.signals import StopRequest
-from jax_cifar.telemetry import Console, RunLog, draw_confusion_matrix, draw_plots
+from jax_cifar.signals import StopRequest, at_end_say
+from jax_cifar.telemetry import Console, RunLog, draw_confusion_matrix, draw_plots, read_metrics
 from jax_cifar.telemetry.facts import data_facts, machine_facts, network_facts
 from jax_cifar.training.callbacks import Callbacks
 from jax_cifar.training.records import Progress, epoch_record, eval_record, summary, train_record
@@ -68,8 +71,8 @@ def train(
 
     Raises:
       ConfigError, DataError, CheckpointError: what the user can put right.
-      Diverged: the loss stopped being finite; the last good checkpoint is kept and named.
-      Interrupted: SIGTERM or Ctrl-C came, and the state is saved.
+      Diverged: a loss stopped being finite; the last good checkpoint is kept and named.
+      Interrupted: a signal came between the first update and the last, and the state is saved.
     """
     clock = Clock(started)
     check_recordable(config)
@@ -77,7 +80,6 @@ def train(
         console = stack.enter_context(Console())
         place = stack.enter_context(RunFolder(config, workdir, console.warn))
         stack.enter_context(compilation_cache(config))
-        stop = stack.enter_context(StopRequest())
         console.facts(machine_facts(config))
         console.config(config)
         if warning := mirror_warning(config.eval.tta, config.augment):
@@ -101,10 +103,15 @@ def train(
         keep = config.checkpoint.keep
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
         state, progress = resume(session, checkpoints, state, console, allow_different_numbers)
-        told_by = {"say": console.line, "warn": console.warn}
-        log = stack.enter_context(RunLog(folder, config.log.tensorboard, int(state.step) or None, **told_by))
         told = Callbacks(callbacks, console.warn)
-        trainer = Trainer(session, folder, checkpoints, console, log, stop, told, progress)
+        if (finished := finished_result(session, folder, state, progress)) is not None:
+            console.summary(finished.summary, folder)
+            told.tell("on_end", finished)
+            return finished
+        told_by = {"say": console.line, "warn": console.warn}
+        log = RunLog(folder, config.log.tensorboard, int(state.step) or None, progress.row_due, **told_by)
+        stack.enter_context(log)
+        trainer = Trainer(session, folder, checkpoints, console, log, told, progress)
         state = trainer.fit(state)
         return trainer.finish(state)
 
@@ -148,6 +155,19 @@ def resume(
     return restored.state, progress
 
 
+def finished_result(session: Session, folder: Path, state: TrainState, progress: Progress) -> TrainResult | None:
+    """What the run left when it came to its end; None where it did not, or where a file of that is damaged."""
+    if int(state.step) < session.plan.total_steps or progress.row_due:
+        return None
+    try:
+        figures, values = (json.loads((folder / name).read_bytes()) for name in ("summary.json", "report.json"))
+        wants_tta = session.config.eval.tta != "none"
+        whole = figures["steps"] == session.plan.total_steps and wants_tta == (figures["test_accuracy_tta"] is not None)
+        return TrainResult(state, Report.from_dict(values), figures, folder) if whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 @dataclass
 class Trainer:
     """The training loop and the places it reports to."""
@@ -157,36 +177,68 @@ class Trainer:
     checkpoints: Checkpoints
     console: Console
     log: RunLog
-    stop: StopRequest
     callbacks: Callbacks
     progress: Progress
     test_report: Report | None = None  # of the final weights
 
     def fit(self, state: TrainState) -> TrainState:
         """Train until the plan's end, stopping where it says to log, evaluate and save."""
-        session, plan, step = self.session, self.session.plan, int(state.step)
+        plan, step = self.session.plan, int(state.step)
         self.console.start(plan.total_steps, plan.steps_per_epoch, step, "val" if self.part == "validation" else "test")
-        while step < plan.total_steps:
-            state, interval = session.advance(state, step, lambda: self.stop.signal)
-            step = interval.end
-            self.require_finite(interval)
-            self.progress.add(interval)
-            row_is_due = plan.is_due(step, plan.eval_every) or plan.is_due(step, plan.steps_per_epoch)
-            if plan.is_log_due(step):
-                self.log_interval(step, float(interval.parameter_norm[0]), row_is_due)
-            if row_is_due:
+        with StopRequest() as self.stop:
+            self.stop.kept = f"What was saved before is in {self.folder / CHECKPOINTS}."
+            if self.progress.row_due:
                 self.end_of_epoch(state, step)
-            signal = self.stop.signal  # read once: what comes after this line is answered at the next stop
-            if signal or plan.is_due(step, plan.checkpoint_every):
-                self.save(state, step)
-            if signal:
-                self.checkpoints.wait()
-                raise Interrupted(
-                    f"Stopped by {signal} at step {step:,} of {plan.total_steps:,}; the state is saved."
-                    f" To go on, run the same command with --workdir {self.folder}"
-                )
+                self.end_if_asked(self.stop.signal, step)
+            while step < plan.total_steps:
+                state, interval = self.advance(state, step)
+                step = interval.end
+                self.require_finite(interval)
+                self.progress.add(interval)
+                row_is_due = plan.is_due(step, plan.eval_every) or plan.is_due(step, plan.steps_per_epoch)
+                if plan.is_log_due(step):
+                    self.log_interval(step, float(interval.parameter_norm[0]), row_is_due)
+                if row_is_due:
+                    self.end_of_epoch(state, step)
+                signal = self.stop.signal  # read once: what comes after this line is answered at the next stop
+                if signal or plan.is_due(step, plan.checkpoint_every):
+                    self.save(state, step)
+                self.end_if_asked(signal, step)
+            self.wait_for_saves()
+            self.end_if_asked(self.stop.signal, step)
+            at_end_say(f"The state is saved, and the training done. {self.way_on}")
         self.console.close()
         return state
+
+    def advance(self, state: TrainState, step: int) -> tuple[TrainState, Interval]:
+        """Train to the next stop, or until a signal comes."""
+
+        def look(done: int) -> str | None:
+            self.console.show_alive(done)
+            return self.stop.signal
+
+        try:
+            return self.session.advance(state, step, look)
+        except Diverged as error:
+            raise Diverged(f"{error} {self.kept()}") from None
+
+    def end_if_asked(self, signal: str | None, step: int) -> None:
+        """Raise `Interrupted` once the state is safe, if there was a signal."""
+        if signal is not None:
+            self.wait_for_saves()
+            total = self.session.plan.total_steps
+            raise Interrupted(f"Stopped by {signal} at step {step:,} of {total:,}; the state is saved. {self.way_on}")
+
+    def wait_for_saves(self) -> None:
+        """Return when every state handed over is on the disk."""
+        self.stop.waits_for = "the state to be written"
+        with self.session.clock("checkpoint"):
+            self.checkpoints.wait()
+
+    @property
+    def way_on(self) -> str:
+        """How to go on with this run."""
+        return f"To go on, run the same command with --workdir {shlex.quote(str(self.folder))}"
 
     @property
     def part(self) -> Part:
@@ -199,18 +251,27 @@ class Trainer:
         if broken is not None:
             self.raise_diverged(*broken, interval.begin, interval.end)
 
+    def require_finite_loss(self, part: Part, report: Report, step: int) -> None:
+        """Raise `Diverged` where an evaluation shows that training has broken down."""
+        if not math.isfinite(report.loss):
+            self.raise_diverged(f"{part} loss", report.loss, step, step)
+
     def raise_diverged(self, what: str, value: float, begin: int, end: int) -> NoReturn:
         """Stop the run and name what is kept of it."""
-        good = self.checkpoints.latest_step()
-        kept = (
-            "No checkpoint was saved before."
-            if good is None
-            else f"Step {good:,} is kept in {self.folder / CHECKPOINTS}."
-        )
+        when = f"between steps {begin:,} and {end:,}" if begin < end else f"at step {end:,}"
         raise Diverged(
-            f"The {what} became {value} between steps {begin:,} and {end:,}. {kept}"
+            f"The {what} became {value} {when}. {self.kept()}"
             " Try a lower --optim.lr or --optim.clip_norm 1; --debug-nans finds the operation."
         )
+
+    def kept(self) -> str:
+        """The newest finished checkpoint, in words; a save that fails meanwhile is no other end."""
+        place = self.folder / CHECKPOINTS
+        try:
+            good = self.checkpoints.latest_step()
+        except CheckpointError as failure:
+            return f"What was saved before is in {place}. {failure}"
+        return "No checkpoint was saved before." if good is None else f"Step {good:,} is kept in {place}."
 
     def write(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""
@@ -218,18 +279,25 @@ class Trainer:
         self.callbacks.tell("on_log", record)
 
     def log_interval(self, step: int, parameter_norm: float, row_follows: bool) -> None:
-        """One line of training figures, and the progress shown."""
-        record = train_record(self.session, step, self.progress.interval, parameter_norm)
-        self.write(record)
+        """One line of training figures; what is shown of the epoch so far has the meaning of a row of the table."""
+        self.write(train_record(self.session, step, self.progress.interval, parameter_norm))
+        record = epoch_record(self.session, step, self.progress.epoch, self.part, None)
         shown = {name: record[name] for name in ("loss", "accuracy", "lr", "images_per_second")}
         self.console.update(step, **shown, row_follows=row_follows)
         self.progress.interval.clear()
 
     def end_of_epoch(self, state: TrainState, step: int) -> None:
-        """Evaluate where it is due, keep the best by validation, and print a row of the table."""
+        """Evaluate where it is due, keep the best by validation, and print a row of the table.
+
+        Where a signal stops the evaluation the row stays due: the run that goes on begins with it.
+        """
         plan, sums = self.session.plan, self.progress.epoch
         self.progress.train_accuracy = mean_metrics(sums)["accuracy"]
-        report = self.evaluate(state, step) if plan.is_due(step, plan.eval_every) else None
+        try:
+            report = self.evaluate(state, step) if plan.is_due(step, plan.eval_every) else None
+        except Unwanted:
+            self.progress.row_due = True
+            return
         record = epoch_record(self.session, step, sums, self.part, report)
         shown = ("loss", "accuracy", "eval_loss", "eval_accuracy", "lr", "images_per_second")
         self.console.row(step, **{name: record[name] for name in shown})
@@ -238,8 +306,10 @@ class Trainer:
             self.progress.epoch.clear()
 
     def evaluate(self, state: TrainState, step: int) -> Report:
-        """Figures of the validation images, else of the test images."""
-        report = self.session.evaluate(state.eval_variables, self.part)
+        """Figures of the validation images, else of the test images; raises `Unwanted` when a signal comes."""
+        report = self.session.evaluate(state.eval_variables, self.part, stop=lambda: self.stop.signal)
+        self.progress.row_due = False
+        self.require_finite_loss(self.part, report, step)
         self.write(eval_record(self.session, step, self.part, report))
         best = self.progress.best_validation_accuracy
         if self.part == "test":
@@ -261,13 +331,13 @@ class Trainer:
         """The final weights on the test images, then summary, reports and pictures."""
         session, config, variables = self.session, self.session.config, state.eval_variables
         if self.test_report is None:
-            self.test_report = session.evaluate(variables, "test")
-            self.write(eval_record(session, session.plan.total_steps, "test", self.test_report))
+            self.test_report, end = session.evaluate(variables, "test"), session.plan.total_steps
+            self.require_finite_loss("test", self.test_report, end)
+            if not any((line["step"], line.get("split")) == (end, "test") for line in read_metrics(self.folder)):
+                self.write(eval_record(session, end, "test", self.test_report))
         report, with_tta = self.test_report, None
         if config.eval.tta != "none":
             with_tta = session.evaluate(variables, "test", config.eval.tta)
-        with session.clock("checkpoint"):
-            self.checkpoints.wait()
         if config.log.plots:
             self.draw(report)
         figures, unwritten = summary(session, self.progress, state, report, with_tta), None

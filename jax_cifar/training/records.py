@@ -22,6 +22,7 @@ class Progress:
     train_accuracy: float | None = None  # of the last epoch, as the network saw its images
     best_validation_accuracy: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    row_due: bool = False  # a signal stopped the evaluation after the last update: it is still to be made
 
     def add(self, interval: Interval) -> None:
         """Count what happened up to a stop."""

@@ -140,9 +140,9 @@ class Session:
             self._predict = self._compile_predict(state)
 
     def advance(
-        self, state: TrainState, step: int, stop: Callable[[], object] = lambda: False
+        self, state: TrainState, step: int, stop: Callable[[int], object] = lambda done: False
     ) -> tuple[TrainState, Interval]:
-        """Train to the plan's next stop, or until `stop()` is true. Raises `Diverged` with --debug-nans only."""
+        """Train to the plan's next stop, or until `stop(updates done)` is true; raises `Diverged` with --debug-nans."""
         plan, begin, end = self.plan, step, self.plan.next_stop(step)
         side, started = plan.side_at(step), time.perf_counter()
         with self.clock("train"), finding_nans(self.config.train.debug_nans, begin):
@@ -153,8 +153,8 @@ class Session:
                 state, new_sums = program(state, sums, self._data, order, self._tables, self._keys)
                 # At most one call runs ahead of the host, so that a signal is answered within a step or two.
                 jax.block_until_ready(sums)
-                sums, step = new_sums, step + count
-                if step >= end or stop():
+                sums, done, step = new_sums, step, step + count
+                if step >= end or stop(done):
                     break
             totals = {name: self.replicas.values(value) for name, value in sums.items()}
             norm = self.replicas.values(self._norm(state.params))
@@ -162,11 +162,17 @@ class Session:
         self._afford(plan.side_at(step), side, (step - begin) / seconds)
         return state, Interval(begin, step, totals, norm, seconds)
 
-    def evaluate(self, variables: PyTree, part: Part, tta: TestTimeAugmentation = "none") -> Report:
-        """Judge a whole part of the data with the weights of one replica."""
+    def evaluate(
+        self,
+        variables: PyTree,
+        part: Part,
+        tta: TestTimeAugmentation = "none",
+        stop: Callable[[], object] | None = None,
+    ) -> Report:
+        """Judge a whole part of the data with the weights of one replica; raises `Unwanted` once `stop()` is true."""
         dataset = self.part(part)
         with self.clock("eval"):
-            logits = predict_logits(self._predict, variables, self.batches(part), tta)
+            logits = predict_logits(self._predict, variables, self.batches(part), tta, stop)
             return report(logits, dataset.labels, self.splits.label_names)
 
     def part(self, part: Part) -> Dataset:

@@ -1,0 +1,156 @@
+"""How runs end, seen from inside one process: evaluations given up, late divergence, finished runs given again."""
+
+import json
+import math
+import shutil
+from types import SimpleNamespace
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+from small_runs import loop, same_bits, small_config
+
+from jax_cifar.errors import CheckpointError, Diverged, Interrupted
+from jax_cifar.evaluation import predict
+from jax_cifar.evaluation.metrics import Report
+from jax_cifar.telemetry import read_metrics
+from jax_cifar.training import session
+
+
+class StopInEvaluation:
+    """Stands in for `StopRequest` and for `predict_logits`: the signal comes during the evaluation of that number."""
+
+    def __init__(self, number: int) -> None:
+        self._left, self.signal = number, None
+
+    def __enter__(self) -> "StopInEvaluation":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def predict_logits(self, *arguments: Any) -> Any:
+        *_, stop = arguments
+        self._left -= 1
+        if self._left == 0:
+            self.signal = "SIGTERM"
+        if stop is not None and stop():
+            raise predict.Unwanted
+        return predict.predict_logits(*arguments)
+
+
+def test_a_run_stopped_while_evaluating_makes_that_row_when_it_goes_on(tmp_path, monkeypatch):
+    # Rows after 3, 6, 9 and 12 updates; the signals come in that of an epoch's end and in the very last.
+    config = small_config(data={"val_fraction": 0.1}, eval={"every": 0.5})
+    whole = loop.train(config, tmp_path / "whole")
+    folder = tmp_path / "parts"
+    for number, at in ((2, 6), (3, 12)):
+        stop = StopInEvaluation(number)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "StopRequest", lambda stop=stop: stop)
+            patch.setattr(session, "predict_logits", stop.predict_logits)
+            with pytest.raises(Interrupted, match=f"Stopped by SIGTERM at step {at} of 12; the state is saved"):
+                loop.train(config, folder)
+        manifest = json.loads((folder / "checkpoints" / str(at) / "manifest.json").read_text())
+        assert manifest["extra"]["row_due"]
+        assert not any(line["split"] == "validation" and line["step"] == at for line in read_metrics(folder))
+        with (folder / "metrics.jsonl").open("a") as file:  # as a process leaves it that dies before its next save
+            file.write(json.dumps({"step": at, "split": "validation", "loss": 9.0}) + "\n")
+    parts = loop.train(config, folder)
+    assert same_bits(whole.state, parts.state)
+    for figure in ("train_accuracy", "best_validation_accuracy", "test_loss"):
+        assert whole.summary[figure] == parts.summary[figure]
+    timed = ("seconds", "images_per_second")
+    lines = [
+        [{name: value for name, value in line.items() if name not in timed} for line in read_metrics(run.workdir)]
+        for run in (whole, parts)
+    ]
+    assert lines[0] == lines[1]
+
+
+class NeverReady:
+    """Stands in for logits that a device is still at."""
+
+    def __radd__(self, other: object) -> "NeverReady":
+        return self
+
+    __rmul__ = __radd__
+
+    def is_ready(self) -> bool:
+        return False
+
+
+def test_a_prediction_that_is_no_longer_wanted_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(predict, "LOOK_SECONDS", 0.002)
+    batches = predict.Batches((jnp.zeros((1, 8, 8, 3), jnp.uint8),) * 3, 3)
+    asked, predicted = iter([False, False, True]), []
+
+    def never(variables: Any, images: Any) -> Any:
+        predicted.append(images)
+        return NeverReady()
+
+    with pytest.raises(predict.Unwanted):
+        predict.predict_logits(never, {}, batches, stop=lambda: next(asked))
+    assert len(predicted) == 2  # one ran ahead, no more
+
+
+def test_a_loss_that_is_not_finite_after_the_last_update_is_a_divergence(tmp_path):
+    config = small_config(
+        data={"subset": 20},
+        schedule={"name": "constant", "warmup": 0.0},
+        train={"steps": 1, "batch_size": 8},
+        optim={"lr": 1e15},
+        model={"width": 2},
+    )
+    with pytest.raises(Diverged, match=r"^The test loss became (nan|inf) at step 1\. No checkpoint was saved before"):
+        loop.train(config, tmp_path)
+    assert not (tmp_path / "summary.json").exists()
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_save_that_fails_at_the_same_time_is_told_and_the_end_is_a_divergence(tmp_path):
+    answers = iter([CheckpointError("Checkpoint 8 could not be saved."), 5])
+
+    def latest_step() -> object:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    checkpoints: Any = SimpleNamespace(latest_step=latest_step)
+    nothing: Any = None
+    trainer = loop.Trainer(nothing, tmp_path, checkpoints, nothing, nothing, nothing, nothing)
+    expected = f"became inf between steps 7 and 9. Step 5 is kept in {tmp_path}/checkpoints. Checkpoint 8 could not"
+    with pytest.raises(Diverged) as caught:
+        trainer.raise_diverged("training loss", math.inf, 7, 9)
+    assert expected in str(caught.value)
+
+
+def test_a_finished_run_given_again_changes_nothing_unless_its_summary_is_gone(tmp_path, finished_run, capsys):
+    folder = tmp_path / "a b"
+    shutil.copytree(finished_run.workdir, folder)
+    records = ("metrics.jsonl", "summary.json", "report.json")
+    before = {name: (folder / name).read_bytes() for name in records}
+    config = small_config()
+    capsys.readouterr()
+    again = loop.train(config, folder)
+    assert {name: (folder / name).read_bytes() for name in records} == before
+    assert same_bits(again.state, finished_run.state)
+    assert again.summary == finished_run.summary
+    assert again.report.to_dict() == finished_run.report.to_dict()
+    assert f"{finished_run.summary['test_accuracy']:.2%}" in capsys.readouterr().out
+
+    (folder / "summary.json").write_text('{"steps": 12, "test_acc')
+    mended = loop.train(config, folder)
+    assert (folder / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
+    for figure in ("test_accuracy", "test_loss", "train_accuracy", "steps"):
+        assert json.loads((folder / "summary.json").read_bytes())[figure] == finished_run.summary[figure]
+    assert mended.report.to_dict() == finished_run.report.to_dict()
+
+
+def test_a_report_comes_back_from_its_file(finished_run):
+    values = json.loads((finished_run.workdir / "report.json").read_bytes())
+    assert Report.from_dict(values).to_dict() == values
+    assert Report.from_dict(values).table() == finished_run.report.table()
+    with pytest.raises(KeyError):
+        Report.from_dict({})
