@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
+
 from jax_cifar.backend.compiler import compilation_cache
 from jax_cifar.config import Config
 from jax_cifar.config.files import check_recordable
 from jax_cifar.data import Splits, divide_training, load_data
 from jax_cifar.errors import CheckpointError, Diverged, Interrupted
-from jax_cifar.evaluation.metrics import Report, mean_metrics
+from jax_cifar.evaluation.metrics import Report
 from jax_cifar.files import write_json
 from jax_cifar.models import parameter_table
 from jax_cifar.models.network import compute_dtype
-from jax_cifar.optim.rules import former_path
+from jax_cifar.optim.rules import ema_warning, former_path
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import CHECKPOINTS, choose_folder, make_folder
@@ -24,7 +26,7 @@ from jax_cifar.run.signals import StopRequest
 from jax_cifar.telemetry import Console, RunLog, draw_confusion_matrix, draw_plots, write_environment
 from jax_cifar.telemetry.facts import data_facts, machine_facts, network_facts
 from jax_cifar.training.callbacks import Callbacks
-from jax_cifar.training.records import Progress, epoch_record, eval_record, summary, train_record
+from jax_cifar.training.records import Progress, epoch_record, eval_record, means, summary, train_record
 from jax_cifar.training.replicas import one_run
 from jax_cifar.training.session import Interval, Part, Session
 from jax_cifar.training.start import starting_weights
@@ -66,6 +68,9 @@ def train(
       Interrupted: SIGTERM or Ctrl-C came, and the state is saved.
     """
     clock = Clock(started)
+    # JAX_DEBUG_NANS: what --debug-nans finds tells more.
+    if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, debug_nans=True))
     check_recordable(config)
     folder = choose_folder(config, workdir)
     with contextlib.ExitStack() as stack:
@@ -88,6 +93,8 @@ def train(
         write_environment(folder)
         session.compile(state)
         announce_network(console, session, state)
+        if warning := ema_warning(config.optim, session.plan.total_steps):
+            console.warn(warning)
 
         keep, place = config.checkpoint.keep, folder / CHECKPOINTS
         checkpoints = stack.enter_context(Checkpoints(place, keep, console.warn, former_path))
@@ -145,10 +152,14 @@ class Trainer:
         session, plan, step = self.session, self.session.plan, int(state.step)
         self.console.start(plan.total_steps, plan.steps_per_epoch, step, "val" if self.part == "validation" else "test")
         while step < plan.total_steps:
-            state, interval = session.advance(state, step, lambda: self.stop.signal)
+            try:
+                state, interval = session.advance(state, step, lambda: self.stop.signal)
+            except Diverged as error:
+                raise Diverged(f"{error} {self.kept()}") from None
             step = interval.end
             self.require_finite(interval)
             self.progress.add(interval)
+            self.tell_skipped(interval)
             row_is_due = plan.is_due(step, plan.eval_every) or plan.is_due(step, plan.steps_per_epoch)
             if plan.is_log_due(step):
                 self.log_interval(step, float(interval.parameter_norm[0]), row_is_due)
@@ -177,18 +188,30 @@ class Trainer:
         if broken is not None:
             self.raise_diverged(*broken, interval.begin, interval.end)
 
-    def raise_diverged(self, what: str, value: float, begin: int, end: int) -> NoReturn:
-        """Stop the run and name what is kept of it."""
+    def kept(self) -> str:
+        """The last good checkpoint, in a sentence."""
         good = self.checkpoints.latest_step()
-        kept = (
+        return (
             "No checkpoint was saved before."
             if good is None
             else f"Step {good:,} is kept in {self.folder / CHECKPOINTS}."
         )
+
+    def raise_diverged(self, what: str, value: float, begin: int, end: int) -> NoReturn:
+        """Stop the run and name what is kept of it."""
         raise Diverged(
-            f"The {what} became {value} between steps {begin:,} and {end:,}. {kept}"
-            " Try a lower --optim.lr or --optim.clip_norm 1; --debug-nans finds the operation."
+            f"The {what} became {value} between steps {begin:,} and {end:,}. {self.kept()}"
+            " Try a lower --optim.lr or --optim.clip_norm 1; --debug-nans finds operation and layer."
         )
+
+    def tell_skipped(self, interval: Interval) -> None:
+        """Warn of the first updates that were skipped."""
+        count = int(interval.sums["skipped"][0]) if "skipped" in interval.sums else 0
+        if 0 < count == self.progress.skipped:
+            self.console.warn(
+                "Updates that are not finite are skipped, the first between steps"
+                f" {interval.begin:,} and {interval.end:,}; metrics.jsonl and summary.json count them."
+            )
 
     def write(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""
@@ -206,7 +229,7 @@ class Trainer:
     def end_of_epoch(self, state: TrainState, step: int) -> None:
         """Evaluate where it is due, keep the best by validation, and print a row of the table."""
         plan, sums = self.session.plan, self.progress.epoch
-        self.progress.train_accuracy = mean_metrics(sums)["accuracy"]
+        self.progress.train_accuracy = means(sums)["accuracy"]
         report = self.evaluate(state, step) if plan.is_due(step, plan.eval_every) else None
         record = epoch_record(self.session, step, sums, self.part, report)
         shown = ("loss", "accuracy", "eval_loss", "eval_accuracy", "lr", "images_per_second")

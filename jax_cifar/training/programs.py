@@ -1,7 +1,6 @@
 """The compiled calls of a run: so many updates each, for every side of the images."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.errors import Diverged
+from jax_cifar.evaluation.metrics import Sums
+from jax_cifar.optim.rules import global_norm
+from jax_cifar.training.first_nan import first_nonfinite
 from jax_cifar.training.plan import Plan
+from jax_cifar.training.state import TrainState
 
 Programs = Callable[[int], Callable[..., Any]]  # number of updates -> what makes them in one call
 
@@ -22,12 +25,13 @@ def compile_calls(
     plan: Plan,
     counts: Sequence[int],
     sharding: NamedSharding,
-    debug_nans: bool = False,
+    model: str | None = None,
 ) -> Programs:
     """The program for a number of updates: on a CPU one for all numbers, elsewhere one for each of `counts`.
 
     Where the number is known when compiling, a GPU need not ask the host after every update whether to go on.
-    `arguments` are those of `train_steps` but the number; what comes out is spread by `sharding`.
+    `arguments` are those of `train_steps` but the number; what comes out is spread by `sharding`. With the class of
+    the network as `model` every call looks for values that are not finite and says where they come from.
     """
     jit = partial(jax.jit, out_shardings=sharding, compiler_options=compiler_options())
     if plan.steps_per_call is None:
@@ -42,21 +46,37 @@ def compile_calls(
         return lambda count: partial(program, number(count))
     programs: dict[int, Callable[..., Any]] = {}
     for count in counts:
-        if debug_nans:
-            # Finding the operation means running it again, which a donated state forbids.
-            programs[count] = jit(partial(train_steps, count=count))
-        else:
-            program = jit(partial(train_steps, count=count), donate_argnums=0)
-            programs[count] = program.lower(*arguments).compile()
+        steps = partial(train_steps, count=count)
+        # Finding the operation means doing all again, for which a donated state would be gone.
+        program = jit(steps, donate_argnums=() if model else 0).lower(*arguments).compile()
+        programs[count] = _finding_nans(steps, program, model) if model else program
     return programs.__getitem__
 
 
-@contextlib.contextmanager
-def finding_nans(wanted: bool, step: int) -> Iterator[None]:
-    """With --debug-nans JAX raises at the operation; turn that into a stop of the run that names it."""
-    try:
-        # As a context: the global setting is forgotten once any code inside JAX has used the context form.
-        with jax.debug_nans(True) if wanted else contextlib.nullcontext():
-            yield
-    except FloatingPointError as error:
-        raise Diverged(f"A NaN appeared after step {step:,}: {error}") from error
+def _finding_nans(steps: Callable[..., Any], program: Callable[..., Any], model: str) -> Callable[..., Any]:
+    """`program`, which is `steps` compiled; raises `Diverged` with operation and layer where it is not finite."""
+
+    def watched(state: TrainState, *arguments: Any) -> tuple[TrainState, Sums]:
+        new_state, sums = program(state, *arguments)
+        if _is_finite(new_state, sums):
+            return new_state, sums
+        origin = first_nonfinite(lambda *given: (result := steps(*given), parameter_norm(result[0])), state, *arguments)
+        told = origin.describe(model) if origin else "done one operation at a time it is finite: a matter of rounding."
+        raise Diverged(
+            f"The update after step {int(state.step):,} is not finite: {told}\n"
+            "Try a lower --optim.lr or --optim.clip_norm 1."
+        )
+
+    return watched
+
+
+def parameter_norm(state: TrainState) -> jax.Array:
+    """Norm of all parameters; not finite where one of them is not, or is huge."""
+    with jax.named_scope("parameter_norm"):
+        return global_norm(state.params)
+
+
+@jax.jit
+def _is_finite(state: TrainState, sums: Sums) -> jax.Array:
+    finite = jnp.isfinite(jnp.stack((sums["loss"], parameter_norm(state)))).all()
+    return finite & (sums["skipped"] == 0) if "skipped" in sums else finite
