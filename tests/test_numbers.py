@@ -220,6 +220,7 @@ def test_an_average_over_most_of_the_run_is_warned_of():
     assert ema_warning(OptimConfig(), 10) is None
     assert ema_warning(long, 20_000) is None
     assert ema_warning(short, 200) is None
+    assert ema_warning(short, 199) is not None
     warning = ema_warning(long, 900) or ""
     assert "averages about 10,000 updates, and the run has 900" in warning
     assert "--optim.ema_decay 0.9889" in warning
