@@ -276,7 +276,7 @@ def step_way(config: Config, splits: Splits, data: DeviceData) -> Work:
     order = epoch_order(run_key(0), jnp.asarray(0), len(splits.train), config.train.batch_size)
     # One entry serves all steps: a place beyond the end of an array is taken to be its last.
     tables = Hyper(*(jnp.full(1, value, jnp.float32) for value in (config.optim.lr, config.optim.momentum, 0.0)))
-    current: Any = jax.device_put((state, zero_sums(), order, tables, run_key(1)), replicated(mesh))
+    current: Any = jax.device_put((state, zero_sums(config), order, tables, run_key(1)), replicated(mesh))
 
     def work(count: int) -> None:
         nonlocal current

@@ -21,7 +21,8 @@ from xml.etree import ElementTree
 import test_flagship as flagship
 import torch
 from equivalence import compare_means
-from mutants import MUTANTS, ROOT
+from mutants import MUTANTS
+from planting import ROOT
 from tolerances import TOLERANCES
 
 from jax_cifar.cli import Parser, run

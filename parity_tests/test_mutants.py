@@ -1,7 +1,8 @@
 """The tests of this folder can fail: every planted fault of mutants.py is noticed."""
 
 import pytest
-from mutants import MUTANTS, run_mutant
+from mutants import MUTANTS
+from planting import run_mutant
 
 pytestmark = pytest.mark.mutants
 

@@ -80,7 +80,15 @@ CASES: dict[str, tuple[Config, list[dict[str, dict[str, Any]]]]] = {
         [{"schedule": {"cycle_momentum": False}}],
     ),
     "accumulation": (experiment(dataclasses.replace(SGD, accumulate=2), COSINE), [{"optim": {"accumulate": 1}}]),
-    "ema": (experiment(dataclasses.replace(PLAIN, ema_decay=0.8), COSINE), [{"optim": {"ema_decay": 0.79}}]),
+    "ema": (
+        experiment(dataclasses.replace(PLAIN, ema_decay=0.8, ema_warmup=False), COSINE),
+        [{"optim": {"ema_decay": 0.79}}, {"optim": {"ema_warmup": True}}],
+    ),
+    # Its decay is reached on the way.
+    "ema warmed up": (
+        experiment(dataclasses.replace(PLAIN, ema_decay=0.3), COSINE),
+        [{"optim": {"ema_decay": 0.29}}, {"optim": {"ema_warmup": False}}],
+    ),
     "lookahead": (
         experiment(dataclasses.replace(PLAIN, lookahead_every=2, lookahead_alpha=0.5), COSINE),
         [{"optim": {"lookahead_every": 3}}, {"optim": {"lookahead_alpha": 0.6}}],

@@ -215,7 +215,7 @@ def trace(config: Config, splits: Splits) -> None:
     tables = Hyper(*[shape((session.plan.total_steps,), jnp.float32)] * 3)
     for side in {side for side, _ in session.plan.phases} or {None}:
         steps = make_train_steps(session.network.at_side(side), optimizers[0], config, replicas.mesh)
-        jax.eval_shape(partial(steps, count=1), state, zero_sums(), data, order, tables, jax.random.key(0))
+        jax.eval_shape(partial(steps, count=1), state, zero_sums(config), data, order, tables, jax.random.key(0))
 
 
 def is_named(changes: dict[str, Any], message: str) -> bool:

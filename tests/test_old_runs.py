@@ -37,7 +37,7 @@ def old(tmp_path):
 
 def old_config() -> Config:
     """What that run was begun with, in the words of today."""
-    optim = {"ema_decay": 0.9, "clip_norm": 1.0, "weight_decay": 1e-3, "lookahead_every": 4}
+    optim = {"ema_decay": 0.9, "ema_warmup": False, "clip_norm": 1.0, "weight_decay": 1e-3, "lookahead_every": 4}
     config = small_config(model={"width": 2, "dropout": 0.0}, optim=optim, data={"val_fraction": 0.1})
     return dataclasses.replace(config, name="before_rooms", augment=(RandomCrop(padding=2),))
 

@@ -74,7 +74,7 @@ def test_the_same_images_are_treated_anew_in_every_step(random_part):
     step = jax.jit(functools.partial(train_steps, count=1))
     losses = []
     for _ in range(3):
-        state, sums = step(state, zero_sums(), data, order, tables, run_key(0))
+        state, sums = step(state, zero_sums(config), data, order, tables, run_key(0))
         losses.append(float(sums["loss"]))
     assert len(set(losses)) == 3, losses
 

@@ -223,12 +223,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(load_run(tmp_path).variables)), step
 
 
-def test_debug_nans_names_the_operation(tmp_path):
-    config = small_config(optim={"lr": 1e20}, train={"debug_nans": True}, log={"every": 12})
-    with pytest.raises(Diverged, match="invalid value"):
-        train(config, tmp_path)
-
-
 def test_the_best_by_validation_is_kept_apart(tmp_path):
     # A rate so high that the last epoch is not the best.
     config = small_config(

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -119,11 +119,12 @@ class Trainer:
             make_scheduler(fixed if i else config.schedule, optimizer, total_steps, steps_per_epoch)
             for i, optimizer in enumerate(self.optimizers)
         ]
-        every, alpha, decay = config.optim.lookahead_every, config.optim.lookahead_alpha, config.optim.ema_decay
+        every, alpha, optim = config.optim.lookahead_every, config.optim.lookahead_alpha, config.optim
         self.lookahead = Lookahead(self.parameters, every, alpha) if every else None
         self.average = None
-        if decay:
-            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        if optim.ema_decay:
+            average = warming_up(optim.ema_decay) if optim.ema_warmup else get_ema_multi_avg_fn(optim.ema_decay)
+            self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
             self.average.update_parameters(model)  # the first call copies: the average starts at the initial weights
 
     @property
@@ -171,6 +172,19 @@ class Trainer:
             losses.append(loss.detach())
             correct.append(_correct(logits, y))
         return torch.stack(losses).mean(), torch.stack(correct).sum()
+
+
+def warming_up(decay: float) -> Callable[..., None]:
+    """For `AveragedModel`: a decay of min(decay, (1 + t) / (10 + t)) after t updates; its first call only copies."""
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor) -> None:
+        done = int(count) - 1
+        share = max(1 - decay, 9 / (10 + done))
+        for average, value in zip(averages, values, strict=True):
+            average.copy_(torch.lerp(average, value, share) if average.is_floating_point() else value)
+
+    return update
 
 
 @torch.no_grad()

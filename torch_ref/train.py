@@ -132,6 +132,8 @@ def plan(config: Config, images: int) -> tuple[int, int]:
     batch_size = config.train.batch_size
     expected = "the reference trains at the images' own size; leave it out"
     check(not config.train.resolutions, "train.resolutions", config.train.resolutions, expected)
+    skips = config.train.skip_nonfinite
+    check(skips == 0, "train.skip_nonfinite", skips, "the reference stops at a loss that is not finite; leave it out")
     check(batch_size <= images, "train.batch_size", batch_size, f"there are {images} training images")
     steps_per_epoch = images // batch_size
     return config.train.steps or max(1, round(config.train.epochs * steps_per_epoch)), steps_per_epoch

@@ -34,8 +34,8 @@ FREE_TO_CHANGE = re.compile(
 def from_dict(values: Mapping[str, Any]) -> Config:
     """The `Config` that `to_dict` wrote, with a `Recorded` in place of everything that is not the library's own.
 
-    What an earlier version did not have gets its default; so does what did nothing with the run's optimizer, schedule
-    or network.
+    What an earlier version did not have gets its default, or the value that means what it did; what did nothing with
+    the run's optimizer, schedule or network gets its default too.
 
     Raises:
         ConfigError: a field or transform that this version does not have, or a value of another shape.
@@ -57,6 +57,8 @@ def _section(name: str, value: Any, known: Set[str]) -> Any:
     for field in value:
         _check_known(f"{name}.{field}", {f"{name}.{known}" for known in annotations(kind)})
     fields = {field: _decode(item, f"{name}.{field}") for field, item in value.items()}
+    if name == "optim" and fields.get("ema_decay"):
+        fields = {"ema_warmup": False} | fields  # averages that were recorded without it had none
     return kind(**without_idle(kind, fields))
 
 

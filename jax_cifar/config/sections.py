@@ -120,6 +120,7 @@ class OptimConfig:
     clip_norm: Positive | None = None  # clip gradients to this global norm
     accumulate: Count = 1  # split each batch into this many forward and backward passes, one update
     ema_decay: BelowOne = 0.0  # exponential moving average of the weights, used for evaluation; 0 switches it off
+    ema_warmup: bool = True  # average: start with a decay of 0.1, which grows to ema_decay as (1 + step) / (10 + step)
     # lookahead: synchronise slow and fast weights every so many steps; 0 switches it off
     lookahead_every: Annotated[int, between(0, 2**31 - 1)] = 0
     lookahead_alpha: Probability = 0.5  # lookahead: share of the way from the slow to the fast weights
@@ -190,7 +191,9 @@ class TrainConfig:
     compilation_cache: bool = True  # keep compiled programs in the user's cache folder
     # ResNets, speedrun_net: image sides in turn, each for a share of the run; the last judges
     resolutions: tuple[tuple[Count, Annotated[Positive, between(0, 1)]], ...] = ()
-    debug_nans: bool = False  # stop at the first operation that makes a NaN (slow)
+    # skip updates whose loss or gradient is not finite, and stop after so many in a row; 0: stop at the first
+    skip_nonfinite: Annotated[int, at_least(0)] = 0
+    debug_nans: bool = False  # stop at the update that makes a NaN, and name operation and layer (slow)
 
     def __post_init__(self) -> None:
         check_fields(self, "train")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree, ScalarLike
+from jaxtyping import Array, Int, PyTree
 
 from jax_cifar.config import OptimConfig
 from jax_cifar.errors import ConfigError
@@ -28,7 +28,16 @@ from jax_cifar.optim.transforms import (
     stateless,
 )
 
-__all__ = ["Hyper", "Rule", "constant_momentum", "former_path", "global_norm", "make_optimizer", "update_ema"]
+__all__ = [
+    "Hyper",
+    "Rule",
+    "constant_momentum",
+    "ema_warning",
+    "former_path",
+    "global_norm",
+    "make_optimizer",
+    "update_ema",
+]
 
 
 def make_optimizer(config: OptimConfig, params: PyTree, frozen: tuple[str, ...] = ()) -> Rule:
@@ -74,14 +83,41 @@ def constant_momentum(config: OptimConfig) -> float:
     return config.momentum if config.name in ("sgd", "muon") else 0.0
 
 
-def update_ema(ema: PyTree, new: PyTree, decay: ScalarLike) -> PyTree:
+def update_ema(ema: PyTree, new: PyTree, decay: float, done: Int[Array, ""] | None = None) -> PyTree:
     """Moving average decay * ema + (1 - decay) * new, to be started as a copy of the initial weights.
 
-    No correction for that start: as timm's ModelEmaV2, and as PyTorch's `AveragedModel` with `get_ema_multi_avg_fn`
-    if that is fed the initial weights first. The two factors of `optax.incremental_update`, each rounded to float32, do
-    not add up to 1: its averages end up too large by 1.3e-5 of themselves at a decay of 0.999.
+    `done`, the updates before this one, warms the average up: the decay is min(decay, (1 + done) /
+    (10 + done)), as TensorFlow's ExponentialMovingAverage and diffusers' EMAModel have it. Until the decay is
+    reached the average is over about the last ninth of the updates so far (polynomial decay, Shamir and Zhang 2013),
+    and the initial weights are soon gone from it. Adam's correction, a division by 1 - decay**updates, would weigh
+    all weights since the first alike: as long as a decay of 0.9999 lasts, those of the first epoch like the last.
+
+    None: no correction for that start, as timm's ModelEmaV2, and as PyTorch's `AveragedModel` with
+    `get_ema_multi_avg_fn` if that is fed the initial weights first. The two factors of `optax.incremental_update`, each
+    rounded to float32, do not add up to 1: its averages end up too large by 1.3e-5 of themselves at a decay of 0.999.
     """
-    return jax.tree.map(lambda e, x: e + jnp.asarray(1 - decay, e.dtype) * (x - e), ema, new)
+
+    def average(e: Array, x: Array) -> Array:
+        share = 1 - decay if done is None else jnp.maximum(1 - decay, 9 / (10 + done.astype(e.dtype)))
+        return e + jnp.asarray(share, e.dtype) * (x - e)
+
+    return jax.tree.map(average, ema, new)
+
+
+def ema_warning(config: OptimConfig, total_steps: int) -> str | None:
+    """What to tell where averaged weights span most of a run of so many updates, or never get near their decay."""
+    span = round(1 / (1 - config.ema_decay))
+    if config.ema_decay == 0 or 2 * span <= total_steps:
+        return None
+    begun = (
+        f"so the average is over about its last ninth, {max(1, total_steps // 9):,}"
+        if config.ema_warmup
+        else f"so the initial weights still make up {config.ema_decay**total_steps:.0%} of the average"
+    )
+    return (
+        f"optim.ema_decay = {config.ema_decay} averages about {span:,} updates, and the run has {total_steps:,}:"
+        f" {begun}. A tenth of the run would be --optim.ema_decay {max(0.0, 1 - 10 / total_steps):.4g}."
+    )
 
 
 def _rule(config: OptimConfig, params: PyTree, rate: Mapping[str, float], decay: Mapping[str, float]) -> Rule:

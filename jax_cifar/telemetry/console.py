@@ -138,15 +138,24 @@ class Console:
             last_acts.append(self._show_cursor)
 
     def update(
-        self, step: int, *, loss: float, accuracy: float, lr: float, images_per_second: float, row_follows: bool = False
+        self,
+        step: int,
+        *,
+        loss: float | None,
+        accuracy: float | None,
+        lr: float,
+        images_per_second: float,
+        row_follows: bool = False,
     ) -> None:
         """Show the figures of the epoch so far: in the bar, or as a line of the table if the last is long ago.
 
+        Loss and accuracy are None where there were none, since every update was skipped.
         `row_follows` says that `row` comes next with the same step, so that a line of its own would double it.
         """
         values = self._timed(step, loss=loss, accuracy=accuracy, lr=lr, images_per_second=images_per_second)
         if self._bar is not None:
-            figures = f"loss {loss:.3f}  acc {accuracy:.1%}  {images_per_second:,.0f} images/s"
+            shown = "skipped" if loss is None else f"loss {loss:.3f}  acc {accuracy:.1%}"
+            figures = f"{shown}  {images_per_second:,.0f} images/s"
             left = "" if values["left"] is None else f"{clock_time(values['left'])} left"
             self._bar.update(self._task, completed=step, figures=figures, left=left)
         elif not row_follows and self._now() - self._printed >= QUIET_SECONDS:
@@ -168,8 +177,8 @@ class Console:
         self,
         step: int,
         *,
-        loss: float,
-        accuracy: float,
+        loss: float | None,
+        accuracy: float | None,
         eval_loss: float | None = None,
         eval_accuracy: float | None = None,
         lr: float,
@@ -195,7 +204,7 @@ class Console:
     def _show_cursor(self) -> None:
         os.write(self._stream.fileno(), SHOW_CURSOR)
 
-    def _timed(self, step: int, **values: float) -> dict[str, Any]:
+    def _timed(self, step: int, **values: float | None) -> dict[str, Any]:
         now = self._now()
         # The rate is taken from the first report on: what lies before it is mostly compilation.
         self._mark = self._mark or (step, now)

@@ -87,9 +87,11 @@ def describe_summary(summary: Mapping[str, Any], workdir: Path) -> dict[str, str
     total = seconds.pop("total")
     parts = [f"{name} {value:.1f}" for name, value in seconds.items()]
     parts.append(f"other {max(0.0, total - sum(seconds.values())):.1f}")
+    skipped = summary.get("skipped_updates")
     return {
         "test accuracy": test,
         "train accuracy": _figure(summary["train_accuracy"], ".2%"),
+        **({"skipped": f"{skipped:,} updates that were not finite"} if skipped else {}),
         "speed": f"{_figure(summary['images_per_second'], ',.0f')} images/s",
         "seconds": f"{total:.1f} = {' + '.join(parts)}",
         "results": str(workdir),

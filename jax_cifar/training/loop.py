@@ -17,12 +17,12 @@ from jax_cifar.config import Config
 from jax_cifar.config.files import check_recordable
 from jax_cifar.data import Splits, divide_training, load_data
 from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
-from jax_cifar.evaluation.metrics import Report, mean_metrics
+from jax_cifar.evaluation.metrics import Report
 from jax_cifar.evaluation.predict import Unwanted, mirror_warning
 from jax_cifar.files import write_json
 from jax_cifar.models import parameter_table
 from jax_cifar.models.network import compute_dtype
-from jax_cifar.optim.rules import former_path
+from jax_cifar.optim.rules import ema_warning, former_path
 from jax_cifar.run.arithmetic import arithmetic, require_same_numbers
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.clock import Clock
@@ -31,7 +31,7 @@ from jax_cifar.signals import StopRequest, at_end_say
 from jax_cifar.telemetry import Console, RunLog, draw_confusion_matrix, draw_plots, read_metrics
 from jax_cifar.telemetry.facts import data_facts, machine_facts, network_facts
 from jax_cifar.training.callbacks import Callbacks
-from jax_cifar.training.records import Progress, epoch_record, eval_record, summary, train_record
+from jax_cifar.training.records import Progress, epoch_record, eval_record, means, summary, train_record
 from jax_cifar.training.replicas import one_run
 from jax_cifar.training.session import Interval, Part, Session
 from jax_cifar.training.start import starting_weights
@@ -75,6 +75,9 @@ def train(
       Interrupted: a signal came between the first update and the last, and the state is saved.
     """
     clock = Clock(started)
+    # JAX_DEBUG_NANS: what --debug-nans finds tells more.
+    if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, debug_nans=True))
     check_recordable(config)
     with contextlib.ExitStack() as stack:
         console = stack.enter_context(Console())
@@ -99,6 +102,8 @@ def train(
         folder = place.make(session.network.spec, data_name=None if given else splits.name)
         session.compile(state)
         announce_network(console, session, state)
+        if warning := ema_warning(config.optim, session.plan.total_steps):
+            console.warn(warning)
 
         keep = config.checkpoint.keep
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
@@ -195,6 +200,7 @@ class Trainer:
                 step = interval.end
                 self.require_finite(interval)
                 self.progress.add(interval)
+                self.tell_skipped(interval)
                 row_is_due = plan.is_due(step, plan.eval_every) or plan.is_due(step, plan.steps_per_epoch)
                 if plan.is_log_due(step):
                     self.log_interval(step, float(interval.parameter_norm[0]), row_is_due)
@@ -261,7 +267,7 @@ class Trainer:
         when = f"between steps {begin:,} and {end:,}" if begin < end else f"at step {end:,}"
         raise Diverged(
             f"The {what} became {value} {when}. {self.kept()}"
-            " Try a lower --optim.lr or --optim.clip_norm 1; --debug-nans finds the operation."
+            " Try a lower --optim.lr or --optim.clip_norm 1; --debug-nans finds operation and layer."
         )
 
     def kept(self) -> str:
@@ -272,6 +278,15 @@ class Trainer:
         except CheckpointError as failure:
             return f"What was saved before is in {place}. {failure}"
         return "No checkpoint was saved before." if good is None else f"Step {good:,} is kept in {place}."
+
+    def tell_skipped(self, interval: Interval) -> None:
+        """Warn of the first updates that were skipped."""
+        count = int(interval.sums["skipped"][0]) if "skipped" in interval.sums else 0
+        if 0 < count == self.progress.skipped:
+            self.console.warn(
+                "Updates that are not finite are skipped, the first between steps"
+                f" {interval.begin:,} and {interval.end:,}; metrics.jsonl and summary.json count them."
+            )
 
     def write(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""
@@ -292,7 +307,7 @@ class Trainer:
         Where a signal stops the evaluation the row stays due: the run that goes on begins with it.
         """
         plan, sums = self.session.plan, self.progress.epoch
-        self.progress.train_accuracy = mean_metrics(sums)["accuracy"]
+        self.progress.train_accuracy = means(sums)["accuracy"]
         try:
             report = self.evaluate(state, step) if plan.is_due(step, plan.eval_every) else None
         except Unwanted:

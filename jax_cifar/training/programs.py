@@ -1,7 +1,6 @@
 """The compiled calls of a run: so many updates each, for every side of the images."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.errors import Diverged
+from jax_cifar.evaluation.metrics import Sums
+from jax_cifar.optim.rules import global_norm
+from jax_cifar.training.first_nan import first_nonfinite
 from jax_cifar.training.plan import Plan
+from jax_cifar.training.state import TrainState
 
 Programs = Callable[[int], Callable[..., Any]]  # number of updates -> what makes them in one call
 
@@ -22,13 +25,14 @@ def trace_calls(
     plan: Plan,
     counts: Sequence[int],
     sharding: NamedSharding,
-    debug_nans: bool = False,
+    model: str | None = None,
 ) -> Callable[[], Programs]:
     """Trace the programs for a number of updates, in which all that is wrong with them shows; what comes compiles them.
 
     On a CPU it is one program for all numbers, elsewhere one for each of `counts`: where the number is known when
     compiling, a GPU need not ask the host after every update whether to go on. `arguments` are those of `train_steps`
-    but the number; what comes out is spread by `sharding`.
+    but the number; what comes out is spread by `sharding`. With the class of the network as `model` every call looks
+    for values that are not finite and says where they come from.
     """
     jit = partial(jax.jit, out_shardings=sharding, compiler_options=compiler_options())
     if plan.steps_per_call is None:
@@ -46,21 +50,44 @@ def trace_calls(
             return lambda count: partial(program, number(count))
 
         return compile_one
-    # Finding the operation that makes a NaN means running it again, which a donated state forbids.
-    donated = () if debug_nans else (0,)
-    calls = {count: jit(partial(train_steps, count=count), donate_argnums=donated) for count in counts}
-    traces = {count: call.trace(*arguments) for count, call in calls.items()}
-    if debug_nans:
-        return lambda: calls.__getitem__
-    return lambda: {count: trace.lower().compile() for count, trace in traces.items()}.__getitem__
+    # Finding the operation that makes a NaN means doing all again, for which a donated state would be gone.
+    donated = () if model else (0,)
+    calls = {count: partial(train_steps, count=count) for count in counts}
+    traces = {count: jit(steps, donate_argnums=donated).trace(*arguments) for count, steps in calls.items()}
+
+    def compile_each() -> Programs:
+        programs = {count: trace.lower().compile() for count, trace in traces.items()}
+        if model:
+            programs = {count: _finding_nans(calls[count], program, model) for count, program in programs.items()}
+        return programs.__getitem__
+
+    return compile_each
 
 
-@contextlib.contextmanager
-def finding_nans(wanted: bool, step: int) -> Iterator[None]:
-    """With --debug-nans JAX raises at the operation; turn that into a stop of the run that names it."""
-    try:
-        # As a context: the global setting is forgotten once any code inside JAX has used the context form.
-        with jax.debug_nans(True) if wanted else contextlib.nullcontext():
-            yield
-    except FloatingPointError as error:
-        raise Diverged(f"A NaN appeared after step {step:,}: {error}") from error
+def _finding_nans(steps: Callable[..., Any], program: Callable[..., Any], model: str) -> Callable[..., Any]:
+    """`program`, which is `steps` compiled; raises `Diverged` with operation and layer where it is not finite."""
+
+    def watched(state: TrainState, *arguments: Any) -> tuple[TrainState, Sums]:
+        new_state, sums = program(state, *arguments)
+        if _is_finite(new_state, sums):
+            return new_state, sums
+        origin = first_nonfinite(lambda *given: (result := steps(*given), parameter_norm(result[0])), state, *arguments)
+        told = origin.describe(model) if origin else "done one operation at a time it is finite: a matter of rounding."
+        raise Diverged(
+            f"The update after step {int(state.step):,} is not finite: {told}\n"
+            "Try a lower --optim.lr or --optim.clip_norm 1."
+        )
+
+    return watched
+
+
+def parameter_norm(state: TrainState) -> jax.Array:
+    """Norm of all parameters; not finite where one of them is not, or is huge."""
+    with jax.named_scope("parameter_norm"):
+        return global_norm(state.params)
+
+
+@jax.jit
+def _is_finite(state: TrainState, sums: Sums) -> jax.Array:
+    finite = jnp.isfinite(jnp.stack((sums["loss"], parameter_norm(state)))).all()
+    return finite & (sums["skipped"] == 0) if "skipped" in sums else finite

@@ -23,6 +23,7 @@ class Progress:
     best_validation_accuracy: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     row_due: bool = False  # a signal stopped the evaluation after the last update: it is still to be made
+    skipped: int = 0  # updates of the whole run that were not finite
 
     def add(self, interval: Interval) -> None:
         """Count what happened up to a stop."""
@@ -31,22 +32,36 @@ class Progress:
         for total in (self.interval, self.epoch):
             for name, value in values.items():
                 total[name] = total.get(name, 0.0) + value
+        self.skipped += int(values.get("skipped", 0))
 
 
 def train_record(session: Session, step: int, sums: Mapping[str, float], parameter_norm: float) -> dict[str, Any]:
-    """One line of training figures."""
+    """One line of training figures: means over the interval, the gradient's and the updates' over those not skipped.
+
+    `update_ratio` is the mean norm of an update over the norm of the parameters, `nonfinite_share` the share of the
+    gradients' entries that are not finite.
+    """
+    made = sums["steps"] - sums.get("skipped", 0.0)
     return {
         "step": step,
         "epoch": step / session.plan.steps_per_epoch,
         "split": "train",
-        **mean_metrics(sums),
+        **means(sums),
         "lr": float(session.schedule.lr[step - 1]),
         "momentum": float(session.schedule.momentum[step - 1]),
-        "gradient_norm": sums["grad_norm"] / sums["steps"],
+        "gradient_norm": sums["grad_norm"] / made if made else None,
         "parameter_norm": parameter_norm,
-        "images_per_second": sums["count"] / sums["seconds"],
+        "update_ratio": sums["update_norm"] / made / parameter_norm if made and parameter_norm else None,
+        "nonfinite_share": sums["nonfinite"] / sums["steps"],
+        **({"skipped": int(sums["skipped"])} if "skipped" in sums else {}),
+        "images_per_second": sums["steps"] * session.config.train.batch_size / sums["seconds"],
         "seconds": session.clock.seconds["train"],
     }
+
+
+def means(sums: Mapping[str, float]) -> dict[str, float | None]:
+    """Mean loss and accuracy; None where every update was skipped."""
+    return {**mean_metrics(sums)} if sums["count"] else {"loss": None, "accuracy": None}
 
 
 def epoch_record(
@@ -56,12 +71,12 @@ def epoch_record(
     return {
         "step": step,
         "epoch": step / session.plan.steps_per_epoch,
-        **mean_metrics(sums),
+        **means(sums),
         "split": split,
         "eval_loss": report and report.loss,
         "eval_accuracy": report and report.accuracy,
         "lr": float(session.schedule.lr[step - 1]),
-        "images_per_second": sums["count"] / sums["seconds"],
+        "images_per_second": sums["steps"] * session.config.train.batch_size / sums["seconds"],
     }
 
 
@@ -97,6 +112,7 @@ def summary(
         "test_loss": report.loss if math.isfinite(report.loss) else None,
         "test_top5": report.top5,
         "test_accuracy_tta": with_tta and with_tta.accuracy,
+        "skipped_updates": progress.skipped,
         "images_per_second": plan.total_steps * config.train.batch_size / seconds["train"],
         "seconds": seconds,
     }

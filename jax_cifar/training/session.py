@@ -35,7 +35,7 @@ from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import input_spec
 from jax_cifar.training.keys import run_key
 from jax_cifar.training.plan import Plan, make_plan
-from jax_cifar.training.programs import Programs, finding_nans, trace_calls
+from jax_cifar.training.programs import Programs, trace_calls
 from jax_cifar.training.replicas import Replicas
 from jax_cifar.training.state import PyTree, TrainState, initial_state
 from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
@@ -51,12 +51,16 @@ class Interval(NamedTuple):
 
     begin: int
     end: int  # completed updates
-    sums: dict[str, np.ndarray]  # loss, correct, count and gradient norm over the images and updates in between
+    sums: dict[str, np.ndarray]  # over the images and updates in between, as `make_train_step` names them
     parameter_norm: np.ndarray  # at the end
     seconds: float
+    skipped_in_a_row: np.ndarray | None = None  # updates, at the end; None with train.skip_nonfinite off
+    limit: int = 0  # of those
 
     def broken(self, replica: int = 0) -> tuple[str, float] | None:
-        """What has stopped being finite, and its value; None while all is well."""
+        """What has stopped being finite, or is too much, and its value; None while all is well."""
+        if self.skipped_in_a_row is not None and self.skipped_in_a_row[replica] >= self.limit:
+            return "number of updates skipped in a row as not finite", int(self.skipped_in_a_row[replica])
         values = {"training loss": self.sums["loss"], "norm of the parameters": self.parameter_norm}
         found = ((what, float(value[replica])) for what, value in values.items())
         return next((pair for pair in found if not np.isfinite(pair[1])), None)
@@ -108,7 +112,7 @@ class Session:
             stack = self.replicas.stack
             self._tables = stack([rate_tables(*pair) for pair in zip(configs, schedules, strict=True)])
             self._keys = stack([run_key(config.train.seed) for config in configs])
-            self._zeros = stack([zero_sums()] * len(configs))
+            self._zeros = stack([zero_sums(config) for config in configs])
             self._order = lru_cache(1)(partial(self._order_of_keys, self._keys))
             return stack([state for state, _ in begun])
 
@@ -126,8 +130,8 @@ class Session:
                 own = make_train_steps(self.network.at_side(side), self.optimizer, config, self.replicas.mesh)
                 counts = sorted(count for seen, count in plan.calls() if seen == side)
                 train_steps = self.replicas.transform(own)
-                sharding, nans = self.replicas.sharding, config.train.debug_nans
-                self._traced[side] = trace_calls(train_steps, arguments, plan, counts, sharding, nans)
+                model = type(self.network.model).__name__ if config.train.debug_nans else None
+                self._traced[side] = trace_calls(train_steps, arguments, plan, counts, self.replicas.sharding, model)
 
     def compile(self, state: TrainState) -> None:
         """Compile every program of the runs, unless that is done; traces what has not been traced."""
@@ -145,7 +149,8 @@ class Session:
         """Train to the plan's next stop, or until `stop(updates done)` is true; raises `Diverged` with --debug-nans."""
         plan, begin, end = self.plan, step, self.plan.next_stop(step)
         side, started = plan.side_at(step), time.perf_counter()
-        with self.clock("train"), finding_nans(self.config.train.debug_nans, begin):
+        # What JAX itself does at a NaN fits no program that was compiled beforehand.
+        with self.clock("train"), jax.debug_nans(False):
             order, sums = self._order(step // plan.steps_per_epoch), self._zeros
             while True:
                 count = plan.next_call(step, self._affordable)
@@ -158,9 +163,10 @@ class Session:
                     break
             totals = {name: self.replicas.values(value) for name, value in sums.items()}
             norm = self.replicas.values(self._norm(state.params))
+            skipped = None if state.skipped is None else self.replicas.values(state.skipped)
         seconds = time.perf_counter() - started
         self._afford(plan.side_at(step), side, (step - begin) / seconds)
-        return state, Interval(begin, step, totals, norm, seconds)
+        return state, Interval(begin, step, totals, norm, seconds, skipped, self.config.train.skip_nonfinite)
 
     def evaluate(
         self,
@@ -197,10 +203,7 @@ class Session:
 
     def _compile_predict(self, state: TrainState) -> Predictor:
         """Prediction, compiled beforehand for the batches of the parts that are evaluated."""
-        predict = make_predictor(self.network)
-        if self.config.train.debug_nans:
-            return predict
-        everywhere = replicated(self.replicas.mesh)
+        predict, everywhere = make_predictor(self.network), replicated(self.replicas.mesh)
 
         def of_one(leaf: jax.Array) -> jax.ShapeDtypeStruct:
             shape = leaf.shape[1:] if self.replicas.stacked else leaf.shape

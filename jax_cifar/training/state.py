@@ -27,6 +27,8 @@ class TrainState:
     batch_stats: PyTree  # {} for a network without BatchNorm
     opt_state: PyTree
     ema: PyTree  # averaged {"params", "batch_stats"}, or None when switched off
+    # updates skipped in a row up to now, or None with train.skip_nonfinite off
+    skipped: Int[Array, ""] | None = None
 
     @property
     def variables(self) -> dict[str, PyTree]:
@@ -58,14 +60,16 @@ def initial_state(
     variables = init_variables(network.model, key, sample)
     optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(network.model))
     variables = variables if start is None else start
-    return create_train_state(variables, optimizer, ema=config.optim.ema_decay > 0), optimizer
+    ema, skips = config.optim.ema_decay > 0, config.train.skip_nonfinite > 0
+    return create_train_state(variables, optimizer, ema, skips), optimizer
 
 
 def create_train_state(
-    variables: dict[str, PyTree], optimizer: optax.GradientTransformationExtraArgs, ema: bool
+    variables: dict[str, PyTree], optimizer: optax.GradientTransformationExtraArgs, ema: bool, skips: bool = False
 ) -> TrainState:
     """The state before the first update, from `init_variables`."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     # A copy, since the step donates the state and one buffer cannot be donated twice.
     average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None
-    return TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params), average)
+    skipped = jnp.int32(0) if skips else None
+    return TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params), average, skipped)

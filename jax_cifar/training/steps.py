@@ -1,8 +1,9 @@
 """What is compiled: from the state and the images on the device to the next state. Pure functions throughout."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -38,16 +39,17 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExt
     """One update from normalised images [batch, height, width, channel] and labels [batch] or soft [batch, classes].
 
     The batch is split into `optim.accumulate` parts, one forward and backward pass each: BatchNorm sees the small part,
-    the gradient is the mean over the whole batch. The sums hold loss, correct and count over the images and the
-    gradient's norm before clipping.
+    the gradient is the mean over the whole batch. The sums hold loss, correct and count over the images, and what
+    `watch` tells of the update. With `train.skip_nonfinite` an update that is not finite is left out, see `skip`.
     """
-    parts = config.optim.accumulate
+    parts, limit = config.optim.accumulate, config.train.skip_nonfinite
     loss = config.train.loss or partial(cross_entropy, label_smoothing=config.train.label_smoothing)
 
     def loss_fn(params: PyTree, batch_stats: PyTree, images: Array, targets: Array, key: PRNGKeyArray):
         variables = {"params": hold_frozen(model, params), "batch_stats": batch_stats}
         logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
-        losses = loss(logits.astype(statistics_dtype(logits.dtype)), targets)
+        with jax.named_scope("loss"):
+            losses = loss(logits.astype(statistics_dtype(logits.dtype)), targets)
         return jnp.mean(losses), (updated.get("batch_stats", {}), batch_metrics(logits, targets, losses))
 
     def gradients(state: TrainState, images: Array, targets: Array, key: PRNGKeyArray):
@@ -83,20 +85,63 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExt
         key: PRNGKeyArray,
     ) -> tuple[TrainState, Sums]:
         grads, batch_stats, sums = gradients(state, images, targets, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, hyper=hyper)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, hyper=hyper)
+            params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            ema = update_ema(ema, {"params": params, "batch_stats": batch_stats}, config.optim.ema_decay)
-        new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-        return new_state, sums | {"grad_norm": global_norm(grads)}
+            done = state.step if config.optim.ema_warmup else None
+            new = {"params": params, "batch_stats": batch_stats}
+            ema = update_ema(ema, new, config.optim.ema_decay, done)
+        new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.skipped)
+        sums |= watch(grads, updates)
+        return skip(state, new_state, sums, limit) if limit else (new_state, sums)
 
     return train_step
 
 
-def zero_sums() -> Sums:
+def watch(grads: PyTree, updates: PyTree) -> dict[str, Float[Array, ""]]:
+    """What tells how an update fares, to be summed over updates.
+
+    `grad_norm`: norm of the gradient before clipping. `update_norm`: norm of what is added to the parameters.
+    `nonfinite`: share of the gradient's entries that are not finite.
+    """
+    with jax.named_scope("gradient_norm"):
+        leaves, norm = jax.tree.leaves(grads), global_norm(grads)
+
+    def nonfinite() -> Array:
+        count = sum(jnp.sum(~jnp.isfinite(g), dtype=jnp.float32) for g in leaves)
+        return jnp.asarray(count / sum(g.size for g in leaves), jnp.float32)
+
+    # A finite norm has finite entries, so a CPU saves itself reading them again; a GPU would have to ask the host.
+    if jax.default_backend() == "cpu":
+        share = jax.lax.cond(jnp.isfinite(norm), lambda: jnp.float32(0), nonfinite)
+    else:
+        share = nonfinite()
+    with jax.named_scope("update_norm"):
+        return {"grad_norm": norm, "update_norm": global_norm(updates), "nonfinite": share}
+
+
+def skip(state: TrainState, new_state: TrainState, sums: Sums, limit: int) -> tuple[TrainState, Sums]:
+    """The new state and its sums; where loss, gradient or update are not finite, the old one, bit for bit, a step on.
+
+    The sums of such an update are zeros, but for `nonfinite`; `skipped` counts it. After `limit` of them in a row
+    nothing changes any more: the run ends, wherever its calls do.
+    """
+    in_a_row: Any = state.skipped  # no None where updates are skipped
+    finite = jnp.stack([jnp.isfinite(sums[name]) for name in ("loss", "grad_norm", "update_norm")]).all()
+    good = finite & (in_a_row < limit)
+    kept = dataclasses.replace(state, step=new_state.step, skipped=jnp.minimum(in_a_row + 1, limit))
+    new_state = dataclasses.replace(new_state, skipped=jnp.zeros_like(in_a_row))
+    counted = {name: jnp.where(good, value, 0) for name, value in sums.items()}
+    counted |= {"nonfinite": sums["nonfinite"], "skipped": (~good).astype(jnp.float32)}
+    return jax.tree.map(partial(jnp.where, good), new_state, kept), counted
+
+
+def zero_sums(config: Config) -> Sums:
     """The sums before the first image of an interval."""
-    return dict.fromkeys(("loss", "correct", "count", "grad_norm"), jnp.float32(0))
+    names = ("loss", "correct", "count", "grad_norm", "update_norm", "nonfinite")
+    return dict.fromkeys((*names, "skipped") if config.train.skip_nonfinite else names, jnp.float32(0))
 
 
 def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], n: int, batch_size: int) -> Int[Array, "steps batch"]:
@@ -116,7 +161,8 @@ def make_prepare(config: Config, network: Network, mesh: Mesh):
         index = jax.lax.with_sharding_constraint(index, split_batch(mesh))
         images = data.images[index].astype(jnp.float32) / 255
         targets = data.labels[index]
-        images = augment(purpose_key(key, Purpose.AUGMENT, step), images, SampleInfo(index, epoch))
+        with jax.named_scope("augment"):
+            images = augment(purpose_key(key, Purpose.AUGMENT, step), images, SampleInfo(index, epoch))
         if mixer is not None:
             soft = jax.nn.one_hot(targets, network.spec.num_classes)
             images, targets = mixer(purpose_key(key, Purpose.MIX, step), images, soft)

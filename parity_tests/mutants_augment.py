@@ -1,0 +1,171 @@
+"""Faults in what is done to images."""
+
+from planting import Mutant
+
+GEOMETRIC = "jax_cifar/augment/crop_flip.py"
+MIXING = "jax_cifar/augment/mixing.py"
+
+AUGMENTATION = (
+    # Augmentation.
+    Mutant(
+        "crop: edge for reflection",
+        GEOMETRIC,
+        'padded = jnp.pad(images, widths, mode="reflect")',
+        'padded = jnp.pad(images, widths, mode="edge")',
+        "test_mixing.py::test_crop",
+    ),
+    Mutant(
+        "flip: upside down",
+        GEOMETRIC,
+        "images[:, :, ::-1]",
+        "images[:, ::-1]",
+        "test_mixing.py::test_flip",
+    ),
+    Mutant(
+        "Cutout: squares pushed inside the image",
+        "jax_cifar/augment/boxes.py",
+        "first = draws - self.length // 2",
+        "first = jnp.clip(draws - self.length // 2, 0, images.shape[1] - self.length)",
+        "test_mixing.py::test_cutout[8]",
+    ),
+    Mutant(
+        "MixUp: partner from the other end (timm's)",
+        MIXING,
+        "jnp.roll(images, 1, axis=0)",
+        "images[::-1]",
+        "test_mixing.py::test_mixup",
+    ),
+    Mutant(
+        "CutMix: label not corrected for clipping",
+        MIXING,
+        "1 - pasted / (height * width))",
+        "lam)",
+        "test_mixing.py::test_cutmix",
+    ),
+    Mutant(
+        "Rotate: the centre half a pixel off",
+        "jax_cifar/augment/operations.py",
+        "x0 = jnp.where(rotated, 0.5 - width / 2, 0.5)",
+        "x0 = jnp.where(rotated, 1 - width / 2, 0.5)",
+        "test_augment_policies.py::test_every_operation_at_every_magnitude[square-Rotate]",
+    ),
+    Mutant(
+        "TranslateX: rounded, not truncated",
+        "jax_cifar/augment/operations.py",
+        'right = where_chosen(chosen, "TranslateX", amount)',
+        'right = jnp.round(where_chosen(chosen, "TranslateX", amount))',
+        "test_augment_policies.py::test_every_operation_at_every_magnitude[square-TranslateX]",
+    ),
+    Mutant(
+        "AutoContrast: exact where Pillow falls short",
+        "jax_cifar/augment/operations.py",
+        "stretched - falls_short.astype(jnp.int32)",
+        "stretched",
+        "test_augment_policies.py::test_autocontrast_of_every_third_range",
+    ),
+    Mutant(
+        "Equalize: the brightest level counted",
+        "jax_cifar/augment/operations.py",
+        "level < highest, counts",
+        "level <= highest, counts",
+        "test_augment_policies.py::test_every_operation_at_every_magnitude[square-Equalize]",
+    ),
+    Mutant(
+        "AutoAugment: a wrong probability",
+        "jax_cifar/augment/policies.py",
+        '(Step("Color", 0.9, 9)',
+        '(Step("Color", 0.8, 9)',
+        "test_augment_policies.py::test_autoaugment_policy_is_the_published_one",
+    ),
+    Mutant(
+        "sampler: the border repeated in reflection",
+        "jax_cifar/augment/sampling.py",
+        "period = jnp.maximum(2 * last, 1)",
+        "period = 2 * last + 2",
+        "test_augment_geometry.py::test_sampler[reflect]",
+    ),
+    Mutant(
+        "resampling: neighbours chained in the wrong order",
+        "jax_cifar/augment/sampling.py",
+        "for move in reversed(moves):",
+        "for move in moves:",
+        "test_augment_geometry.py::test_affine_then_elastic_in_one_resampling",
+    ),
+    Mutant(
+        "affine: rotation the other way round",
+        "jax_cifar/augment/affine.py",
+        "cos, sin = cos_sin(draws.degrees)",
+        "cos, sin = cos_sin(-draws.degrees)",
+        "test_augment_geometry.py::test_affine",
+    ),
+    Mutant(
+        "resized crop: corners for centres of pixels",
+        "jax_cifar/augment/affine.py",
+        "(grid.astype(zoom.dtype) + 0.5) * zoom - 0.5",
+        "grid.astype(zoom.dtype) * zoom",
+        "test_augment_geometry.py::test_resized_crop",
+    ),
+    Mutant(
+        "elastic: filter cut off at 3 sigma",
+        "jax_cifar/augment/warp.py",
+        "radius = int(4 * sigma + 0.5)",
+        "radius = int(3 * sigma + 0.5)",
+        "test_augment_geometry.py::test_elastic[30.0-2.0-constant]",
+    ),
+    Mutant(
+        "grid distortion: the border moves",
+        "jax_cifar/augment/warp.py",
+        "factors / jnp.mean(factors, axis=1, keepdims=True) - 1",
+        "factors - 1",
+        "test_augment_geometry.py::test_grid_distortion[5]",
+    ),
+    Mutant(
+        "colour jitter: grey by BT.601's weights",
+        "jax_cifar/augment/colour.py",
+        "JITTER_WEIGHTS = (0.2989, 0.587, 0.114)",
+        "JITTER_WEIGHTS = (0.299, 0.587, 0.114)",
+        "test_augment_colour.py::test_jitter_in_every_order",
+    ),
+    Mutant(
+        "colour jitter: hue always last",
+        "jax_cifar/augment/colour.py",
+        "((place[:, kind] > place[:, HUE]) == after)",
+        "(not after)",
+        "test_augment_colour.py::test_jitter_in_every_order",
+    ),
+    Mutant(
+        "hue: no way round the circle",
+        "jax_cifar/augment/colour.py",
+        "k = k - 6.0 * jnp.floor(k / 6.0)",
+        "k = k",
+        "test_augment_colour.py::test_hue_alone",
+    ),
+    Mutant(
+        "CLAHE: what is clipped is lost",
+        "jax_cifar/augment/clahe.py",
+        "total = below.astype(jnp.float32) + handed_out",
+        "total = below.astype(jnp.float32) + 0 * handed_out",
+        "test_augment_colour.py::test_clahe_of_levels_is_opencvs",
+    ),
+    Mutant(
+        "CLAHE: on Y for L",
+        "jax_cifar/augment/clahe.py",
+        "lightness = 1.16 * roots[1] - 0.16",
+        "lightness = roots[1]",
+        "test_augment_colour.py::test_clahe_changes_lightness_alone",
+    ),
+    Mutant(
+        "erasing: the last rectangle that fits",
+        "jax_cifar/augment/boxes.py",
+        "first = fits & (jnp.cumsum(fits, axis=1, dtype=jnp.int32) == 1)",
+        "first = fits & (jnp.cumsum(fits[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1] == 1)",
+        "test_augment_colour.py::test_erasing_takes_the_first_rectangle_that_fits",
+    ),
+    Mutant(
+        "dropout of boxes: a row and a column short",
+        "jax_cifar/augment/boxes.py",
+        "(distance < jnp.broadcast_to(length, first.shape)[..., None])",
+        "(distance < jnp.broadcast_to(length, first.shape)[..., None] - 1)",
+        "test_augment_colour.py::test_boxes_are_filled",
+    ),
+)
