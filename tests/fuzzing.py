@@ -19,11 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 from config_strategies import SECTIONS, TRANSFORMS, allowed
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from jax_cifar.config import Config
@@ -59,7 +60,7 @@ class Case:
     seconds: float = 0.0  # of the processor
 
 
-def fuzz(rounds: int, seed_: int, *, train_every: int = 0) -> list[Case]:
+def fuzz(rounds: int, seed: int, *, train_every: int = 0) -> list[Case]:
     """Draw so many cases and see what becomes of each.
 
     Every `train_every`-th that is not refused is trained for a few steps, into a folder; the others are traced, which
@@ -67,7 +68,7 @@ def fuzz(rounds: int, seed_: int, *, train_every: int = 0) -> list[Case]:
     """
     cases: list[Case] = []
 
-    @seed(seed_)
+    @hypothesis.seed(seed)
     @settings(
         max_examples=rounds,
         database=None,
