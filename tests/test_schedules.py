@@ -87,7 +87,7 @@ def test_a_warmup_that_is_a_share_fits_every_run(total, share):
             {"name": "cosine", "warmup": 10.0},
             ["= 10.0", "100 steps, 10 an epoch", "--schedule.unit run"],
         ),
-        ({"name": "cosine", "warmup": 1e308}, ["schedule.warmup = 1e+308", "100 steps"]),
+        ({"name": "cosine", "warmup": 1e38}, ["schedule.warmup = 1e+38", "100 steps"]),
         ({"name": "cosine", "unit": "run", "warmup": 2.0}, ["schedule.warmup = 2.0", "--schedule.unit epochs"]),
         (
             {"name": "step", "unit": "run", "milestones": (0.5, 1.0)},

@@ -227,7 +227,7 @@ def _own_share(function: Callable[[int, int], float], step: int, total: int) -> 
 
 
 def _in_steps(length: float, config: ScheduleConfig, total: int, steps_per_epoch: float) -> int:
-    # Beyond the run it makes no difference how long it is, but infinity would.
+    # Beyond the run it makes no difference how long it is, but to the message that shows it.
     unit = {"epochs": steps_per_epoch, "steps": 1, "run": total}[config.unit]
     return math.floor(min(length * unit, 2.0 * total) + 0.5)
 

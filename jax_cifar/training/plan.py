@@ -102,8 +102,7 @@ def make_plan(config: Config, images: int, backend: str) -> Plan:
     steps_per_epoch = images // batch_size
 
     def interval(epochs: float) -> float:
-        # Beyond the run it makes no difference how long it is, but infinity would.
-        return min(max(1.0, epochs * steps_per_epoch), 2.0 * MOST_STEPS) if epochs else 0.0
+        return max(1.0, epochs * steps_per_epoch) if epochs else 0.0
 
     # On a CPU one program makes any number of updates, and a signal should not have to wait long for its answer.
     default = 1 if config.train.debug_nans else None if backend == "cpu" else config.log.every
