@@ -163,6 +163,7 @@ def test_too_many_skipped_in_a_row_end_the_run_at_the_same_step_also_when_it_was
         train(config, folder)
 
 
+@pytest.mark.slow
 def test_every_run_of_a_lot_skips_for_itself():
     configs = [spoilt(Spoil(), 2, train={"seed": seed}) for seed in (0, 5)]
     alone = train_many(configs, how="sequential")
