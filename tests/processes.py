@@ -28,13 +28,13 @@ STAGES = {
     "data": "jax_cifar.data:load_data",
     "start": "jax_cifar.training.session:Session.start",
     "folder": "jax_cifar.files:write_json",
-    "compile": "jax_cifar.training.programs:compile_calls",
+    "compile": "jax_cifar.training.session:Session.compile",
     "train": "jax_cifar.training.session:Session.advance",
     "evaluate": "jax_cifar.evaluation.predict:predict_logits",
-    "save": "jax_cifar.run.checkpoint:_write_arrays",
-    "final": "jax_cifar.training.loop:Trainer.finish",
+    "save": "jax_cifar.run.checkpoint:write_arrays",
+    "final": "jax_cifar.training.trainer:Trainer.finish",
     "draw": "jax_cifar.telemetry.plots:draw_plots",
-    "load": "jax_cifar.run.checkpoint:read_variables",
+    "load": "jax_cifar.run.reading:read_variables",
     "report": "jax_cifar.lab.tables:markdown",
 }
 

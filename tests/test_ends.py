@@ -14,7 +14,7 @@ from jax_cifar.errors import CheckpointError, Diverged, Interrupted
 from jax_cifar.evaluation import predict
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.telemetry import read_metrics
-from jax_cifar.training import session
+from jax_cifar.training import session, trainer
 
 
 class StopInEvaluation:
@@ -47,7 +47,7 @@ def test_a_run_stopped_while_evaluating_makes_that_row_when_it_goes_on(tmp_path,
     for number, at in ((2, 6), (3, 12)):
         stop = StopInEvaluation(number)
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "StopRequest", lambda stop=stop: stop)
+            patch.setattr(trainer, "StopRequest", lambda stop=stop: stop)
             patch.setattr(session, "predict_logits", stop.predict_logits)
             with pytest.raises(Interrupted, match=f"Stopped by SIGTERM at step {at} of 12; the state is saved"):
                 loop.train(config, folder)

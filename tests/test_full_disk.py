@@ -10,7 +10,7 @@ from small_runs import small_config
 from jax_cifar.errors import ConfigError
 from jax_cifar.run import clock
 from jax_cifar.run.load import load_run
-from jax_cifar.training import loop
+from jax_cifar.training import loop, trainer
 
 
 def full(*_, **__):
@@ -23,8 +23,8 @@ def test_a_run_whose_last_files_find_no_space_has_lost_no_training_and_says_so_a
     ended = []
     config = small_config(train={"steps": 1}, schedule={"warmup": 0.0}, log={"plots": True})
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "write_json", full)
-        patch.setattr(loop, "draw_confusion_matrix", full)
+        patch.setattr(trainer, "write_json", full)
+        patch.setattr(trainer, "draw_confusion_matrix", full)
         patch.setattr("jax_cifar.telemetry.run_log.os.write", full)
         with pytest.raises(
             ConfigError, match=r"finished and its state is saved, but .* cannot be written: No space left"

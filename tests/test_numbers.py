@@ -19,7 +19,7 @@ from jax_cifar.config.files import differing_fields, from_dict, to_dict
 from jax_cifar.errors import Diverged, Interrupted
 from jax_cifar.optim.rules import Hyper, ema_warning, make_optimizer, update_ema
 from jax_cifar.telemetry import read_metrics
-from jax_cifar.training import loop
+from jax_cifar.training import trainer
 from jax_cifar.training.many import train_many
 from jax_cifar.training.state import create_train_state
 from jax_cifar.training.steps import make_train_step, watch
@@ -62,7 +62,7 @@ def one_step(**sections: Any) -> Config:
 
 def stop_after(asked: int, config: Config, folder, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopRequest", lambda: StopAt(asked))
+        patch.setattr(trainer, "StopRequest", lambda: StopAt(asked))
         with pytest.raises(Interrupted):
             train(config, folder)
 

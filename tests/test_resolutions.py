@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import StopAt, loop, same_bits, small_config
+from small_runs import StopAt, same_bits, small_config
 
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError, Interrupted
 from jax_cifar.models import SpeedrunNet
 from jax_cifar.models.network import downsample
 from jax_cifar.run.folder import input_spec
-from jax_cifar.training import session
+from jax_cifar.training import session, trainer
 from jax_cifar.training.loop import train
 from jax_cifar.training.plan import make_plan
 from jax_cifar.training.session import Session
@@ -72,7 +72,7 @@ def test_every_update_sees_its_side_and_the_last_side_is_judged(tmp_path, monkey
 def test_a_run_stopped_between_two_sides_goes_on_bit_for_bit(tmp_path, monkeypatch):
     config = dataclasses.replace(config_of((16, 0.5), (24, 0.5)))
     whole = train(config, tmp_path / "whole")
-    monkeypatch.setattr(loop, "StopRequest", lambda: StopAt(6))
+    monkeypatch.setattr(trainer, "StopRequest", lambda: StopAt(6))
     with pytest.raises(Interrupted):
         train(config, tmp_path / "parts")
     monkeypatch.undo()

@@ -22,7 +22,7 @@ from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.load import load_run
 from jax_cifar.telemetry import console, read_metrics
-from jax_cifar.training import loop
+from jax_cifar.training import loop, trainer
 
 ROOT = Path(__file__).parents[1]
 TRANSFORMS = (RandomCrop(padding=2), HorizontalFlip(mode="alternate"), Cutout(length=8))
@@ -31,7 +31,7 @@ TRANSFORMS = (RandomCrop(padding=2), HorizontalFlip(mode="alternate"), Cutout(le
 def stop_and_resume(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch, asked: int) -> loop.TrainResult:
     """Train until the loop has looked for a signal so many times, then in a second go to the end."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopRequest", lambda: StopAt(asked))
+        patch.setattr(trainer, "StopRequest", lambda: StopAt(asked))
         with pytest.raises(Interrupted, match="the state is saved"):
             train(config, folder)
     (saved,) = [int(path.name) for path in (folder / "checkpoints").glob("[0-9]*")]
