@@ -131,20 +131,21 @@ def train_torch(name: str, network: torch.nn.Module) -> list[float]:
 def train_jax(config: Config, model, variables):
     optimizer = make_optimizer(config.optim, variables["params"])
     state = create_train_state(variables, optimizer, ema=False)
-    step = jax.jit(make_train_step(model, optimizer, config))
+    train_step = make_train_step(model, optimizer, config)
 
     @jax.jit
-    def exact_loss(variables, images, labels):
-        logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        return jnp.mean(cross_entropy(logits, labels, SMOOTHING))
+    def step(state, images, labels, hyper):
+        # The step's own sums are float32.
+        logits, _ = model.apply(state.variables, images, train=True, mutable=["batch_stats"])
+        exact_loss = jnp.mean(cross_entropy(logits, labels, SMOOTHING))
+        return *train_step(state, images, labels, hyper, jax.random.key(0)), exact_loss
 
     tables = make_schedule(config.schedule, LR, STEPS, STEPS, MOMENTUM)
     losses = []
     for i, batch in enumerate(batches()):
         hyper = Hyper(jnp.asarray(tables.lr[i]), jnp.asarray(tables.momentum[i]), jnp.asarray(DECAY))
-        x, y = jax_images(batch), jnp.asarray(batch.labels)
-        losses.append(float(exact_loss(state.variables, x, y)))  # the step's own sums are float32
-        state, sums = step(state, x, y, hyper, jax.random.key(0))
+        state, sums, loss = step(state, jax_images(batch), jnp.asarray(batch.labels), hyper)
+        losses.append(float(loss))
         assert float(sums["loss"]) / BATCH == pytest.approx(losses[-1], rel=1e-6)
     return state, losses
 

@@ -86,11 +86,6 @@ def train(
         place.require(bytes_on_disk(session, state), session.plan.checkpoint_every)
         # Only now: a run that cannot start leaves nothing behind.
         folder = place.make(session.network.spec, data_name=None if given else splits.name)
-        session.compile(state)
-        announce_network(console, session, state)
-        if warning := ema_warning(config.optim, session.plan.total_steps):
-            console.warn(warning)
-
         keep = config.checkpoint.keep
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
         state, progress = resume(session, checkpoints, state, console, allow_different_numbers)
@@ -99,6 +94,11 @@ def train(
             console.summary(finished.summary, folder)
             told.tell("on_end", finished)
             return finished
+        session.compile(state)
+        announce_network(console, session, state)
+        if warning := ema_warning(config.optim, session.plan.total_steps):
+            console.warn(warning)
+
         told_by = {"say": console.line, "warn": console.warn}
         log = RunLog(folder, config.log.tensorboard, int(state.step) or None, progress.row_due, **told_by)
         stack.enter_context(log)
