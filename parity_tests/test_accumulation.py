@@ -111,7 +111,9 @@ def tolerance(name: str) -> str:
     return "float64 training, statistics" if "running" in name else "float64 training, parameters"
 
 
-@pytest.mark.parametrize(("parts", "clip"), [(1, CLIP), (2, None), (2, CLIP), (4, None), (4, CLIP)])
+@pytest.mark.parametrize(
+    ("parts", "clip"), [(1, CLIP), (2, None), (2, CLIP), pytest.param(4, CLIP, marks=pytest.mark.slow)]
+)
 def test_accumulated_updates_agree(parts, clip):
     ours, theirs = train_jax(parts, clip), train_torch(every_nth(parts), clip)
     assert_close(ours.norms, theirs.norms, "float64 training, parameters", "the gradients' norms")
@@ -134,7 +136,7 @@ WRONG: dict[str, tuple[float | None, Callable[[int], Trained]]] = {
 }
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_accumulations_do_not_agree(wrong, parts):
     clip, run = WRONG[wrong]

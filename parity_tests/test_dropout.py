@@ -166,7 +166,7 @@ def replaced_in_torch(name, skip=None) -> tuple[np.ndarray, list[tuple[float, in
         return judge(torch.from_numpy(np.moveaxis(images(), -1, 1).copy())).numpy(), places
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "resnet50" else n for n in NETWORKS])
 def test_the_networks_drop_in_the_same_places(name):
     with jax.enable_x64(True):
         logits, places = replaced_in_jax(name)

@@ -52,7 +52,7 @@ def exported(case, network, float_input=False):
 
 # Every architecture and every norm once; the rest is left to the slow tests.
 QUICK = ("tiny_cnn-group", "simple_cnn-none", "simple_cnn-batch", "cifar_cnn-batch", "resnet18-imagenet")
-QUICK += ("resnet50-batch", "speedrun_net-residual")
+QUICK += ("speedrun_net-residual",)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,13 @@ def run_script(*arguments):
     return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("options", [[], ["--float-input", "--checkpoint", "best"]], ids=["uint8", "float"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="uint8"),
+        pytest.param(["--float-input", "--checkpoint", "best"], id="float", marks=pytest.mark.slow),
+    ],
+)
 def test_the_script_writes_one_file_that_says_what_it_is(finished, tmp_path, options):
     out = tmp_path / "model.onnx"
     done = run_script("--workdir", finished.workdir, "--out", out, *options)

@@ -208,6 +208,7 @@ def test_another_momentum_of_the_running_statistics_shows_in_them_and_in_the_log
     assert differences["logits"] > 1e3 * bound("logits")
 
 
+@pytest.mark.slow
 def test_another_epsilon_shows_everywhere():
     differences = compare("cifar_cnn", lambda network: set_norms(network, "eps", 1.1e-5))
     assert differences["loss"] > 10 * bound("loss")

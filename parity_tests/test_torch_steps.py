@@ -170,7 +170,12 @@ def run_torch(config: Config, variables: Any) -> Run:
 ROWS = {"losses": "loss", "params": "parameters", "statistics": "statistics"}
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("sgd", "adamw", "muon with onecycle", "ema warmed up", "mixup")  # the rest is left to the slow tests
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_updates_are_those_of_the_jax_stack(case):
     config, wrong = CASES[case]
     with jax.enable_x64(True):

@@ -313,6 +313,7 @@ for step in range(int(sys.argv[2]), 10**9):
 """
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, warnings):
     template = {f"layer{i}": np.zeros((200, 200), np.float32) for i in range(8)}
     delays, step = random.Random(0), 0

@@ -87,8 +87,8 @@ RECIPES = {
 }
 
 
-# A variant of a file that is run anyway.
-SLOW = ("own_optimizer.py:centred",)
+# A variant of a file that is run anyway, and what tests of the library cover.
+SLOW = ("own_optimizer.py:centred", "own_schedule.py", "own_loss.py")
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(r, marks=pytest.mark.slow) if r in SLOW else r for r in RECIPES])
@@ -122,7 +122,7 @@ def test_own_fields_and_seeds_go_through_train_many():
     assert len(accuracies) == 2 and None not in accuracies
 
 
-@pytest.mark.parametrize("script", ["own_callback.py", "own_data.py"])
+@pytest.mark.parametrize("script", [pytest.param("own_callback.py", marks=pytest.mark.slow), "own_data.py"])
 def test_a_script_of_the_examples_runs(script, tmp_path, monkeypatch, capsys):
     small = [option for option in SMALL if "subset" not in option and "eval" not in option]
     monkeypatch.chdir(tmp_path)

@@ -131,7 +131,13 @@ def every_winograd(monkeypatch):
 
 
 @pytest.mark.parametrize("name", WIDE)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 3e-6), (jnp.float64, 1e-13)], ids=["f32", "f64"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        pytest.param(jnp.float32, 3e-6, id="f32", marks=pytest.mark.slow),
+        pytest.param(jnp.float64, 1e-13, id="f64"),
+    ],
+)
 def test_winograd_matches_lax(name, dtype, tolerance, x64, every_winograd):
     (batch, height, width), padding = WIDE[name]
     x, kernel = arrays((batch, height, width, 8, 12), (3, 3), dtype)

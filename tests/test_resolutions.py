@@ -69,6 +69,7 @@ def test_every_update_sees_its_side_and_the_last_side_is_judged(tmp_path, monkey
     assert int(result.state.step) == 12
 
 
+@pytest.mark.slow
 def test_a_run_stopped_between_two_sides_goes_on_bit_for_bit(tmp_path, monkeypatch):
     config = dataclasses.replace(config_of((16, 0.5), (24, 0.5)))
     whole = train(config, tmp_path / "whole")
