@@ -191,7 +191,7 @@ def narrower(folder):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (cut_short, "all are damaged"),
+        (cut_short, r"can be used\. .* is damaged"),
         (narrower, r"belongs to another configuration:\n.*checkpoint \(4,\), this configuration \(3,\)"),
         (lambda folder: shutil.rmtree(folder / "checkpoints"), "holds no last checkpoint"),
         (lambda folder: (folder / "config.json").unlink(), "is not a run folder"),

@@ -198,7 +198,7 @@ def test_the_script_prints_what_had_finished_when_it_is_stopped(script, tmp_path
     monkeypatch.setattr(sys, "argv", ["train_many"])
     with pytest.raises(SystemExit) as stopped:
         cli.run(lambda _: script("--seeds", "3", "--json", str(tmp_path / "some.json")))
-    assert stopped.value.code == 130
+    assert stopped.value.code == 75
     assert "| 0.1 | 0.9 | 0 | 1 |" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "some.json").read_text())["results"]) == 1
 

@@ -190,7 +190,7 @@ def test_lookahead_moves_only_every_k_steps_and_then_part_of_the_way():
 
 def test_ema_by_its_definition():
     old, new = make_params(0), make_params(1)
-    averaged = jax.jit(update_ema)(old, new, 0.9)
+    averaged = jax.jit(functools.partial(update_ema, decay=0.9))(old, new)
     assert gap(averaged, jax.tree.map(lambda e, x: 0.9 * e + 0.1 * x, old, new)) < 1e-6
     assert gap(update_ema(old, new, 0.0), new) < 1e-6
 
