@@ -40,14 +40,15 @@ def train(folder: Path, begun: Any, together: Any = None) -> None:
             sys.exit(error.exit_code)
 
 
-def start(folder: Path, together: Any = None) -> tuple[Any, Any]:
-    """A process that trains into `folder`, and what tells that it has made its first update."""
+def start(folder: Path, together: Any = None) -> Any:
+    """A process that trains into `folder`; its event `begun` tells that it has made its first update."""
     os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     PROCESSES.set_forkserver_preload(["fault_processes"])
     begun = PROCESSES.Event()
-    process = PROCESSES.Process(target=train, args=(folder, begun, together))
+    process: Any = PROCESSES.Process(target=train, args=(folder, begun, together))
+    process.begun, process.together = begun, together  # what it was given goes where nobody holds it
     process.start()
-    return process, begun
+    return process
 
 
 @functools.cache
@@ -55,8 +56,8 @@ def whole() -> tuple[Path, float]:
     """A run that nothing happened to, and its seconds from the first update to the end."""
     folder = scratch() / "whole of processes"
     for at in (folder.with_name("first, which compiles"), folder):
-        process, begun = start(at)
-        begun.wait(LONGEST)
+        process = start(at)
+        process.begun.wait(LONGEST)
         first = time.monotonic()
         process.join(LONGEST)
         assert process.exitcode == 0
@@ -67,15 +68,15 @@ def killed(number: int, random: Random, place: Path) -> None:
     """kill -9 at two random moments of training and saving, and once more on to the end."""
     sound, seconds = whole()
     for _ in range(2):
-        process, begun = start(place / "run")
+        process = start(place / "run")
         until = time.monotonic() + LONGEST
-        while process.is_alive() and not begun.is_set() and time.monotonic() < until:
+        while process.is_alive() and not process.begun.is_set() and time.monotonic() < until:
             time.sleep(0.005)
         time.sleep(random.uniform(0, 0.6 * seconds))
         process.kill()
         process.join()
         require(process.exitcode in (-9, 0), f"exit code {process.exitcode}")
-    ends_well(start(place / "run")[0])
+    ends_well(start(place / "run"))
     same_arrays(place / "run", sound)
     same_records(place / "run", sound)
 
@@ -93,7 +94,7 @@ def together(count: int) -> Any:
 
     def one(number: int, random: Random, place: Path) -> None:
         barrier = PROCESSES.Barrier(count)
-        started = [start(place / "run", barrier)[0] for _ in range(count)]
+        started = [start(place / "run", barrier) for _ in range(count)]
         for process in started:
             process.join(LONGEST)
         codes = sorted(process.exitcode if process.exitcode is not None else -1 for process in started)

@@ -136,7 +136,7 @@ def page(results: Iterable[tuple[Row, Result]], minutes: float) -> str:
     meanings = [f"| {row.fault} | {cell(row.survived)} |" for row, _ in results]
     lost = [f"- {row.fault}: {cell(each)}" for row, found in results for each in found.lost]
     total, gone = sum(found.rounds for _, found in results), len(lost)
-    disk = "a tmpfs of 2 MB" if rows.MOUNTS else "a limit of the size of files, as nothing could be mounted"
+    disk = "a tmpfs of 2 MB" if rows.mounts() else "a limit of the size of files, as nothing could be mounted"
     parts = [
         "# What happens to runs",
         "Written by `make faults`; do not edit. `make test-all` plays every row, `make test` the quick ones.",

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jax_cifar.data import Splits, divide_training, load_data
 from jax_cifar.errors import CheckpointError
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.evaluation.predict import mirror_warning
+from jax_cifar.files import read_record
 from jax_cifar.models import parameter_table
 from jax_cifar.models.network import compute_dtype
 from jax_cifar.optim.rules import ema_warning, former_path
@@ -151,7 +151,7 @@ def finished_result(session: Session, folder: Path, state: TrainState, progress:
     if int(state.step) < session.plan.total_steps or progress.row_due:
         return None
     try:
-        figures, values = (json.loads((folder / name).read_bytes()) for name in ("summary.json", "report.json"))
+        figures, values = (read_record(folder / name) for name in ("summary.json", "report.json"))
         wants_tta = session.config.eval.tta != "none"
         whole = figures["steps"] == session.plan.total_steps and wants_tta == (figures["test_accuracy_tta"] is not None)
         return TrainResult(state, Report.from_dict(values), figures, folder) if whole else None
