@@ -94,7 +94,7 @@ def metrics(harm: Harm, random: Random, place: Path) -> None:
     folder = stopped(place)
     harm(folder / "metrics.jsonl", random)
     if not trains(folder):
-        sound = records(whole().result.workdir)
+        sound = records(whole().workdir)
         require(all(any(says(line, one) for one in sound) for line in records(folder)), "a line has other numbers")
         after = [record for record in sound if record["step"] > STOPPED_AT]
         require(records(folder)[-len(after) :] == after, "a line is missing")

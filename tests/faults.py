@@ -35,6 +35,7 @@ class Row(NamedTuple):
     rounds: int
     survived: str
     play: Callable[[int], Result]
+    is_list: bool = False  # the rounds are different things, and all of them are played
 
 
 def rounds_of(one: rows.Round) -> Callable[[int], Result]:
@@ -95,12 +96,14 @@ ROWS = [
         6,
         f"one message, nothing in it changed, evaluated and reported all the same; afterwards {GOES_ON}",
         rounds_of(rows.cannot_be_written),
+        is_list=True,
     ),
     Row(
         "a signal at each stage of train, evaluate, export, report",
         STAGES,
         f"exit code 75 within {processes.SOON:.0f} seconds, no half file; where something was saved, {GOES_ON}",
         rounds_of(processes.signal),
+        is_list=True,
     ),
     *(
         Row(
@@ -120,6 +123,7 @@ ROWS = [
         len(resume_matrix.FORGETTABLE),
         f"the row above fails without {', '.join(resume_matrix.FORGETTABLE)} (which is one off)",
         controls,
+        is_list=True,
     ),
 ]
 
@@ -156,7 +160,7 @@ def play_all(chosen: Iterable[Row], factor: float) -> list[tuple[Row, Result]]:
     results = []
     for row in chosen:
         begun = time.monotonic()
-        found = row.play(max(1, round(row.rounds * factor)))
+        found = row.play(row.rounds if row.is_list else max(1, round(row.rounds * factor)))
         results.append((row, found))
         print(f"{row.fault}: {found.survived} of {found.rounds}, {time.monotonic() - begun:.0f} s", flush=True)
         print(*(f"  {each}" for each in found.lost), sep="\n", end="\n" if found.lost else "", flush=True)
@@ -167,7 +171,9 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, play, write."""
     parser = Parser(__doc__)
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="Markdown file to write")
-    parser.add_argument("--rounds-factor", type=float, default=1.0, help="so many times the rounds (at least one)")
+    parser.add_argument(
+        "--rounds-factor", type=float, default=1.0, help="so many times the rounds, at least one, but of what is a list"
+    )
     parser.add_argument("--only", metavar="WORD", nargs="+", default=[""], help="the rows that hold one of these words")
     options = parser.parse_args(arguments)
     begun = time.monotonic()
