@@ -143,7 +143,7 @@ def page(results: Iterable[tuple[Row, Result]], minutes: float) -> str:
     disk = "a tmpfs of 2 MB" if rows.mounts() else "a limit of the size of files, as nothing could be mounted"
     parts = [
         "# What happens to runs",
-        "Written by `make faults`; do not edit. `make test-all` plays every row, `make test` the quick ones.",
+        "Written by `make faults`; do not edit. `make test-all` plays every row, `make test` two of them.",
         f"CPU, {cpu_count()} cores, {platform.system()}, {describe_versions()}; {minutes:.0f} minutes. The disk that"
         f" fills is {disk}.",
         f"{total:,} rounds, {gone:,} lost.",
