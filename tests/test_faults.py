@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import faults
 import pytest
 from fault_runs import copied, evaluates, goes_on, stopped
-from faults import ROWS, Row, page, play_all, rounds_of
+from faults import ROWS, Row, kept, page, play_all, rounds_of
 from resume_matrix import Result, forgetting
 
 from jax_cifar import files
@@ -35,12 +35,15 @@ def test_the_page_counts_what_was_lost_and_says_what_it_was(capsys):
         Row("a stroke of lightning", 30, "it goes on", rounds_of(careless)),
         Row("rain", 4, "", rounds_of(careless)),
     ]
-    text = page(play_all(rows, 0.1), 2.0)
+    text = page(play_all(rows, 0.1))
     assert "| a stroke of lightning | 3 | 2 | 1 |\n| rain | 1 | 1 | 0 |\n" in text
     assert "\n4 rounds, 1 lost.\n" in text
     assert "- a stroke of lightning: round 1: KeyError: '&lt;gone>'" in text
     assert "a stroke of lightning: 2 of 3" in capsys.readouterr().out
-    assert "What was lost" not in page([(rows[1], Result(1, 1, []))], 0.0)
+    lost = ["round 1: KeyError: '&lt;gone>'"]
+    assert kept(text) == {"a stroke of lightning": (3, 2, lost), "rain": (1, 1, [])}
+    assert page([(row, kept(text)[row.fault]) for row in rows]) == text
+    assert "What was lost" not in page([(rows[1], Result(1, 1, []))])
 
 
 @pytest.mark.slow
