@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup train test mutants test-all parity lint clean
+.PHONY: help setup train test mutants test-all parity faults lint clean
 
 help:
 	@echo "make train     train the quickstart on embedded real data"
@@ -13,6 +13,7 @@ help:
 	@echo "make mutants   plant faults, and run the tests that must notice"
 	@echo "make test-all  run the slow tests and all mutants too"
 	@echo "make parity    write docs/parity.md anew, with all mutants"
+	@echo "make faults    do to runs what happens to runs, and write docs/reliability.md anew"
 	@echo "make lint      ruff, pyright, import directions, known vulnerabilities"
 	@echo "make setup     make $(VENV) with everything in it (the others do it by themselves)"
 	@echo "make clean     remove $(VENV)"
@@ -42,6 +43,9 @@ test-all: setup
 
 parity: setup
 	$(BIN)/python parity_tests/report.py --out docs/parity.md
+
+faults: setup
+	$(BIN)/python tests/faults.py --out docs/reliability.md
 
 lint: setup
 	$(BIN)/ruff check .

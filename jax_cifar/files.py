@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import hashlib
 import json
 import os
 import re
@@ -151,6 +152,29 @@ def write_json(path: Path, values: Any) -> None:
         ValueError: a number is not finite.
     """
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def write_record(path: Path, values: dict[str, Any]) -> None:
+    """As `write_json`, with a sum of all values, by which `read_record` notices a flipped digit."""
+    write_json(path, {**values, "sha256": sha256_of_json(values)})
+
+
+def read_record(path: Path) -> Any:
+    """What `write_record` wrote; or any JSON without a sum, as earlier versions and people write it.
+
+    Raises:
+        OSError, ValueError: as `read_json`, or the values are not those that were written.
+    """
+    values = read_json(path)
+    if isinstance(values, dict) and (digest := values.pop("sha256", None)) not in (None, sha256_of_json(values)):
+        shown = str(digest)[:8]
+        raise ValueError(f"not the values that were written: sha256 {shown}... differs; if that was you, remove it")
+    return values
+
+
+def sha256_of_json(values: dict[str, Any]) -> str:
+    """Checksum of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @last_acts.append

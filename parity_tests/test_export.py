@@ -20,6 +20,7 @@ from tolerances import TOLERANCES
 
 from jax_cifar import models
 from jax_cifar.errors import CheckpointError, ConfigError, ExportError
+from jax_cifar.files import read_record
 from torch_ref import convert, export
 from torch_ref.models import create_model
 
@@ -145,7 +146,7 @@ def test_the_script_writes_one_file_that_says_what_it_is(finished, tmp_path, opt
     entries = export.get_metadata(onnx.load(out))
     labels, images = finished.report.label_names, int(finished.report.confusion.sum())
     assert json.loads(entries["label_names"]) == list(labels)
-    assert json.loads(entries["config"]) == json.loads((finished.workdir / "config.json").read_text())
+    assert json.loads(entries["config"]) == read_record(finished.workdir / "config.json")
     assert ("NCHW" in entries["input"]) == bool(options)
     accuracy = f"{float(entries['test_accuracy']):.2%}"
     assert f"{accuracy} in JAX, {accuracy} in ONNX Runtime" in done.stdout
@@ -183,7 +184,7 @@ def cut_short(folder):
 
 
 def narrower(folder):
-    config = json.loads((folder / "config.json").read_text())
+    config = read_record(folder / "config.json")
     config["model"]["width"] = 3
     (folder / "config.json").write_text(json.dumps(config))
 

@@ -21,7 +21,7 @@ from typing import Any
 from jax_cifar.cli import Parser, run
 from jax_cifar.config.files import differing_fields, from_dict
 from jax_cifar.errors import CheckpointError, ConfigError, printable
-from jax_cifar.files import expand, read_json
+from jax_cifar.files import expand, read_record
 from jax_cifar.lab.tables import markdown, spread
 
 HEAD = ("experiment", "runs", "epochs", "test accuracy", "test loss", "train accuracy", "training time", "on")
@@ -41,7 +41,7 @@ def read_run(folder: Path) -> dict[str, Any] | str:
     contents: dict[str, Any] = {}
     for path in (folder / f"{name}.json" for name in FILES):
         try:
-            contents[path.stem] = read_json(path)
+            contents[path.stem] = read_record(path)
         except (OSError, ValueError) as error:
             return f"{path.name} cannot be read ({error})"
     try:

@@ -4,18 +4,24 @@ Each pair of a schedule and a rule has one of the things that a resume could for
 images, accumulation, growing images), in turn, so that each of those meets every schedule and every rule.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import optax
 from small_runs import loop, same_bits, small_config
 
 from jax_cifar.augment import HorizontalFlip, RandomCrop
+from jax_cifar.run.checkpoint import Checkpoints
+from jax_cifar.run.reading import Which
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {"warmup": 0.5},
@@ -44,6 +50,9 @@ EXTRAS: dict[str, dict[str, dict[str, Any]]] = {
 }
 # Updates done when the run stops: none, within an epoch of 6, at its end, all.
 MOMENTS = {"step 0": 0, "mid-epoch": 4, "end of epoch": 6, "last step": 12}
+
+# Parts of a state that a faulty resume would start anew; of the step, one update is left out.
+FORGETTABLE = ("opt_state", "batch_stats", "ema", "step")
 
 
 class Case(NamedTuple):
@@ -113,3 +122,20 @@ def run_matrix(cases: Iterable[Case] = CASES, moments: Iterable[str] = tuple(MOM
                 if not same:
                     lost.append(f"{'/'.join(case)} at {moment}")
     return Result(rounds, rounds - len(lost), lost)
+
+
+@contextlib.contextmanager
+def forgetting(part: str) -> Iterator[None]:
+    """A fault planted: inside, a restored state comes without this part."""
+    restore = Checkpoints.restore
+
+    def forgetful(self: Checkpoints, template: Any, which: Which = "last") -> Any:
+        restored = restore(self, template, which)
+        if restored is None:
+            return None
+        wrong = getattr(restored.state, part)
+        wrong = wrong + 1 if part == "step" else jax.tree.map(jnp.zeros_like, wrong)
+        return restored._replace(state=dataclasses.replace(restored.state, **{part: wrong}))
+
+    with mock.patch.object(Checkpoints, "restore", forgetful):
+        yield

@@ -10,9 +10,10 @@ import pytest
 from checkpoint_states import assert_same, biggest_file, folders, make_state, three_checkpoints
 
 from jax_cifar.errors import CheckpointError
+from jax_cifar.files import sha256_of_json
 from jax_cifar.run import arrays
 from jax_cifar.run.checkpoint import Checkpoints
-from jax_cifar.run.manifest import FORMAT, MANIFEST, sha256_of_json
+from jax_cifar.run.manifest import FORMAT, MANIFEST
 from jax_cifar.run.reading import read_variables
 
 

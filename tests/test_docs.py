@@ -10,6 +10,7 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
+import faults
 import mutants
 import numpy as np
 import pytest
@@ -25,7 +26,14 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
 PAGES = [
     ROOT / name
-    for name in ("README.md", "CONTRIBUTING.md", "docs/extending.md", "docs/architecture.md", "docs/security.md")
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/extending.md",
+        "docs/architecture.md",
+        "docs/security.md",
+        "docs/reliability.md",
+    )
 ]
 TEXT = {page.name: page.read_text() for page in PAGES}
 SMALL = [
@@ -265,6 +273,12 @@ def test_the_parity_page_lists_the_mutants_and_test_files_that_there_are():
     way_out = "docs/parity.md is of another version: run `make parity`"
     assert rows == [(mutant.fault, mutant.file, mutant.test) for mutant in mutants.MUTANTS], way_out
     assert files == sorted(path.name for path in (ROOT / "parity_tests").glob("test_*.py")), way_out
+
+
+def test_the_reliability_page_lists_the_faults_that_there_are():
+    page = (ROOT / "docs/reliability.md").read_text().partition("## What survived means")[0]
+    found = re.findall(r"^\| (.+) \| \d+ \| \d+ \| \d+ \|$", page, re.MULTILINE)
+    assert found == [row.fault for row in faults.ROWS], "docs/reliability.md is old: run `make faults`"
 
 
 def test_the_readme_shows_no_figure_that_results_do_not_have():

@@ -13,6 +13,7 @@ from small_runs import loop, same_bits, small_config
 from jax_cifar.errors import CheckpointError, Diverged, Interrupted
 from jax_cifar.evaluation import predict
 from jax_cifar.evaluation.metrics import Report
+from jax_cifar.files import read_record
 from jax_cifar.telemetry import read_metrics
 from jax_cifar.training import session, trainer
 
@@ -144,7 +145,7 @@ def test_a_finished_run_given_again_changes_nothing_unless_its_summary_is_gone(t
 
 
 def test_a_report_comes_back_from_its_file(finished_run):
-    values = json.loads((finished_run.workdir / "report.json").read_bytes())
+    values = read_record(finished_run.workdir / "report.json")
     assert Report.from_dict(values).to_dict() == values
     assert Report.from_dict(values).table() == finished_run.report.table()
     with pytest.raises(KeyError):

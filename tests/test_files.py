@@ -10,7 +10,7 @@ import pytest
 
 from jax_cifar import files
 from jax_cifar.errors import ConfigError
-from jax_cifar.files import atomic_write, expand, user_cache_dir, write_json, write_text
+from jax_cifar.files import atomic_write, expand, read_record, user_cache_dir, write_json, write_record, write_text
 
 
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_path):
@@ -121,3 +121,16 @@ def test_a_name_that_is_no_text_is_refused_before_anything_fails_on_it():
         ConfigError, match=r"^'runs/\\udcff' is no text in this system's encoding, utf-8: set LANG=C\.UTF-8"
     ):
         expand(os.fsdecode(b"runs/\xff"))
+
+
+def test_a_record_with_a_flipped_digit_is_none_and_one_without_a_sum_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "record.json"
+    write_record(path, {"mean": [0.5, 0.25]})
+    assert read_record(path) == {"mean": [0.5, 0.25]}
+    path.write_text(path.read_text().replace("0.25", "0.35"))
+    with pytest.raises(
+        ValueError, match=r"not the values that were written: sha256 \w{8}\.\.\. differs; if that was you"
+    ):
+        read_record(path)
+    write_json(path, {"mean": [0.5, 0.35]})
+    assert read_record(path) == {"mean": [0.5, 0.35]}

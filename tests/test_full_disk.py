@@ -23,7 +23,7 @@ def test_a_run_whose_last_files_find_no_space_has_lost_no_training_and_says_so_a
     ended = []
     config = small_config(train={"steps": 1}, schedule={"warmup": 0.0}, log={"plots": True})
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "write_json", full)
+        patch.setattr(trainer, "write_record", full)
         patch.setattr(trainer, "draw_confusion_matrix", full)
         patch.setattr("jax_cifar.telemetry.run_log.os.write", full)
         with pytest.raises(

@@ -41,3 +41,6 @@ def test_a_last_checkpoint_that_cannot_be_saved_ends_the_run_with_one_message(tm
         loop.train(CONFIG, tmp_path)
     assert not (tmp_path / "summary.json").exists()
     assert "".join(capsys.readouterr()).count("No space left on device") == 1
+    monkeypatch.undo()
+    assert loop.train(CONFIG, tmp_path).summary["steps"] == 12, "the same command, as the message says"
+    assert (tmp_path / "metrics.jsonl.unsaved").exists()

@@ -19,7 +19,7 @@ from jax_cifar.config.record import code_of
 from jax_cifar.config.revive import is_installed
 from jax_cifar.config.sections import Config
 from jax_cifar.errors import ConfigError
-from jax_cifar.files import read_bytes, read_json, write_json, write_text
+from jax_cifar.files import read_bytes, read_record, write_record, write_text
 
 _LARGEST = 1 << 24  # bytes of a source file
 
@@ -92,7 +92,7 @@ def record_source(folder: Path, config: Config) -> None:
             named = PROGRAMS[module][1] if module in PROGRAMS else path and _file_name(module, path)
             origins[origin] = named
     listed = [{"name": file.name, "path": str(file.path), "sha256": file.sha256} for file in files]
-    write_json(folder / "source.json", {"files": listed, "origins": origins})
+    write_record(folder / "source.json", {"files": listed, "origins": origins})
 
 
 def trusted_namespaces(folder: Path, trust_code: bool) -> dict[str, types.ModuleType]:
@@ -181,7 +181,7 @@ def _read(folder: Path) -> tuple[list[dict[str, str]], dict[str, str | None]]:
     """The content of source.json; raises `ConfigError` where there is none, or it is not what `record_source` wrote."""
     path = folder / "source.json"
     try:
-        values = read_json(path)
+        values = read_record(path)
         files = [{key: str(file[key]) for key in ("name", "path", "sha256")} for file in values["files"]]
         origins = {str(origin): name if name is None else str(name) for origin, name in values["origins"].items()}
     except FileNotFoundError:

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jax_cifar.errors import CheckpointError, print_warning
+from jax_cifar.files import sha256_of_json
 from jax_cifar.run.arrays import STATE, write_arrays
 from jax_cifar.run.manifest import (
     FORMAT,
@@ -34,7 +35,6 @@ from jax_cifar.run.manifest import (
     cause,
     leaves_by_path,
     sha256,
-    sha256_of_json,
     signature,
 )
 from jax_cifar.run.reading import (

@@ -16,7 +16,7 @@ from jax_cifar.config.files import differing_fields, from_dict, to_dict
 from jax_cifar.config.source import record_source
 from jax_cifar.data import Splits
 from jax_cifar.errors import CheckpointError, ConfigError, check
-from jax_cifar.files import expand, write_json
+from jax_cifar.files import expand, write_record
 from jax_cifar.models.network import InputSpec
 from jax_cifar.run.lock import RunLock
 from jax_cifar.telemetry import read_metrics, write_environment
@@ -109,8 +109,8 @@ class RunFolder:
         with contextlib.ExitStack() as undo, self._told():
             made = [] if self._is_mine else self._claim()
             undo.callback(_remove, self.path, set(os.listdir(self.path)) if not made else set(), made)
-            write_json(self.path / "config.json", config)
-            write_json(self.path / NETWORK, {**dataclasses.asdict(spec), "data_name": data_name})
+            write_record(self.path / "config.json", config)
+            write_record(self.path / NETWORK, {**dataclasses.asdict(spec), "data_name": data_name})
             record_source(self.path, self._config)
             write_environment(self.path)
             undo.pop_all()
@@ -269,13 +269,13 @@ def read_config(folder: Path) -> Config:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of a run folder; raises `CheckpointError` where it is missing or damaged."""
     try:
-        values = files.read_json(path)
+        values = files.read_record(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} is not a run folder: it holds no {path.name}.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
+        raise CheckpointError(f"{path} is damaged ({error}).") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds no table of fields.")
     return values

@@ -6,7 +6,6 @@ permission, a disk that fails, a network folder that is away; nothing is known o
 """
 
 import hashlib
-import json
 import os
 import re
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jax_cifar.errors import CheckpointError
-from jax_cifar.files import read_json
+from jax_cifar.files import read_json, sha256_of_json
 from jax_cifar.run.untrusted import check_manifest
 
 MANIFEST = "manifest.json"
@@ -55,11 +54,6 @@ def signature(leaf: Any) -> tuple[list[int], str]:
 def sha256(array: np.ndarray) -> str:
     """Checksum of an array's bytes."""
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
-
-
-def sha256_of_json(body: dict) -> str:
-    """Checksum of JSON values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def os_error_code(error: BaseException) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from jax_cifar.files import write_json
+from jax_cifar.files import write_record
 
 PACKAGES = {
     "jax_cifar": "jax-cifar",
@@ -78,7 +78,7 @@ def write_environment(workdir: Path) -> Path:
     }
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "environment.json"
-    write_json(path, environment)
+    write_record(path, environment)
     return path
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from jax_cifar.errors import ConfigError
 from jax_cifar.files import atomic_write
 
 METRICS_FILE = "metrics.jsonl"
+CHECKSUM = "crc32"  # of the rest of a line; lines of earlier versions have none
 TENSORBOARD_DIR = "tensorboard"
 # Every flush of an event file is an fsync; the JSON lines are the record, these are for looking at now and then.
 FLUSH_SECONDS = 5.0
@@ -65,7 +67,7 @@ class RunLog:
     def write(self, record: Mapping[str, Any]) -> None:
         """Log one record, a flat mapping with at least `step` and `split`; a NaN or infinity is written as null."""
         plain = {name: _plain(value) for name, value in record.items()}
-        self._waiting += json.dumps(plain, allow_nan=False).encode() + b"\n"
+        self._waiting += json.dumps({**plain, CHECKSUM: _checksum(plain)}, allow_nan=False).encode() + b"\n"
         self._write_waiting()
         if self._events is not None:
             self._events.write(plain["step"], _scalars(plain))
@@ -132,13 +134,17 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The record on a line; None where it is none, or was not written to its end."""
+    """The record on a line; None where it is none, was not written to its end, or is not what was written."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
     whole = isinstance(record, dict) and isinstance(record.get("step"), int) and line.endswith(b"\n")
-    return record if whole else None
+    return record if whole and record.pop(CHECKSUM, None) in (None, _checksum(record)) else None
+
+
+def _checksum(record: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record).encode())
 
 
 def _plain(value: Any) -> Any:

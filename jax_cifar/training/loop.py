@@ -2,8 +2,7 @@
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from jax_cifar.data import Splits, divide_training, load_data
 from jax_cifar.errors import CheckpointError
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.evaluation.predict import mirror_warning
+from jax_cifar.files import read_record
 from jax_cifar.models import parameter_table
 from jax_cifar.models.network import compute_dtype
 from jax_cifar.optim.rules import ema_warning, former_path
@@ -23,8 +23,10 @@ from jax_cifar.run.arithmetic import arithmetic, require_same_numbers
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import CHECKPOINTS, RunFolder
+from jax_cifar.run.reading import is_finished
 from jax_cifar.telemetry import Console, RunLog
 from jax_cifar.telemetry.facts import data_facts, machine_facts, network_facts
+from jax_cifar.telemetry.run_log import METRICS_FILE
 from jax_cifar.training.callbacks import Callbacks
 from jax_cifar.training.records import Progress
 from jax_cifar.training.replicas import one_run
@@ -87,6 +89,7 @@ def train(
         # Only now: a run that cannot start leaves nothing behind.
         folder = place.make(session.network.spec, data_name=None if given else splits.name)
         keep = config.checkpoint.keep
+        stack.enter_context(log_of_nothing_set_aside(folder))
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
         state, progress = resume(session, checkpoints, state, console, allow_different_numbers)
         told = Callbacks(callbacks, console.warn)
@@ -105,6 +108,19 @@ def train(
         trainer = Trainer(session, folder, checkpoints, console, log, told, progress)
         state = trainer.fit(state)
         return trainer.finish(state)
+
+
+@contextlib.contextmanager
+def log_of_nothing_set_aside(folder: Path) -> Iterator[None]:
+    """Where no state could be saved at all, rename the log: the same command begins anew, and it would be refused."""
+    try:
+        yield
+    except CheckpointError:
+        log = folder / METRICS_FILE
+        if not any(map(is_finished, (folder / CHECKPOINTS).glob("[0-9]*"))):
+            with contextlib.suppress(OSError):
+                log.rename(log.with_name(f"{log.name}.unsaved"))
+        raise
 
 
 def bytes_on_disk(session: Session, state: TrainState) -> int:
@@ -151,7 +167,7 @@ def finished_result(session: Session, folder: Path, state: TrainState, progress:
     if int(state.step) < session.plan.total_steps or progress.row_due:
         return None
     try:
-        figures, values = (json.loads((folder / name).read_bytes()) for name in ("summary.json", "report.json"))
+        figures, values = (read_record(folder / name) for name in ("summary.json", "report.json"))
         wants_tta = session.config.eval.tta != "none"
         whole = figures["steps"] == session.plan.total_steps and wants_tta == (figures["test_accuracy_tta"] is not None)
         return TrainResult(state, Report.from_dict(values), figures, folder) if whole else None

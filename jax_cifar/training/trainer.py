@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.evaluation.predict import Unwanted
-from jax_cifar.files import write_json
+from jax_cifar.files import write_record
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.folder import CHECKPOINTS
 from jax_cifar.signals import StopRequest, at_end_say
@@ -215,8 +215,8 @@ class Trainer:
             self.draw(report)
         figures, unwritten = summary(session, self.progress, state, report, with_tta), None
         try:
-            write_json(self.folder / "report.json", report.to_dict())
-            write_json(self.folder / "summary.json", figures)
+            write_record(self.folder / "report.json", report.to_dict())
+            write_record(self.folder / "summary.json", figures)
         except OSError as error:
             unwritten = error
         self.console.summary(figures, self.folder)
