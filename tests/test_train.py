@@ -20,6 +20,7 @@ from jax_cifar import train
 from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
 from jax_cifar.config import Config
 from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
+from jax_cifar.files import read_record
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.load import load_run
 from jax_cifar.telemetry import console, read_metrics
@@ -57,7 +58,7 @@ def test_a_run_leaves_what_is_promised(tmp_path):
     assert names == {f"{name}.json" for name in files} | {"metrics.jsonl", "checkpoints", "tensorboard", "plots"}
     pictures = {"loss.png", "accuracy.png", "learning_rate.png", "confusion_matrix.png"}
     assert {path.name for path in (tmp_path / "plots").iterdir()} == pictures
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = read_record(tmp_path / "summary.json")
     assert summary == result.summary
     assert (summary["steps"], summary["epochs"], summary["dataset"]) == (12, 2, "synthetic")
     assert summary["parameters"] == sum(x.size for x in jax.tree.leaves(result.state.params))
