@@ -32,3 +32,18 @@ def finished_run(tmp_path_factory):
     from small_runs import loop, small_config
 
     return loop.train(small_config(), tmp_path_factory.mktemp("finished") / "run")
+
+
+@pytest.fixture
+def warnings():
+    """What `saved` warns of, line by line."""
+    return []
+
+
+@pytest.fixture
+def saved(tmp_path, warnings):
+    """The `Checkpoints` of a run that hold steps 1 to 3."""
+    from checkpoint_states import three_checkpoints
+
+    with three_checkpoints(tmp_path / "run", warnings.append) as checkpoints:
+        yield checkpoints

@@ -15,21 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_states import assert_same, biggest_file, flip_one_byte, folders, make_state, three_checkpoints
+from checkpoint_states import assert_same, biggest_file, flip_one_byte, folders, make_state
 
 from jax_cifar.errors import CheckpointError
 from jax_cifar.run.checkpoint import Checkpoints
-
-
-@pytest.fixture
-def warnings():
-    return []
-
-
-@pytest.fixture
-def saved(tmp_path, warnings):
-    with three_checkpoints(tmp_path / "run", warnings.append) as checkpoints:
-        yield checkpoints
 
 
 def test_round_trip_is_exact(tmp_path):

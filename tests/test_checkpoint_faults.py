@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from checkpoint_states import assert_same, biggest_file, folders, make_state, three_checkpoints
+from checkpoint_states import assert_same, biggest_file, folders, make_state
 
 from jax_cifar.errors import CheckpointError
 from jax_cifar.files import sha256_of_json
@@ -15,17 +15,6 @@ from jax_cifar.run import arrays
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.manifest import FORMAT, MANIFEST
 from jax_cifar.run.reading import read_variables
-
-
-@pytest.fixture
-def warnings():
-    return []
-
-
-@pytest.fixture
-def saved(tmp_path, warnings):
-    with three_checkpoints(tmp_path / "run", warnings.append) as checkpoints:
-        yield checkpoints
 
 
 def test_a_missing_library_is_not_taken_for_damage(saved, warnings, monkeypatch):
