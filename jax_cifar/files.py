@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -76,19 +76,20 @@ def _temporary_home() -> Path:
     return Path(tempfile.mkdtemp(prefix="cache-"))
 
 
-def open_locked(path: Path) -> tuple[int, bool]:
+def open_locked(path: Path, on_wait: Callable[[], object] | None = None) -> tuple[int, bool]:
     """Open a file, made where it is missing, and lock it; the system lifts the lock of a process that dies.
 
     Returns its descriptor, which holds the lock until it is closed, and False where the file system has no locks.
+    A lock that another process holds is waited for after `on_wait()`, if given.
 
     Raises:
-        BlockingIOError: another process holds the lock.
+        BlockingIOError: another process holds the lock, and there is no `on_wait`.
         OSError: the file cannot be opened.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
-            has_locks = _lock(descriptor)
+            has_locks = _lock(descriptor, on_wait)
             # Its last holder may have removed the file between the two calls: another one then stands in its place.
             if not has_locks or os.path.samestat(os.fstat(descriptor), path.lstat()):
                 return descriptor, has_locks
@@ -100,8 +101,8 @@ def open_locked(path: Path) -> tuple[int, bool]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether the file system has locks; raises `BlockingIOError` where another process has this one."""
+def _lock(descriptor: int, on_wait: Callable[[], object] | None) -> bool:
+    """Whether the file system has locks; as `open_locked` where another process has this one."""
     if fcntl is None:
         return False
     try:
@@ -109,7 +110,11 @@ def _lock(descriptor: int) -> bool:
     except OSError as error:
         # What a network file system may say in place of EAGAIN.
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise BlockingIOError(error.errno, error.strerror) from None
+            if on_wait is None:
+                raise BlockingIOError(error.errno, error.strerror) from None
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return True
         return False
     return True
 

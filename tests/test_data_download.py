@@ -90,18 +90,19 @@ def test_of_two_at_once_one_downloads(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_lock_removed_while_waiting_for_it_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target, lock, turns = tmp_path / FILE_NAME, download._lock, []
+    target, lock, turns = tmp_path / FILE_NAME, files._lock, []
 
-    def predecessor_finishes_first(descriptor: int, target: Path) -> None:
-        lock(descriptor, target)
+    def predecessor_finishes_first(descriptor: int, on_wait: Callable[[], object]) -> bool:
+        had_locks = lock(descriptor, on_wait)
         turns.append(descriptor)
         if len(turns) == 1:
             (tmp_path / f"{FILE_NAME}.lock").unlink()
         if len(turns) == 2:
             (tmp_path / f"{FILE_NAME}.lock").unlink()
             (tmp_path / f"{FILE_NAME}.lock").write_text("of a third process")
+        return had_locks
 
-    monkeypatch.setattr(download, "_lock", predecessor_finishes_first)
+    monkeypatch.setattr(files, "_lock", predecessor_finishes_first)
     with download._only_process(target):
         assert len(turns) == 3
 

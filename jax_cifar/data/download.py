@@ -16,11 +16,7 @@ from typing import BinaryIO
 from jax_cifar.data.progress import terminal_or_log
 from jax_cifar.data.published import ARCHIVES, PublishedArchive, check_archive
 from jax_cifar.errors import DataError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from jax_cifar.files import open_locked
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all
 # Without a network one wants to know in seconds; a server that is reached may be slow.
@@ -90,36 +86,15 @@ def download_archive(name: str, directory: Path, progress: Progress | None = Non
 def _only_process(target: Path) -> Iterator[None]:
     """Let one process at a time download `target`; the system lifts the lock of a process that dies."""
     path = target.with_name(target.name + ".lock")
-    while True:
-        with open(path, "w") as file:
-            _lock(file.fileno(), target)
-            # The process that was waited for has removed the file that it, and now this one, holds locked.
-            if not _is_at(file.fileno(), path):
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
+    # Without locks too the sum keeps a mixed-up file from being used.
+    descriptor, _ = open_locked(
+        path, lambda: print(f"Waiting for another process that downloads {target}", file=sys.stderr)
+    )
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _lock(descriptor: int, target: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"Waiting for another process that downloads {target}", file=sys.stderr)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:
-        pass  # a file system without locks; the sum still keeps a mixed-up file from being used
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _download(archive: PublishedArchive, part: Path, progress: Progress) -> None:
