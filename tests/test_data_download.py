@@ -5,12 +5,14 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from archive_site import CONTENT, FILE_NAME, Site, archive_server, names, publish  # noqa: F401
 
+from jax_cifar import files
 from jax_cifar.data import cifar, download, progress
 from jax_cifar.data.download import download_archive
 from jax_cifar.data.published import ARCHIVES, CIFAR10
