@@ -1,0 +1,39 @@
+"""How long a prediction takes: several ways of making it, timed in turn, so that a slow minute meets all alike."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Latency(NamedTuple):
+    """Seconds of one call, of many."""
+
+    p50: float  # half of the calls took at most as long
+    p95: float  # so did 95 % of them
+
+
+def measure_latencies(
+    ways: Mapping[str, Callable[[], object]], seconds: float = 1.0, least: int = 20, most: int = 2000
+) -> dict[str, Latency]:
+    """Call every way in turn, again and again, and time each call; by name, in the order of `ways`.
+
+    Args:
+        ways: functions that return when their result is there (a JAX array is to be waited for).
+        seconds: how long to go on for each way, at least.
+        least: calls of each way, at least; the first of each, which may compile, comes before and is not counted.
+        most: calls of each way, at most.
+    """
+    for way in ways.values():
+        way()
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    started = time.perf_counter()
+    for rounds in range(1, most + 1):
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - begin)
+        if rounds >= least and time.perf_counter() - started > seconds * len(ways):
+            break
+    return {name: Latency(*map(float, np.percentile(values, (50, 95)))) for name, values in times.items()}
