@@ -12,6 +12,7 @@ import math
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--torch", nargs="*", choices=TORCH_WAYS, default=list(TORCH_WAYS), help="ways to run PyTorch")
 
 
-def measure(options: argparse.Namespace) -> list[Case]:
+def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Train with every seed in every way, in turn; what the trainings print goes to stderr."""
     target = options.target
     check(0 < target <= 1, "--target", target, "it must be greater than 0 and at most 1")
@@ -66,7 +67,7 @@ def measure(options: argparse.Namespace) -> list[Case]:
     with contextlib.redirect_stdout(sys.stderr):
         timings = in_turn({way: partial(seconds_to_target, way) for way in trainings}, options.seeds)
     accuracies = {way: tuple(values) for way, values in finals.items()}
-    return [Case(f"{config.name}, to {target:.4g} of the test images", timings, accuracies=accuracies)]
+    yield Case(f"{config.name}, to {target:.4g} of the test images", timings, accuracies=accuracies)
 
 
 def comparable(config: Config) -> Config:

@@ -11,7 +11,7 @@ The train step is the product's: gathering, augmenting, mixing, normalising and 
 import argparse
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -103,30 +103,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", choices=get_args(DatasetName), default="cifar10", help="digits need no download")
 
 
-def measure(options: argparse.Namespace) -> list[Case]:
+def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time every transform and pipeline, and the train steps with and without augmentation."""
     splits, v2 = load_data(DataConfig(name=options.data)), load_torchvision()
     size = len(splits.train)
     check(2 <= options.batch <= size, "--batch", options.batch, f"it must lie between 2 and {size}, all images")
     sample = splits.train.take(np.arange(options.batch))
     usual = (STRONG,) if options.config is None else (options.config,)
-    cases = []
     if "transforms" in options.what:
         for transform in TRANSFORMS:
             ways = image_ways((transform,), sample, v2)
-            cases.append(Case(describe(transform), interleave(ways, options.rounds), options.batch))
+            yield Case(describe(transform), interleave(ways, options.rounds), options.batch)
     if "mixing" in options.what:
         for mix in MIXES:
             ways = mixing_ways(mix, sample, splits.num_classes, v2)
-            cases.append(Case(type(mix).__name__, interleave(ways, options.rounds), options.batch))
+            yield Case(type(mix).__name__, interleave(ways, options.rounds), options.batch)
     if "pipelines" in options.what:
         for config in map(load_config, PIPELINES if options.config is None else usual):
             ways = image_ways(config.augment, sample, v2)
-            cases.append(Case(config.name, interleave(ways, options.rounds), options.batch))
+            yield Case(config.name, interleave(ways, options.rounds), options.batch)
     if "steps" in options.what:
         for name in options.models:
-            cases += step_cases(network_config(name, options.batch), load_config(usual[0]), splits, options.rounds)
-    return cases
+            yield from step_cases(network_config(name, options.batch), load_config(usual[0]), splits, options.rounds)
 
 
 def table(cases: Sequence[Case]) -> str:

@@ -9,7 +9,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", metavar="DIR", type=expand, help="where to save (default: where temporary files are)")
 
 
-def measure(options: argparse.Namespace) -> list[Case]:
+def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time saving, how long training stands still for it, and restoring, for every network."""
     check(options.dir is None or options.dir.is_dir(), "--dir", str(options.dir), "it must be a folder that exists")
-    cases = []
     for name in options.models:
         config = network_config(name, batch=2)
         with ExitStack() as stack:
@@ -54,12 +53,9 @@ def measure(options: argparse.Namespace) -> list[Case]:
             saves, waits, restores = (
                 {way: getattr(files, what) for way, files in ways.items()} for what in ("save", "waiting", "restore")
             )
-            cases += [
-                Case(f"{name}, save", interleave(saves, options.rounds)),
-                Case(f"{name}, training waits", in_turn(waits, options.rounds)),
-                Case(f"{name}, restore", interleave(restores, options.rounds)),
-            ]
-    return cases
+            yield Case(f"{name}, save", interleave(saves, options.rounds))
+            yield Case(f"{name}, training waits", in_turn(waits, options.rounds))
+            yield Case(f"{name}, restore", interleave(restores, options.rounds))
 
 
 @dataclass(frozen=True)

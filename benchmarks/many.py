@@ -8,7 +8,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", nargs="*", choices=others, default=others, help="what train_many is compared with")
 
 
-def measure(options: argparse.Namespace) -> list[Case]:
+def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time every length of run in every way."""
     check(options.runs >= 1, "--runs", options.runs, "it must be at least 1")
-    cases, name = [], load_config(options.config).name
+    name = load_config(options.config).name
     for epochs in options.epochs:
         common = ["--config", options.config, "--train.epochs", str(epochs)]
         with tempfile.TemporaryDirectory() as cache:
@@ -47,10 +47,9 @@ def measure(options: argparse.Namespace) -> list[Case]:
         title = f"{name}, {options.runs} runs of {epochs:g} epochs"
         # Apart, so that the ratio is to processes of their own.
         in_one_call = {way: per_run.pop(way) for way in ("vmap",) if way in per_run}
-        cases.append(Case(f"{title}, seconds of each", per_run))
+        yield Case(f"{title}, seconds of each", per_run)
         if in_one_call:
-            cases.append(Case(f"{title}, in one call", {"train_many": per_run["train_many"], **in_one_call}))
-    return cases
+            yield Case(f"{title}, in one call", {"train_many": per_run["train_many"], **in_one_call})
 
 
 def make_way(way: str, common: Sequence[str], runs: int, cache: Path) -> Measurement:

@@ -1,6 +1,7 @@
 """Several updates inside one compiled call against a call for each: what `train.steps_per_call` chooses between."""
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 
 import jax
@@ -26,17 +27,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, default=10, help="steps inside one call (default 10)")
 
 
-def measure(options: argparse.Namespace) -> list[Case]:
+def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time an update of every network, both ways."""
-    steps, cases = options.steps, []
+    steps = options.steps
     check(steps >= 2, "--steps", steps, "it must be at least 2")
     for name in options.models:
         config = network_config(name, options.batch)
         splits = random_images(steps * options.batch)
         ways = {"scan": epoch(config, splits, steps), "a call per step": epoch(config, splits, 1)}
         timings = {way: timing / steps for way, timing in interleave(ways, options.rounds).items()}
-        cases.append(Case(f"{name}, {steps} steps", timings, options.batch))
-    return cases
+        yield Case(f"{name}, {steps} steps", timings, options.batch)
 
 
 def random_images(count: int) -> Splits:

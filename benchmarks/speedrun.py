@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -94,7 +94,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def measure(options: argparse.Namespace) -> list[Speedrun]:
+def measure(options: argparse.Namespace) -> Iterator[Speedrun]:
     """Measure every recipe, a line for every run going to stderr.
 
     Needs `options.environment`, the user's own: with what this process sets for itself a child would time another JAX.
@@ -116,8 +116,8 @@ def measure(options: argparse.Namespace) -> list[Speedrun]:
         "baseline_seconds": {way: final.seconds for way, final in finals.items()},
         "baseline_accuracies": {way: final.accuracy for way, final in finals.items()},
     }
-    cases = [speedrun(name, recipe.target, job, options.seeds, options.environment) for name, recipe, job in parts]
-    return [replace(case, **beside) for case in cases]
+    for name, recipe, job in parts:
+        yield replace(speedrun(name, recipe.target, job, options.seeds, options.environment), **beside)
 
 
 def train_baseline(way: str) -> Any:

@@ -12,7 +12,7 @@ import runpy
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--torch", nargs="*", choices=ways, default=ways, help="ways to run PyTorch")
 
 
-def measure(options: argparse.Namespace) -> list[Case]:
+def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time every kind of process; each runs once before, so that the libraries' files are in memory."""
-    cases, rounds = [], options.rounds
+    rounds = options.rounds
     commands = {way: FIRST_STEP[way] for way in ("jax", *options.torch)}
     if {"cold", "warm"} & set(options.what):
         with tempfile.TemporaryDirectory() as kept:
@@ -55,15 +55,14 @@ def measure(options: argparse.Namespace) -> list[Case]:
             for warm in warms.values():
                 warm()  # fills the caches
             if "cold" in options.what:
-                cases.append(Case("first step, cold cache", in_turn(colds, rounds)))
+                yield Case("first step, cold cache", in_turn(colds, rounds))
             if "warm" in options.what:
-                cases.append(Case("first step, warm cache", in_turn(warms, rounds)))
+                yield Case("first step, warm cache", in_turn(warms, rounds))
     for name, codes in IMPORTS.items() if "import" in options.what else ():
         pair = {way: partial(run_code, code) for way, code in zip(("jax", "torch"), codes, strict=True)}
         for run in pair.values():
             run()
-        cases.append(Case(name, in_turn(pair, rounds)))
-    return cases
+        yield Case(name, in_turn(pair, rounds))
 
 
 def first_step(command: Sequence[str], caches: Path, _: int = 0) -> float:

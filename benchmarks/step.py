@@ -1,6 +1,7 @@
 """A train step and inference of every network: JAX beside PyTorch eager, channels last and compiled."""
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmarks.networks import (
@@ -28,9 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--torch", nargs="*", choices=TORCH_WAYS, default=list(TORCH_WAYS), help="ways to run PyTorch")
 
 
-def measure(options: argparse.Namespace) -> list[Case]:
+def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time every network; one of one's own, which has no PyTorch twin, alone."""
-    batch, cases = random_batch(options.batch), []
+    batch = random_batch(options.batch)
     names = options.models or ([] if options.config else MODELS)
     configs = [network_config(name, options.batch) for name in names]
     for config in map(load_config, options.config):
@@ -41,5 +42,4 @@ def measure(options: argparse.Namespace) -> list[Case]:
         for what in options.what:
             ours, theirs = kinds[what]
             ways = {"jax": ours(config, batch)} | {way: theirs(config, batch, way) for way in others}
-            cases.append(Case(f"{config.name}, {what}", interleave(ways, options.rounds), options.batch))
-    return cases
+            yield Case(f"{config.name}, {what}", interleave(ways, options.rounds), options.batch)

@@ -5,11 +5,12 @@ python scripts/benchmark.py step --models simple_cnn cifar_cnn --json step.json
 python scripts/benchmark.py SUITE --help
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.signals import at_end_say, guard, last_acts
 
 if __name__ == "__main__":
     guard()  # before all that takes long to import
 
+import argparse
 import importlib
 import os
 import sys
@@ -30,6 +31,7 @@ SUITES = {
     "accuracy": "time to a test accuracy, of whole trainings",
     "many": "several seeds in one process against a process for each",
     "speedrun": "seconds and accuracy of n seeds of a recipe",
+    "gpu": "all of it that asks for a GPU, in one command and one file",
 }
 
 
@@ -57,15 +59,32 @@ def main(arguments: Sequence[str]) -> None:
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds} is not allowed: it must be at least 1")
 
-    from benchmarks.tables import as_json, markdown
-
     options.environment = dict(os.environ)  # the user's own, for a suite that measures child processes only
     # PyTorch needs the same GPU, of whose memory JAX would take three quarters at its start.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    cases = suite.measure(options)
-    print(getattr(suite, "table", markdown)(cases))
-    if options.json is not None:
-        write_json(options.json, as_json(options.suite, cases))
+    measure(suite, options)
+
+
+def measure(suite: ModuleType, options: argparse.Namespace) -> None:
+    """Measure case by case: each is told and written as soon as it is done, and the table ends what was begun."""
+    from benchmarks.tables import as_json, markdown
+
+    cases = []
+
+    def show() -> None:
+        if cases:
+            print(getattr(suite, "table", markdown)(cases), flush=True)
+
+    last_acts.append(show)  # a Ctrl-C leaves what there is
+    at_end_say("What was measured until then is shown.")
+    for case in suite.measure(options):
+        cases.append(case)
+        print(f"done: {markdown([case]).splitlines()[-1]}" if hasattr(case, "timings") else case, file=sys.stderr)
+        if options.json is not None:
+            values = getattr(suite, "as_json", as_json)(options.suite, cases)
+            write_json(options.json, values)
+    last_acts.remove(show)
+    show()
 
 
 def load_suite(name: str) -> ModuleType:

@@ -174,7 +174,7 @@ def test_without_torchvision_its_column_stays_empty(without_torchvision, capsys)
 
 def test_the_suite_measures_transforms_mixing_and_pipelines(quick_compile, without_torchvision, untimed, monkeypatch):
     monkeypatch.setattr(augment, "TRANSFORMS", (HorizontalFlip(), ToGray(p=1.0)))
-    cases = augment.measure(options_for("--batch", "4", "--what", "transforms", "mixing"))
+    cases = list(augment.measure(options_for("--batch", "4", "--what", "transforms", "mixing")))
     ways = {case.name: list(case.timings) for case in cases}
     assert ways["HorizontalFlip"] == ways["MixUp"] == ways["CutMix"] == ["jax", "per image", "torch_ref"]
     assert ways["ToGray"] == ["jax", "per image"]
@@ -223,7 +223,7 @@ def test_the_table_has_images_per_second_and_how_many_times_the_references():
 @pytest.mark.parametrize("batch", ["1", "100000"])
 def test_a_batch_that_cannot_be_is_refused(batch, without_torchvision):
     with pytest.raises(ConfigError, match=rf"--batch = {batch} is not allowed"):
-        augment.measure(options_for("--batch", batch))
+        next(augment.measure(options_for("--batch", batch)))
 
 
 def test_torchvision_changes_images_as_much():

@@ -120,8 +120,8 @@ def test_a_seed_that_diverged_counts_as_nothing_learned(children):
 
 def test_recipes_are_judged_in_their_way_and_the_users_fields_come_last(children):
     recipes = ["--recipes", "cifar100-75", "resnet34-published"]
-    cases = speedrun.measure(parse("--seeds", "1", *recipes, "--set", "--eval.tta", "mirror", "--model.width", "8"))
     users = ["--eval.tta", "mirror", "--model.width", "8"]
+    cases = list(speedrun.measure(parse("--seeds", "1", *recipes, "--set", *users)))
     assert [(job["tta"], job["overrides"]) for job in children.jobs[:2]] == [("none", users), (None, users)]
     assert [job["seeds"] for job in children.jobs] == [[], [], [1], [1, 0], [1], [1, 0]]  # mistakes are found first
     assert [case.target for case in cases] == [0.75, None]
@@ -266,7 +266,7 @@ def test_jax_is_not_started_beside_the_children():
         "run = {'name': 'fake', 'training': 1.0, 'seconds': 1.0, 'data': 0.5}\n"
         "runs = [dict(run, seed=seed, accuracy=0.9 + seed / 100) for seed in range(3)]\n"
         "speedrun.run_child = lambda job, _: runs[: len(job['seeds'])] or [run]\n"
-        "speedrun.table(speedrun.measure(options)); assert 'jax' not in sys.modules"
+        "speedrun.table(list(speedrun.measure(options))); assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=SCRIPT.parents[1])
 
@@ -278,7 +278,7 @@ def test_a_wrong_command_is_refused_before_anything_is_trained(children):
         ("--config mine.py --target 94", "--target = 94.0 is not allowed: it must be greater than 0 and at most 1"),
     ):
         with pytest.raises(ConfigError, match=message):
-            speedrun.measure(parse(*arguments.split()))
+            next(speedrun.measure(parse(*arguments.split())))
     assert not children.jobs
 
 

@@ -73,7 +73,7 @@ def measure(suite: ModuleType, *arguments: str) -> list[Case]:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=1)
     suite.add_options(parser)
-    cases = suite.measure(parser.parse_args(arguments))
+    cases = list(suite.measure(parser.parse_args(arguments)))
     assert markdown(cases).count("\n") == len(cases) + 1
     json.dumps(as_json("any", cases), allow_nan=False)
     for case in cases:
@@ -279,7 +279,7 @@ def test_the_accuracy_suite_trains_every_seed_in_turn(monkeypatch, tmp_path):
         ("--seeds 0", "--seeds = 0"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            accuracy.measure(parser.parse_args([*options, *wrong.split()]))
+            next(accuracy.measure(parser.parse_args([*options, *wrong.split()])))
 
 
 @pytest.mark.slow

@@ -11,6 +11,12 @@ from small_runs import small_config
 
 from jax_cifar.backend import compiler
 from jax_cifar.backend.compiler import ProgramFiles
+from jax_cifar.data import load_data
+from jax_cifar.evaluation import predict
+from jax_cifar.run.clock import Clock
+from jax_cifar.training import programs
+from jax_cifar.training.replicas import one_run
+from jax_cifar.training.session import Session
 
 CONFIG = small_config(train={"compilation_cache": True})
 
@@ -101,3 +107,21 @@ def test_a_cache_that_the_user_chose_is_left_to_jax(folder, tmp_path):
     jax.config.update(SETTINGS[0], str(tmp_path / "own"))
     assert not compile_with_cache()
     assert os.listdir(tmp_path / "own") and not folder.exists()
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("gpu", compiler.GPU_DETERMINISTIC), ("tpu", {})])
+def test_only_a_gpu_has_to_be_told_to_be_deterministic(monkeypatch, backend, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    options = compiler.compiler_options.__wrapped__
+    assert options(deterministic=True) == expected
+    assert options(deterministic=False) == {}
+
+
+def test_training_and_evaluation_are_compiled_as_the_run_says(monkeypatch):
+    asked = []
+    for place in (programs, predict):
+        monkeypatch.setattr(place, "compiler_options", lambda deterministic=False: asked.append(deterministic) or {})
+    config = small_config(train={"deterministic": True})
+    session = Session(config, load_data(config.data), one_run(config), Clock())
+    session.compile(session.start([config]))
+    assert asked == [True, True]

@@ -19,11 +19,15 @@ from jax_cifar.files import atomic_write, user_cache_dir
 
 # On a CPU, matrix products by Eigen: by YNNPACK, the default, those of a convolution take up to twice as long.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# On a GPU, no operation whose result depends on the order in which its parts end, and no algorithm chosen by its time.
+GPU_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
-    """XLA's options for `jax.jit` on the default backend; none where XLA_FLAGS or an older jaxlib rule them out."""
+def compiler_options(deterministic: bool = False) -> dict[str, Any]:
+    """XLA's options for `jax.jit` on the default backend; of a CPU's none where XLA_FLAGS or a jaxlib rule them out."""
+    if jax.default_backend() == "gpu":
+        return GPU_DETERMINISTIC if deterministic else {}
     chosen = os.environ.get("XLA_FLAGS", "")
     if jax.default_backend() != "cpu" or any(name in chosen for name in CPU_OPTIONS):
         return {}

@@ -193,6 +193,8 @@ class TrainConfig:
     resolutions: tuple[tuple[Count, Annotated[Positive, between(0, 1)]], ...] = ()
     # skip updates whose loss or gradient is not finite, and stop after so many in a row; 0: stop at the first
     skip_nonfinite: Annotated[int, at_least(0)] = 0
+    # on a GPU: the same bits every time, by algorithms that may be slower; a CPU and a TPU give them anyway
+    deterministic: bool = False
     debug_nans: bool = False  # stop at the update that makes a NaN, and name operation and layer (slow)
 
     def __post_init__(self) -> None:

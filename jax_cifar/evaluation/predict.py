@@ -32,14 +32,14 @@ VIEW_WEIGHTS: dict[str, tuple[float, ...]] = {
 }
 
 
-def make_predictor(network: Network) -> Predictor:
+def make_predictor(network: Network, deterministic: bool = False) -> Predictor:
     """The compiled function `(variables, images) -> logits` of a network at evaluation.
 
     Make it once and use it for every evaluation: it compiles once per batch shape, whatever the test-time augmentation.
-    Images are an argument of the program, never a constant in it.
+    Images are an argument of the program, never a constant in it. `deterministic` as `train.deterministic`.
     """
 
-    @partial(jax.jit, compiler_options=compiler_options())
+    @partial(jax.jit, compiler_options=compiler_options(deterministic))
     def predict(variables: Any, images: Array) -> Array:
         return by_portions(partial(forward, variables), images)
 

@@ -25,16 +25,17 @@ def trace_calls(
     plan: Plan,
     counts: Sequence[int],
     sharding: NamedSharding,
+    deterministic: bool = False,
     model: str | None = None,
 ) -> Callable[[], Programs]:
     """Trace the programs for a number of updates, in which all that is wrong with them shows; what comes compiles them.
 
     On a CPU it is one program for all numbers, elsewhere one for each of `counts`: where the number is known when
     compiling, a GPU need not ask the host after every update whether to go on. `arguments` are those of `train_steps`
-    but the number; what comes out is spread by `sharding`. With the class of the network as `model` every call looks
-    for values that are not finite and says where they come from.
+    but the number; what comes out is spread by `sharding`; `deterministic` as `train.deterministic`. With the class of
+    the network as `model` every call looks for values that are not finite and says where they come from.
     """
-    jit = partial(jax.jit, out_shardings=sharding, compiler_options=compiler_options())
+    jit = partial(jax.jit, out_shardings=sharding, compiler_options=compiler_options(deterministic))
     if plan.steps_per_call is None:
 
         def any_number(count: jax.Array, *arguments: Any) -> Any:

@@ -131,7 +131,9 @@ class Session:
                 counts = sorted(count for seen, count in plan.calls() if seen == side)
                 train_steps = self.replicas.transform(own)
                 model = type(self.network.model).__name__ if config.train.debug_nans else None
-                self._traced[side] = trace_calls(train_steps, arguments, plan, counts, self.replicas.sharding, model)
+                self._traced[side] = trace_calls(
+                    train_steps, arguments, plan, counts, self.replicas.sharding, config.train.deterministic, model
+                )
 
     def compile(self, state: TrainState) -> None:
         """Compile every program of the runs, unless that is done; traces what has not been traced."""
@@ -203,7 +205,8 @@ class Session:
 
     def _compile_predict(self, state: TrainState) -> Predictor:
         """Prediction, compiled beforehand for the batches of the parts that are evaluated."""
-        predict, everywhere = make_predictor(self.network), replicated(self.replicas.mesh)
+        predict = make_predictor(self.network, self.config.train.deterministic)
+        everywhere = replicated(self.replicas.mesh)
 
         def of_one(leaf: jax.Array) -> jax.ShapeDtypeStruct:
             shape = leaf.shape[1:] if self.replicas.stacked else leaf.shape

@@ -1,0 +1,305 @@
+"""All that asks for a GPU, in one command and one file: parts in turn, each a process of its own.
+
+python scripts/benchmark.py gpu --json gpu.json --peer airbench94_muon.py
+python scripts/benchmark.py gpu --json gpu.json --budget 540       (a machine lent for ten minutes; again: goes on)
+
+A part that is in FILE already stays as it is, so that what is cut off goes on with the same command. A part that does
+not fit into what is left of --budget is stopped; what it had by then is kept and marked as not complete. With --quick
+every part is tried with tiny settings, on a CPU too: whether it runs, not how fast. RESULTS.md's rows for a GPU are the
+tables that this prints.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import REPORT, ROOT
+from jax_cifar.errors import check
+from jax_cifar.files import read_json
+from jax_cifar.lab.tables import markdown, spread
+
+SECONDS_TO_STOP = 20  # what a part may take to end, once it is asked to
+PARTS = ("resume", "speedrun", "peer", "larger", "train", "step", "startup", "tests")
+LARGER = ("cifar10-95", "cifar10-96", "cifar100-75")
+TRAINED = ("configs/cifar100_resnet34_200.py:mixed",)
+TINY = ["--data.name", "synthetic", "--train.steps", "2", "--train.batch_size", "50", "--model.width", "8"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part gave."""
+
+    name: str
+    complete: bool
+    seconds: float  # of the whole part
+    result: Any  # what its processes wrote, as JSON values
+    said: str = ""  # the last line of one that failed
+
+    def __str__(self) -> str:
+        state = "done" if self.complete else "NOT complete"
+        return f"{state}: {self.name}, {self.seconds:.0f} s{f': {self.said}' if self.said else ''}"
+
+
+class Stopwatch:
+    """What is left of the budget, in seconds."""
+
+    def __init__(self, budget: float) -> None:
+        self._end = time.monotonic() + budget
+
+    def left(self) -> float:
+        """Seconds until a part has to be asked to stop."""
+        return self._end - time.monotonic() - SECONDS_TO_STOP
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this suite."""
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help=f"{', '.join(PARTS)} (default all)")
+    parser.add_argument("--budget", metavar="SECONDS", type=float, default=7200.0, help="for all parts (default 7200)")
+    parser.add_argument("--seeds", metavar="N", type=int, default=50, help="runs of the 94 recipe and its peer")
+    parser.add_argument("--larger", nargs="+", choices=LARGER, default=LARGER, help="recipes of 5 runs each")
+    parser.add_argument("--experiments", nargs="+", metavar="FILE", default=TRAINED, help="configs trained once")
+    parser.add_argument("--peer", metavar="FILE", type=Path, help="airbench94_muon.py, to be run beside ours")
+    parser.add_argument("--tests", nargs="+", metavar="PATH", default=["tests"], help="which tests (default tests)")
+    parser.add_argument("--workers", metavar="N", type=int, default=8, help="processes of the tests (default 8)")
+    parser.add_argument("--quick", action="store_true", help="try every part with tiny settings")
+
+
+def measure(options: argparse.Namespace) -> Iterator[Part]:
+    """Do every part that FILE does not have yet."""
+    check(options.seeds >= 1, "--seeds", options.seeds, "it must be at least 1")
+    good = options.peer is None or options.peer.is_file()
+    check(good, "--peer", str(options.peer), "it must be airbench94_muon.py of KellerJordan/cifar10-airbench")
+    known = {} if options.json is None or not options.json.exists() else read_json(options.json)
+    done = {part["name"]: Part(**part) for part in known.get("parts", ()) if part["complete"]}
+    watch = Stopwatch(options.budget)
+    yield from done.values()
+    for name, play in jobs(options, watch).items():
+        if name in done or watch.left() < 0:
+            continue
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        started = time.monotonic()
+        complete, result, said = play()
+        yield Part(name, complete, round(time.monotonic() - started, 1), result, said)
+
+
+Played = tuple[bool, Any, str]
+
+
+def jobs(options: argparse.Namespace, watch: Stopwatch) -> dict[str, Callable[[], Played]]:
+    """What is done for each part, in order."""
+    quick = options.quick
+    seeds, some, rounds = (1, 1, "1") if quick else (options.seeds, 5, "5")
+    own = ["--set", *TINY] if quick else []
+    models = ["simple_cnn"] if quick else ["simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet50"]
+    ways = ["--torch", "torch channels_last", *([] if quick else ["torch.compile"])]
+
+    def suite(*arguments: str) -> Callable[[], Played]:
+        return lambda: run_suite([*arguments, "--rounds", rounds] if "speedrun" not in arguments else arguments, watch)
+
+    def recipe(name: str, count: int) -> Callable[[], Played]:
+        return lambda: run_suite(["speedrun", "--recipes", name, "--seeds", str(count), *own], watch)
+
+    found: dict[str, Callable[[], Played]] = {}
+    for part in options.parts:
+        if part == "resume":
+            found[part] = lambda: resume(quick, watch)
+        elif part == "speedrun":
+            found["speedrun cifar10-94"] = recipe("cifar10-94", seeds)
+        elif part == "peer" and options.peer is not None:
+            found[part] = lambda: peer(options.peer, seeds, watch)
+        elif part == "larger":
+            found |= {f"speedrun {name}": recipe(name, some) for name in options.larger}
+        elif part == "train":
+            found |= {f"train {file}": lambda file=file: train(file, own[1:], watch) for file in options.experiments}
+        elif part == "step":
+            if not quick:
+                found["step 2000"] = suite("step", "--models", "speedrun_net", "--batch", "2000", *ways)
+            found["step 128"] = suite("step", "--models", *models, *ways)
+        elif part == "startup":
+            found[part] = suite("startup", "--what", "warm" if quick else "cold", "warm", "--torch", "torch")
+        elif part == "tests":
+            found[part] = lambda: tests(["tests/test_latency.py"] if quick else options.tests, options.workers, watch)
+    return found
+
+
+def run(command: Sequence[str], watch: Stopwatch, environment: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    """Run Python on this project; exit code, what it printed, and its last line of errors.
+
+    One that the budget does not suffice for gets SIGTERM, and SIGKILL where that does not end it.
+    """
+    env = {**os.environ, **(environment or {})}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        arguments = [sys.executable, *command]
+        with subprocess.Popen(arguments, env=env, stdout=out, stderr=errors, start_new_session=True) as process:
+            try:
+                process.wait(max(1.0, watch.left()))
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                try:
+                    process.wait(SECONDS_TO_STOP / 2)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+        out.seek(0)
+        errors.seek(0)
+        return process.returncode, out.read(), errors.read().strip().rpartition("\n")[2]
+
+
+def run_suite(arguments: Sequence[str], watch: Stopwatch) -> Played:
+    """Another suite of this script, and the JSON that it wrote: partial where it was stopped."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place, "suite.json")
+        suite, *options = arguments
+        code, _, said = run([str(ROOT / "scripts/benchmark.py"), suite, "--json", str(file), *options], watch)
+        result = read_json(file) if file.exists() else None
+    return code == 0, result, "" if code == 0 else said
+
+
+def peer(file: Path, runs: int, watch: Stopwatch) -> Played:
+    """The published record's own code."""
+    job = json.dumps({"file": str(file), "runs": runs})
+    code, out, said = run(["-m", "benchmarks.airbench_peer", job], watch)
+    reports = [json.loads(line.removeprefix(REPORT)) for line in out.splitlines() if line.startswith(REPORT)]
+    return code == 0, reports, "" if code == 0 else said
+
+
+def train(config: str, overrides: Sequence[str], watch: Stopwatch) -> Played:
+    """A whole training by scripts/train.py: its summary, or the last line of its log where it was stopped."""
+    with tempfile.TemporaryDirectory() as place:
+        workdir = Path(place, "run")
+        command = [str(ROOT / "scripts/train.py"), "--config", str(ROOT / config), "--workdir", str(workdir)]
+        code, _, said = run([*command, *overrides], watch)
+        lines = (workdir / "metrics.jsonl").read_text().splitlines() if (workdir / "metrics.jsonl").exists() else []
+        summary = read_json(workdir / "summary.json") if (workdir / "summary.json").exists() else None
+    return code == 0, {"summary": summary, "log": [json.loads(line) for line in lines]}, "" if code == 0 else said
+
+
+def tests(paths: Sequence[str], workers: int, watch: Stopwatch) -> Played:
+    """Tests of this repository on this device, but for the slow ones: how many passed, and which did not."""
+    where = [str(ROOT / path) for path in paths]
+    command = ["-m", "pytest", *where, "-m", "not slow", "-q", "-n", str(workers), "--rootdir", str(ROOT)]
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    # Of a plugin that some environments have, whose warnings are errors here.
+    code, out, said = run([*command, "-p", "no:cacheprovider", "-p", "no:benchmark"], watch, environment)
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", out)}
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)(.*)", out, re.MULTILINE)
+    complete = code in (0, 1) and "passed" in counts
+    return complete, {**counts, "failures": failed}, "" if complete else said or out[-300:]
+
+
+def resume(quick: bool, watch: Stopwatch) -> Played:
+    """Whether a run stopped by SIGTERM and gone on with ends with the bits of one never stopped, and so does one more.
+
+    All at once, with and without `train.deterministic`: a device that others use is where bits would differ.
+    """
+    modes = {"default": [], "deterministic": ["--train.deterministic", "True"]}
+    command = [str(ROOT / "scripts/train.py"), "--config", str(ROOT / "configs/quickstart.py")]
+
+    def flow(name: str, which: str, workdir: Path) -> tuple[int | None, int, str]:
+        options = [*modes[name], "--train.epochs", "6" if quick else "300", "--workdir", str(workdir)]
+        stopped = run_until_stopped([*command, *options], workdir, watch) if which == "resumed" else None
+        code, _, said = run([*command, *options], watch)
+        return stopped, code, said
+
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor() as pool:
+        pairs = [(name, which) for name in modes for which in ("first", "again", "resumed")]
+        flows = {pair: pool.submit(flow, *pair, Path(place, *pair)) for pair in pairs}
+        ends = {pair: future.result() for pair, future in flows.items()}
+        if failed := [f"{pair}: {said}" for pair, (_, code, said) in ends.items() if code]:
+            return False, None, failed[0]
+        digests = dict(zip(pairs, pool.map(lambda pair: digest(Path(place, *pair)), pairs), strict=True))
+    same = {name: {which: digests[name, which] == digests[name, "first"] for _, which in pairs} for name in modes}
+    stops = {name: ends[name, "resumed"][0] for name in modes}
+    return True, {"same_bits": same, "stopped_at_step": stops}, ""
+
+
+def run_until_stopped(command: Sequence[str], workdir: Path, watch: Stopwatch) -> int | None:
+    """Start a run, stop it by SIGTERM after its second epoch; the step it saved, None where it ended before."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    log, quiet = workdir / "metrics.jsonl", subprocess.DEVNULL
+    with subprocess.Popen([sys.executable, *command], env=env, stdout=quiet, stderr=quiet) as process:
+        while process.poll() is None and watch.left() > 0:
+            if log.exists() and '"epoch": 2.' in log.read_text():
+                break
+            time.sleep(0.02)
+        process.terminate()
+        code = process.wait()
+    steps = [int(folder.name) for folder in (workdir / "checkpoints").glob("[0-9]*")]
+    return max(steps) if code == 75 and steps else None
+
+
+def digest(workdir: Path) -> str:
+    """SHA-256 of all arrays of a run's last checkpoint, and of its accuracies."""
+    code = (
+        "import hashlib, json, sys; import jax, numpy as np; from jax_cifar import load_run\n"
+        "run = load_run(sys.argv[1]); leaves = jax.tree.leaves(run.variables)\n"
+        "print(hashlib.sha256(b''.join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest())"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run([sys.executable, "-c", code, str(workdir)], env=env, capture_output=True, text=True)
+    return done.stdout.strip() + str(read_json(workdir / "summary.json")["test_loss"])
+
+
+def as_json(suite: str, parts: Sequence[Part]) -> dict[str, Any]:
+    """Every part, and on what it ran."""
+    from benchmarks import tables
+
+    head = tables.as_json(suite, [])
+    head.pop("cases")
+    return {**head, "parts": [vars(part) for part in parts]}
+
+
+def table(parts: Sequence[Part]) -> str:
+    """The tables for RESULTS.md."""
+    by_name = {part.name: part for part in parts}
+    blocks = [runs_table(by_name), *(text for part in parts if (text := block(part)))]
+    rows = [[part.name, "yes" if part.complete else "no", f"{part.seconds:.0f} s", part.said] for part in parts]
+    return "\n\n".join([*filter(None, blocks), markdown(["part", "complete", "took", ""], rows)])
+
+
+def runs_table(parts: Mapping[str, Part]) -> str:
+    """The speedruns, and the published record's own code beside them."""
+    rows = []
+    for name, part in parts.items():
+        for case in (part.result or {}).get("cases", ()) if name.startswith("speedrun") else ():
+            accuracies, seconds = case["accuracies"]["run"], case["seconds"]["run"]
+            setup = f"{case['setup_cold']:.1f} s" if case["setup_cold"] is not None else "-"
+            figures = [spread(accuracies, ".2%"), spread(seconds, ".3f"), setup]
+            rows.append([case["name"], str(len(seconds)), *figures])
+        if name == "peer" and part.result:
+            setup, *runs = part.result
+            values = ([run[what] for run in runs] for what in ("accuracy", "seconds"))
+            figures = [spread(one, form) for one, form in zip(values, (".2%", ".3f"), strict=True)]
+            rows.append(["airbench94_muon, PyTorch", str(len(runs)), *figures, f"{setup['setup']:.1f} s"])
+    return markdown(["recipe", "n", "test accuracy", "seconds a run", "set-up, cold"], rows) if rows else ""
+
+
+def block(part: Part) -> str:
+    """What a part of another kind gave."""
+    if part.name.startswith(("step", "startup")) and part.result:
+        from benchmarks.tables import markdown as case_table
+        from benchmarks.timing import Case, Timing
+
+        cases = [
+            Case(case["name"], {way: Timing(tuple(values)) for way, values in case["seconds"].items()})
+            for case in part.result["cases"]
+        ]
+        return f"{part.name}:\n\n{case_table(cases)}"
+    if part.name.startswith("train") and part.result:
+        summary = part.result["summary"] or (part.result["log"] or [{}])[-1]
+        names = ("test_accuracy", "accuracy", "epoch", "images_per_second", "seconds")
+        return f"{part.name}: " + ", ".join(f"{name} {summary[name]}" for name in names if name in summary)
+    if part.name in ("resume", "tests") and part.result:
+        return f"{part.name}: {json.dumps(part.result)}"
+    return ""
