@@ -41,8 +41,8 @@ def make_model(float_input: bool = False, metadata: Mapping[str, str] = METADATA
     ]
     constants: dict[str, Any] = {
         "255": np.float32(255),
-        "mean": np.float32([0.5, 0.4, 0.3]),
-        "std": np.float32([0.2, 0.25, 0.3]),
+        "mean": np.array([0.5, 0.4, 0.3], np.float32),
+        "std": np.array([0.2, 0.25, 0.3], np.float32),
         "axes": np.array([2, 3] if float_input else [1, 2]),
         "weights": WEIGHTS,
     }
