@@ -33,6 +33,7 @@ PAGES = [
         "docs/architecture.md",
         "docs/security.md",
         "docs/reliability.md",
+        "docs/deploy.md",
     )
 ]
 TEXT = {page.name: page.read_text() for page in PAGES}
