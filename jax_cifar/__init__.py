@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jax_cifar.config import Config
     from jax_cifar.config.files import apply_overrides, load_config
+    from jax_cifar.deploy.stablehlo import load_stablehlo
     from jax_cifar.run.load import Run, load_run
     from jax_cifar.training.callbacks import Callback
     from jax_cifar.training.loop import TrainResult, train
@@ -23,6 +24,7 @@ __all__ = [
     "apply_overrides",
     "load_config",
     "load_run",
+    "load_stablehlo",
     "train",
     "train_many",
 ]
@@ -33,6 +35,7 @@ _HOMES = {
     "load_config": "config.files",
     "Run": "run.load",
     "load_run": "run.load",
+    "load_stablehlo": "deploy.stablehlo",
     "Callback": "training.callbacks",
     "train": "training.loop",
     "TrainResult": "training.loop",
