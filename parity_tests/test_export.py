@@ -269,6 +269,10 @@ def test_the_script_exports_the_best_checkpoint_for_normalised_images(finished, 
     done = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "NCHW" in entries_of(tmp_path / "model.onnx")["input"]
+    read, trained = load_onnx(tmp_path / "model.onnx"), load_run(finished.workdir, "best", dtype="float32")
+    images = trained.part("test").images[:70]
+    assert read.is_normalized
+    assert np.abs(read.logits(images) - trained.logits(images)).max() < 1e-5 * np.abs(read.logits(images)).max()
 
 
 WITHOUT_FLAX = """

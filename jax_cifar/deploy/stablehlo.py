@@ -18,12 +18,12 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32
 
 from jax_cifar.config.spec import InputSpec
 from jax_cifar.data.dataset import Images, as_pixels
+from jax_cifar.deploy.model import ExportedModel
 from jax_cifar.errors import ConfigError, ExportError
-from jax_cifar.evaluation.classify import softmax
 from jax_cifar.files import expand, require_regular
 
 if TYPE_CHECKING:
@@ -39,40 +39,13 @@ _WAY_OUT = "Name a file that scripts/export.py wrote."
 
 
 @dataclass(frozen=True)
-class StablehloModel:
-    """A trained network from a StableHLO file; use it as a `Run`."""
+class StablehloModel(ExportedModel):
+    """A trained network from a StableHLO file."""
 
-    spec: InputSpec
-    metadata: Mapping[str, Any]  # all that the file says of itself
     call: Callable[[Any], Any]  # the compiled program: uint8 images to logits
 
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Name of every class."""
-        return self.spec.label_names
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channel of the images that the network is given."""
-        return self.spec.image_shape
-
-    def predict(self, images: Images) -> Int[np.ndarray, " n"]:
-        """The most likely class of every image: an index into `label_names`. Images as for `logits`."""
-        return self.logits(images).argmax(axis=1)
-
-    def probabilities(self, images: Images) -> Float32[np.ndarray, "n classes"]:
-        """Softmax of the logits. Images as for `logits`."""
-        return softmax(self.logits(images))
-
     def logits(self, images: Images) -> Float32[np.ndarray, "n classes"]:
-        """Logits of any number of images, in order.
-
-        Args:
-            images: uint8 [n, height, width, channel], or floating between 0 and 1, which are rounded to 256 levels.
-
-        Raises:
-            DataError: the images have another shape, dtype or range.
-        """
+        """As `ExportedModel.logits` says, on JAX's default device."""
         pixels = as_pixels(images, self.image_shape)
         count, size = len(pixels), min(BATCH, len(pixels))
         logits = np.zeros((count, self.spec.num_classes), np.float32)
