@@ -161,10 +161,30 @@ def test_the_page_prepares_a_picture_as_pillow_does_bit_for_bit(browser):
             expected = picture_to_array(image, 32)
         difference = np.abs(seen(browser).astype(int) - expected)
         assert difference.max() == 0, f"{name}: {(difference > 0).sum()} values differ, by up to {difference.max()}"
-    with Image.open(io.BytesIO(files()["257x300"])) as image:
-        other = np.asarray(image.crop((0, 21, 257, 278)).resize((32, 32), Image.Resampling.NEAREST))
-    show(browser, files()["257x300"])
-    assert (seen(browser) != other).any()  # and not what a resize without antialiasing gives
+
+
+FAULTS = {
+    "no antialiasing": ("width = Math.max(scale, 1)", "width = 1"),
+    "weights cut off": ("Math.trunc(0.5 + (weight", "Math.trunc((weight"),
+    "sums cut off": ("HALF = 1 << (BITS - 1)", "HALF = 0"),
+    "what is transparent shows as it is": ("alpha === 255", "true"),
+    "another square": ("(picture.height - side) / 2", "(picture.height - side) / 2 + 1"),
+    "blue, green, red": ("return channels", "pixels.reverse(); return channels"),
+}
+
+
+def test_a_fault_in_the_resizing_shows(chromium):
+    content = files()["translucent"]
+    with Image.open(io.BytesIO(content)) as image:
+        expected = picture_to_array(image, 32).ravel()
+    source = (ROOT / "jax_cifar/deploy/page/resize.js").read_text().replace('"use strict";', "")
+    decode = f"createImageBitmap(await (await fetch('data:;base64,{base64.b64encode(content).decode()}')).blob())"
+    chromium.open("about:blank")
+    for fault, (right, wrong) in {"none": ("", ""), **FAULTS}.items():
+        assert right in source
+        body = f"{source.replace(right, wrong, 1)}; return Array.from(pictureToPixels(await {decode}, 32, 3));"
+        found = chromium.evaluate(f"(async () => {{ {body} }})()")
+        assert (np.array(found) == expected).all() == (fault == "none"), fault
 
 
 def test_a_page_from_the_disk_needs_nothing_but_its_folder(chromium, page):
