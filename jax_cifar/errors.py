@@ -41,7 +41,7 @@ class CheckpointError(UserError):
 
 
 class ExportError(UserError):
-    """An exported model does not compute what the trained network computes."""
+    """An exported model is damaged or another one, or does not compute what the trained network computes."""
 
 
 class Diverged(UserError):
@@ -58,4 +58,4 @@ class Interrupted(UserError):
 
 def print_warning(message: str) -> None:
     """One line on stderr about what is not as it should be, but stops nothing."""
-    print(printable(f"warning: {message}"), file=sys.stderr)
+    print(printable(f"warning: {message}", keep=""), file=sys.stderr)

@@ -1,7 +1,10 @@
-"""Write a trained network as one ONNX file, after proving on all test images that it computes what JAX computes.
+"""Write a trained network as one file for other runtimes, proved on all test images to compute what JAX computes.
 
-python scripts/export.py --workdir runs/first --out model.onnx
-python scripts/export.py --workdir runs/first --out model.onnx --float-input --checkpoint best
+python scripts/export.py --workdir runs/first --out model.onnx          # ONNX Runtime, browsers, OpenVINO, ...
+python scripts/export.py --workdir runs/first --out model.stablehlo     # JAX alone, on CPU, CUDA and TPU
+python scripts/export.py --workdir runs/first --out model.onnx --fold --checkpoint best
+
+The file gets its name only after another process has loaded it and predicted the images.
 """
 
 from jax_cifar.signals import guard
@@ -9,101 +12,195 @@ from jax_cifar.signals import guard
 if __name__ == "__main__":
     guard()  # before all that takes long to import
 
-from collections.abc import Sequence
+import argparse
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jax_cifar.cli import Parser, run
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import expand
 
 if TYPE_CHECKING:
-    from jax_cifar.data import Dataset
+    import onnx
+
+    from jax_cifar.deploy.source import Source
     from jax_cifar.run.load import Run
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse, load, export."""
+    """Parse, load, export, print."""
+    options = parse(arguments)
+    from jax_cifar.deploy.artefact import check_destination, write_verified
+
+    out = check_destination(options.out)
+    to_onnx = out.suffix == ".onnx"
+    if to_onnx:
+        require_torch()
+    source = load(options, out)
+    if to_onnx:
+        content = float_model(source, options.float_input, options.torch_twin).SerializeToString()
+    else:
+        content = stablehlo_content(source)
+    agreement, logits = write_verified(out, content, source.test.images, source.expected)
+    runtime = "ONNX Runtime" if to_onnx else "JAX from the file"
+    for line in summary(source, options.float_input, agreement, (logits, runtime), out):
+        print(line)
+    if options.fold:
+        for line in fold_latencies(source, content if to_onnx else None):
+            print(line)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options."""
     parser = Parser(__doc__)
     parser.add_argument("--workdir", metavar="DIR", required=True, help="run folder that scripts/train.py wrote")
-    parser.add_argument("--out", metavar="FILE.onnx", required=True, help="file to write; an older one is replaced")
+    parser.add_argument("--out", metavar="FILE", required=True, help="file to write, .onnx or .stablehlo")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file even if it is no export of this run")
+    parser.add_argument("--fold", action="store_true", help="fold batch norms into convolutions, and compare times")
     parser.add_argument(
         "--float-input",
         action="store_true",
         help="take normalised float32 NCHW images; default: uint8 NHWC images, normalised inside the graph",
     )
+    parser.add_argument(
+        "--torch-twin", metavar="FILE.py:NAME", help="the same network in PyTorch, for a network of one's own"
+    )
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="newest, or best by validation")
     parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--trust-code", action="store_true", help="run the network's own code that the folder recorded")
+    return parser.parse_args(arguments)
 
+
+def require_torch() -> None:
+    """Raise `ConfigError` where PyTorch, or what it exports with, is not installed."""
     try:
-        from torch_ref.export import check_destination
+        import torch_ref.export  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"Exporting needs {error.name}. Install it with: pip install -e '.[torch]'") from None
-    out = check_destination(options.out)
+        raise ConfigError(
+            f"An ONNX file needs {error.name}. Install it with: pip install -e '.[torch]'. Or export to a .stablehlo"
+            " file, which needs JAX alone."
+        ) from None
 
+
+def load(options: argparse.Namespace, out: Path) -> "Source":
+    """The run and the test images; what can be refused is, before anything is computed."""
     import jax
 
-    # Agreement to five digits asks for float32 throughout, which accelerators round; and no GPU is needed.
+    # Agreement asks for float32 throughout, which accelerators round; and no GPU is needed.
     jax.config.update("jax_platforms", "cpu")
-    from jax_cifar.config import ModelConfig
+    from jax_cifar.config.files import to_dict
+    from jax_cifar.deploy.artefact import require_ours
+    from jax_cifar.deploy.source import Source
     from jax_cifar.run.folder import read_config
     from jax_cifar.run.load import load_run
 
-    network = read_config(expand(options.workdir)).model
-    if not isinstance(network, ModelConfig):
-        raise ConfigError(f"{network} is a network of one's own: it has no PyTorch twin to export.")
-    trained = load_run(options.workdir, options.checkpoint, dtype="float32", data_dir=options.data_dir)
-    export(trained, trained.part("test", options.data_dir), out, options.float_input)
+    config = read_config(expand(options.workdir))
+    check_options(options, config.model, out)
+    require_ours(out, to_dict(config), options.overwrite)
+    original = load_run(
+        options.workdir,
+        options.checkpoint,
+        dtype="float32",
+        data_dir=options.data_dir,
+        trust_code=options.trust_code,
+    )
+    folded = original.folded() if options.fold else original
+    return Source(folded, original, original.part("test", options.data_dir))
 
 
-def export(trained: "Run", test: "Dataset", out: Path, float_input: bool) -> None:
-    """JAX variables -> torch_ref -> ONNX -> checked in ONNX Runtime on all test images -> `out`."""
-    from jax_cifar.config.files import to_dict
-    from jax_cifar.evaluation.metrics import report
-    from torch_ref import convert
-    from torch_ref import export as onnx_export
-    from torch_ref.models import create_model
+def check_options(options: argparse.Namespace, network: Any, out: Path) -> None:
+    """Raise `ConfigError` for options that do nothing together, and for a network without a PyTorch twin."""
+    from jax_cifar.config import ModelConfig
 
-    config, spec = trained.config, trained.network.spec
-    if spec.side not in (None, spec.image_shape[0]):
+    ships = isinstance(network, ModelConfig)
+    if out.suffix != ".onnx":
+        idle = [name for name in ("float_input", "torch_twin") if getattr(options, name)]
+        if idle:
+            raise ConfigError(f"--{idle[0].replace('_', '-')} does nothing with {out.name}, only with an .onnx file.")
+    elif not ships and options.torch_twin is None:
         raise ConfigError(
-            f"{config.name} is judged on images downsampled to {spec.side} pixels (train.resolutions),"
-            f" which the exported file cannot do. Train with a last resolution of {spec.image_shape[0]} to export it."
+            f"{network} is a network of one's own, and ONNX files are made by PyTorch: name its twin there,"
+            " --torch-twin FILE.py:NAME (docs/extending.md). Or export it for JAX alone:"
+            f" --out {out.with_suffix('.stablehlo')}"
         )
-    network = create_model(config.model, spec.num_classes, spec.image_shape[0])
-    network.load_state_dict(convert.to_torch(trained.variables, network))
-    model = onnx_export.to_onnx(network, spec.image_shape, spec.mean, spec.std, float_input)
+    elif ships and options.torch_twin is not None:
+        raise ConfigError(f"--torch-twin is for a network of one's own: {network.name} has a twin that ships.")
 
-    images, expected = test.images, trained.logits(test.images)
-    if float_input:
-        images = onnx_export.normalize(images, spec.mean, spec.std)
-    logits = onnx_export.require_agreement(model, images, expected)
-    in_jax, in_onnx = (report(values, test.labels, spec.label_names) for values in (expected, logits))
 
-    layout = "float32 NCHW, normalised with mean and std" if float_input else "uint8 NHWC, 0 to 255"
-    onnx_export.set_metadata(
-        model,
-        input=layout,
-        label_names=spec.label_names,
-        mean=spec.mean,
-        std=spec.std,
-        dataset=trained.data_name,
-        step=trained.step,
-        test_accuracy=in_onnx.accuracy,
-        config=to_dict(config),
-    )
-    onnx_export.save(model, out)
+def float_model(source: "Source", float_input: bool = False, torch_twin: str | None = None) -> "onnx.ModelProto":
+    """The network as an ONNX model in float32 with its metadata; its PyTorch twin was proved to be the same network."""
+    from jax_cifar.deploy.source import NORMALIZED, PIXELS
+    from torch_ref import export
 
-    gap, scale = abs(logits - expected).max(), abs(expected).max()
-    same = (logits.argmax(1) == expected.argmax(1)).sum()
-    print(f"network         {config.name}, step {trained.step:,}: {config.model.name}, {spec.num_classes} classes")
-    print(f"input           images, {layout}, any number")
-    print(
-        f"agreement       logits within {gap / scale:.1e} of the largest; {same:,} of {len(logits):,} classes the same"
-    )
-    print(f"test accuracy   {in_jax.accuracy:.2%} in JAX, {in_onnx.accuracy:.2%} in ONNX Runtime")
-    print(f"written         {out}, {out.stat().st_size / 1e6:.1f} MB")
+    twin = make_twin(source.run, torch_twin)
+    if source.exact is not None:
+        export.require_twin(twin, source.exact.inputs, source.exact.logits)
+    model = export.to_onnx(twin, source.run.network.spec, float_input)
+    export.set_metadata(model, **source.metadata(NORMALIZED if float_input else PIXELS))
+    return model
+
+
+def make_twin(trained: "Run", torch_twin: str | None = None) -> Any:
+    """The same network in PyTorch, with the run's weights."""
+    from torch_ref import convert
+    from torch_ref.models import create_model
+    from torch_ref.twin import load_twin
+
+    spec, network = trained.network.spec, trained.config.model
+    height, width, channels = spec.image_shape if spec.side is None else (spec.side, spec.side, spec.image_shape[2])
+    if torch_twin is not None:
+        twin = load_twin(torch_twin, trained.network.model, (height, width, channels))
+    else:
+        if getattr(trained.network.model, "norm", None) == "folded":
+            network = dataclasses.replace(network, norm="none", zero_init_residual=False)
+        twin = create_model(network, spec.num_classes, height)
+    twin.load_state_dict(convert.to_torch(trained.variables, twin))
+    return twin
+
+
+def stablehlo_content(source: "Source") -> bytes:
+    """The content of a StableHLO file of the network."""
+    import jax
+
+    from jax_cifar.deploy.stablehlo import PLATFORMS, to_stablehlo
+
+    entries = source.metadata() | {"jax": jax.__version__, "platforms": PLATFORMS}
+    return to_stablehlo(source.run.network, source.run.variables, entries)
+
+
+def summary(source: "Source", float_input: bool, agreement: Any, judged: tuple[Any, str], out: Path) -> Iterator[str]:
+    """What was exported, and how well it agrees; `judged` are the file's logits, and what computed them."""
+    from jax_cifar.deploy.source import NORMALIZED, PIXELS
+
+    trained, (logits, runtime) = source.run, judged
+    network = getattr(trained.config.model, "name", None) or type(trained.config.model).__name__
+    accuracy = (logits.argmax(1) == source.test.labels).mean()
+    yield f"network         {trained.config.name}, step {trained.step:,}: {network}, {len(trained.label_names)} classes"
+    yield f"input           images, {NORMALIZED if float_input else PIXELS}, any number"
+    yield f"agreement       {agreement}"
+    yield f"test accuracy   {source.report.accuracy:.2%} in JAX, {accuracy:.2%} in {runtime}"
+    yield f"written         {out}, {out.stat().st_size / 1e6:.1f} MB, after another process had loaded it and predicted"
+
+
+def fold_latencies(source: "Source", content: bytes | None) -> Iterator[str]:
+    """Times before and after folding: of ONNX Runtime where `content` is the folded model, else of JAX."""
+    from jax_cifar.evaluation.latency import latency_lines
+    from jax_cifar.telemetry.environment import describe_devices
+
+    ways = {"unfolded": source.original.logits, "folded": source.run.logits}
+    if content is not None:
+        import onnx
+
+        from torch_ref.export import open_session, predict, to_onnx
+
+        before = to_onnx(make_twin(source.original), source.run.network.spec)
+        models = {"unfolded": before, "folded": onnx.load_model_from_string(content)}
+        sessions = {name: open_session(model) for name, model in models.items()}
+        ways = {name: lambda images, on=on: predict(on, images, len(images)) for name, on in sessions.items()}
+    yield f"latency         {'JAX' if content is None else 'ONNX Runtime'} on {describe_devices()}"
+    yield from latency_lines(ways, source.test.images)
 
 
 if __name__ == "__main__":
