@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ def jax_network(case, side=None):
 
 
 @functools.cache
-def exact(case, side=None):
+def exact(case, side=None) -> Any:
     images = pixels(case)
     return in_float64(jax_network(case, side), draw_variables(template(case)), images[sample_of(len(images))])
 
