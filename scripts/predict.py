@@ -52,8 +52,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", metavar="DIR", help="run folder that scripts/train.py wrote")
+    source.add_argument("--onnx", metavar="FILE", help="what scripts/export.py wrote; needs neither JAX nor PyTorch")
     source.add_argument(
-        "--onnx", metavar="FILE", help="file that scripts/export.py wrote; needs neither JAX nor PyTorch"
+        "--stablehlo", metavar="FILE", help="what scripts/export.py wrote; needs JAX, no network's code"
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="a picture, a folder of them, or - (standard input)")
     parser.add_argument("--top", metavar="N", type=int, default=5, help="classes shown of each picture; default: 5")
@@ -86,6 +87,10 @@ def load(options: argparse.Namespace) -> tuple["Classifier", int]:
         from jax_cifar.deploy.onnx import load_onnx
 
         return load_onnx(options.onnx), 256
+    if options.stablehlo is not None:
+        from jax_cifar.deploy.stablehlo import load_stablehlo
+
+        return load_stablehlo(options.stablehlo), 256
     from jax_cifar.run.load import load_run
 
     trained = load_run(options.workdir, options.checkpoint, data_dir=options.data_dir, trust_code=options.trust_code)

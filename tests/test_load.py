@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import re
 import runpy
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from small_runs import small_config
 from jax_cifar import load_config, load_run
 from jax_cifar.data import Dataset, Splits, load_data
 from jax_cifar.errors import CheckpointError, ConfigError, DataError
+from jax_cifar.evaluation import latency
 from jax_cifar.run import load
 from jax_cifar.training.loop import train
 
@@ -80,12 +83,19 @@ def test_evaluation_is_that_of_training_and_noisy_images_are_judged_by_their_tru
         run.evaluate("val")
 
 
-def test_the_script_judges_a_file(finished, tmp_path, capsys):
+def test_the_script_judges_a_file_folded_too(finished, tmp_path, capsys, monkeypatch):
     part = load_data(small_config().data).test
     np.savez(tmp_path / "some.npz", images=part.images[:40], labels=part.labels[:40])
     main = runpy.run_path(str(SCRIPTS / "evaluate.py"))["main"]
     main(["--workdir", str(finished), "--split", str(tmp_path / "some.npz")])
-    assert "images 40" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "images 40" in told
+    monkeypatch.setattr(latency, "measure_latencies", partial(latency.measure_latencies, seconds=0, least=2))
+    monkeypatch.setattr(latency, "BATCHES", (1, 40))
+    main(["--workdir", str(finished), "--split", str(tmp_path / "some.npz"), "--fold"])
+    table, _, latencies = capsys.readouterr().out.partition("\nlatency")
+    assert table == told
+    assert re.findall(r"batch of (\d+) +unfolded [\d.]+ ms .*, folded [\d.]+ ms", latencies) == ["1", "40"]
     np.savez(tmp_path / "other.npz", images=part.images[:2], labels=np.array([3, 10]))
     with pytest.raises(DataError, match="A label is 10, but the run knows 10 classes"):
         main(["--workdir", str(finished), "--split", str(tmp_path / "other.npz")])

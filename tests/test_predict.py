@@ -16,6 +16,8 @@ from PIL import Image
 
 from jax_cifar import load_run
 from jax_cifar.data.pictures import read_pictures
+from jax_cifar.deploy import stablehlo
+from jax_cifar.deploy.onnx import load_onnx
 from jax_cifar.errors import ConfigError, DataError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "predict.py"
@@ -117,7 +119,10 @@ def test_names_of_files_and_classes_act_on_no_terminal(tmp_path: Path, capsys: A
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of the arguments --workdir --onnx is required|the following arguments are required: IMAGE"),
+        (
+            [],
+            "one of the arguments --workdir --onnx --stablehlo is required|the following arguments are required: IMAGE",
+        ),
         (["--onnx", "m.onnx"], "the following arguments are required: IMAGE"),
         (["--onnx", "m.onnx", "--workdir", "runs/q", "a.png"], "--workdir: not allowed with argument --onnx"),
         (["--onnx", "m.onnx", "--top", "0", "a.png"], "--top 0 is not allowed: it must be at least 1"),
@@ -144,6 +149,13 @@ def test_a_run_predicts_what_load_run_says(finished_run: Any, tmp_path: Path, ca
         order = np.argsort(-row)[:5]
         assert [guess["label"] for guess in each["predictions"]] == [run.label_names[index] for index in order]
         np.testing.assert_allclose([guess["probability"] for guess in each["predictions"]], row[order], rtol=1e-5)
+
+
+def test_a_stablehlo_file_predicts_too(model: Path, folder: Path, monkeypatch: Any, capsys: Any) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(stablehlo, "load_stablehlo", lambda path: asked.append(path) or load_onnx(model))
+    assert predict("--stablehlo", "model.stablehlo", "--top", 1, folder / "0.png") == 0
+    assert asked == ["model.stablehlo"] and capsys.readouterr().out == f"  99.80%  red    {folder}/0.png\n"
 
 
 def test_a_terminal_is_no_picture(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ That process knows the file and the images, and nothing of what made the file.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,9 +15,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jax_cifar.errors import ExportError
+from jax_cifar.signals import last_acts
 
 ALL = 0  # the key of all images
-BATCHES = (1, 2, 7)  # sizes of a call that the first images are computed with too
+BATCHES = (1, 7)  # sizes of a call that the first images are computed with too
 CALLS = 2  # of each size
 
 Logits = Float32[np.ndarray, "images classes"]
@@ -42,11 +44,30 @@ def logits_elsewhere(
         paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, "-P", "-m", "jax_cifar.deploy.verify", str(file), suffix, folder]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        code, errors = _run(command, environment, folder)
+        if code:
+            last = (errors.strip().splitlines() or [f"exit code {code}"])[-1]
             raise ExportError(f"The file was written, but cannot be used in another process: {last}. It was removed.")
         return {size: np.load(f"{folder}/{size}.npy", allow_pickle=False) for size in (ALL, *BATCHES)}
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], folder: str) -> tuple[int, str]:
+    """Exit code and errors of a process that does not outlive this one, nor does the folder that it works in."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def give_up() -> None:
+        process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    last_acts.append(give_up)
+    try:
+        _, errors = process.communicate()
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        last_acts.remove(give_up)
+    return process.returncode, errors
 
 
 def main(arguments: Sequence[str]) -> None:

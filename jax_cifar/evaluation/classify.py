@@ -63,7 +63,7 @@ def predict_pictures(
     grey. A batch of them is in memory at a time.
 
     Args:
-        model: from `load_run` or `load_onnx`.
+        model: from `load_run`, `load_onnx` or `load_stablehlo`.
         sources: files, folders (every file in them that is not hidden, at any depth), or the bytes of a picture.
         top: how many classes are told of a picture, at most.
         batch_size: pictures read and classified at once.
