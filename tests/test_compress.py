@@ -118,7 +118,7 @@ def test_the_script_shows_every_network_on_the_way(trained, smaller, capsys, mon
     assert [row[1].strip() for row in rows[2:]] == list(smaller)
     for row, run in zip(rows[2:], smaller.values(), strict=True):
         assert row[4].strip() == f"{run.evaluate('test').accuracy:.2%}"
-    assert [row[2].strip() for row in rows[2:]] == ["5,824", "2,371", "2,371"]
+    assert [row[2].strip() for row in rows[2:]] == ["4,174", "2,238", "2,238"]
 
 
 @pytest.mark.slow
