@@ -29,7 +29,7 @@ CONFIGS = {name: ModelConfig(name=name, width=4) for name in NAMES} | {
     "speedrun_net-shallow": ModelConfig(name="speedrun_net", width=4, convs_per_group=1),
     "speedrun_net-residual": ModelConfig(name="speedrun_net", width=4, convs_per_group=3),
 }
-QUICK = ("simple_cnn", "simple_cnn-none", "speedrun_net-residual", "resnet18")
+QUICK = ("simple_cnn", "simple_cnn-none", "resnet18")
 every_network = pytest.mark.parametrize(
     "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CONFIGS]
 )

@@ -68,6 +68,7 @@ def test_finetuning_is_the_runs_recipe_at_a_tenth_of_its_rate(trained, smaller):
     assert (again.name, again.optim.lr, again.train.batch_size) == ("small_pruned", recipe.optim.lr, 16)
 
 
+@pytest.mark.slow
 def test_one_that_was_interrupted_goes_on_to_the_same_bits(trained, smaller, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("jax_cifar.training.trainer.StopRequest", lambda: StopAt(4))
