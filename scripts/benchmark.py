@@ -30,6 +30,7 @@ SUITES = {
     "accuracy": "time to a test accuracy, of whole trainings",
     "many": "several seeds in one process against a process for each",
     "speedrun": "seconds and accuracy of n seeds of a recipe",
+    "runtimes": "one trained network in JAX, PyTorch, ONNX Runtime, OpenVINO and a browser",
 }
 
 

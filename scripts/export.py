@@ -2,6 +2,7 @@
 
 python scripts/export.py --workdir runs/first --out model.onnx
 python scripts/export.py --workdir runs/first --out model.onnx --float-input --checkpoint best
+python scripts/export.py --workdir runs/first --out small.onnx --int8
 """
 
 from jax_cifar.signals import guard
@@ -18,8 +19,11 @@ from jax_cifar.errors import ConfigError
 from jax_cifar.files import expand
 
 if TYPE_CHECKING:
-    from jax_cifar.data import Dataset
+    from onnx import ModelProto
+
+    from jax_cifar.data import Splits
     from jax_cifar.run.load import Run
+    from torch_ref.quantize import Variant
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,9 +36,12 @@ def main(arguments: Sequence[str]) -> None:
         action="store_true",
         help="take normalised float32 NCHW images; default: uint8 NHWC images, normalised inside the graph",
     )
+    add_variants(parser)
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="newest, or best by validation")
     parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
     options = parser.parse_args(arguments)
+    if options.float_input and options.variant != "float32":
+        parser.error(f"--float-input is for float32 only: {options.variant} takes uint8 images")
 
     try:
         from torch_ref.export import check_destination
@@ -54,10 +61,43 @@ def main(arguments: Sequence[str]) -> None:
     if not isinstance(network, ModelConfig):
         raise ConfigError(f"{network} is a network of one's own: it has no PyTorch twin to export.")
     trained = load_run(options.workdir, options.checkpoint, dtype="float32", data_dir=options.data_dir)
-    export(trained, trained.part("test", options.data_dir), out, options.float_input)
+    export(trained, trained.splits(options.data_dir), out, options.float_input, options.variant)
 
 
-def export(trained: "Run", test: "Dataset", out: Path, float_input: bool) -> None:
+def add_variants(parser: Parser) -> None:
+    """The options that choose a precision, of which one can be given; `variant` is what they say."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--int8",
+        dest="variant",
+        nargs="?",
+        choices=["int8", "int8-dynamic", "int8-weights"],
+        const="int8",
+        default="float32",
+        type=lambda how: "int8" if how == "static" else f"int8-{how}",
+        metavar="static|dynamic|weights",
+        help="INT8: calibrated on training images (static, the default), with ranges found while running, or weights"
+        " alone; accuracy, size and latency are shown beside the float model's",
+    )
+    for name in ("bfloat16", "float16"):
+        meaning = f"weights in {name}, computing in float32"
+        group.add_argument(f"--{name}", dest="variant", action="store_const", const=name, help=meaning)
+
+
+def in_variant(model: "ModelProto", variant: "Variant", splits: "Splits") -> tuple["ModelProto", float]:
+    """The model in another precision and its test accuracy; prints how it was made, and both models side by side."""
+    from jax_cifar.lab.deployed import compare, onnx_way, table
+    from jax_cifar.telemetry.environment import cpu_count
+    from torch_ref.quantize import make_variant
+
+    smaller, notes = make_variant(model, variant, splits)
+    contents = {name: one.SerializeToString() for name, one in {"float32": model, variant: smaller}.items()}
+    figures = compare({name: onnx_way(content) for name, content in contents.items()}, splits.test)
+    print(*notes, table(figures), f"ONNX Runtime, {cpu_count()} threads", sep="\n")
+    return smaller, figures[-1].accuracy
+
+
+def export(trained: "Run", splits: "Splits", out: Path, float_input: bool, variant: "Variant") -> None:
     """JAX variables -> torch_ref -> ONNX -> checked in ONNX Runtime on all test images -> `out`."""
     from jax_cifar.config.files import to_dict
     from jax_cifar.evaluation.metrics import report
@@ -75,12 +115,16 @@ def export(trained: "Run", test: "Dataset", out: Path, float_input: bool) -> Non
     network.load_state_dict(convert.to_torch(trained.variables, network))
     model = onnx_export.to_onnx(network, spec.image_shape, spec.mean, spec.std, float_input)
 
+    test = splits.test
     images, expected = test.images, trained.logits(test.images)
     if float_input:
         images = onnx_export.normalize(images, spec.mean, spec.std)
     logits = onnx_export.require_agreement(model, images, expected)
     in_jax, in_onnx = (report(values, test.labels, spec.label_names) for values in (expected, logits))
 
+    accuracy = in_onnx.accuracy
+    if variant != "float32":
+        model, accuracy = in_variant(model, variant, splits)
     layout = "float32 NCHW, normalised with mean and std" if float_input else "uint8 NHWC, 0 to 255"
     onnx_export.set_metadata(
         model,
@@ -90,8 +134,11 @@ def export(trained: "Run", test: "Dataset", out: Path, float_input: bool) -> Non
         std=spec.std,
         dataset=trained.data_name,
         step=trained.step,
-        test_accuracy=in_onnx.accuracy,
+        test_accuracy=accuracy,
         config=to_dict(config),
+        image_shape=spec.image_shape,
+        side=spec.side,
+        variant=variant,
     )
     onnx_export.save(model, out)
 
