@@ -13,53 +13,83 @@ import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
-from jax_cifar.deploy.web_runtime import WebRuntime
-from jax_cifar.errors import ConfigError, check
+from jax_cifar.data.folder import find_files
+from jax_cifar.data.pictures import try_pictures
+from jax_cifar.deploy.onnx import LARGEST_FILE, OnnxModel
+from jax_cifar.deploy.web_runtime import VERSION, WebRuntime
+from jax_cifar.errors import ConfigError, DataError, check
 from jax_cifar.files import atomic_write, read_bytes
 
 MOST_BYTES = 4_000_000  # of the page beside its model, gzipped
 MOST_SAMPLES = 10
 _PAGE = Path(__file__).parent / "page"
 _MADE_BY = "made-by-jax_cifar.txt"  # by this file a later call knows its own folder
-_SAMPLE_SIDE = 512  # pixels that a sample may have a side
+_SAMPLE_SIDE = 256  # pixels
 
 
 class Sample(NamedTuple):
-    """A picture to try, and its name as a reader is shown it."""
+    """An image to try, and its name as a reader is shown it."""
 
     name: str
-    picture: Image.Image
+    pixels: UInt8[np.ndarray, "height width channel"]  # one channel is grey, three are RGB
 
 
 def make_page(
-    onnx: bytes, name: str, label_names: Sequence[str], size: int, facts: str, samples: Iterable[Sample], runtime: WebRuntime
+    path: Path, model: OnnxModel, samples: Iterable[Sample], runtime: WebRuntime
 ) -> dict[str, bytes]:
     """The files of a page, by name.
 
     Args:
-        onnx: model with input `images`, uint8 [batch, size, size, 3], and output `logits`.
-        name: of the model.
-        label_names: of its classes, in order.
-        size: pixels a side that it takes.
-        facts: a line about it, at the foot of the page.
+        path: ONNX file that `model` was read from.
+        model: it takes square images of one channel (grey) or three.
+        samples: images to try.
+        runtime: from `load_runtime`.
+
+    Raises:
+        ConfigError: the model takes other images, or such as were normalised before.
     """
-    model = {"name": name, "label_names": list(label_names), "size": size, "facts": facts, "onnx": _base64(onnx)}
+    height, width, channels = model.image_shape
+    if height != width or channels not in (1, 3):
+        raise ConfigError(f"{path} takes images of {height} x {width} x {channels}; a page makes squares, grey or RGB.")
+    if model.is_normalized:
+        raise ConfigError(f"{path} takes normalised images. Export it without --float-input to make a page of it.")
+    onnx = read_bytes(path, LARGEST_FILE)
+    told = {"name": _name(path, model), "facts": _facts(model, len(onnx)), "label_names": model.label_names}
     wasm = _base64(gzip.compress(runtime.wasm, 9, mtime=0))
-    files = {path.name: path.read_bytes() for path in sorted(_PAGE.iterdir()) if path.is_file()}
+    files = {file.name: file.read_bytes() for file in sorted(_PAGE.iterdir()) if file.is_file()}
     return files | {
-        "model.js": _script("model", model),
+        "model.js": _script("model", {**told, "size": height, "channels": channels, "onnx": _base64(onnx)}),
         "samples.js": _script("samples", [_encode(sample) for sample in samples]),
         "ort.js": runtime.script,
         "runtime.js": _script("runtime", {"loader": runtime.loader.decode(), "wasm": wasm}),
         _MADE_BY: b"scripts/demo.py of jax_cifar made this folder, and may replace its files.\n",
     }
+
+
+def _name(path: Path, model: OnnxModel) -> str:
+    """The name of the experiment, where the file has it as `scripts/export.py` writes it."""
+    with suppress(ValueError, RecursionError):
+        config = json.loads(model.metadata.get("config", ""))
+        if isinstance(config, dict) and isinstance(config.get("name"), str):
+            return config["name"]
+    return path.stem
+
+
+def _facts(model: OnnxModel, size: int) -> str:
+    """What the file says of itself, in a sentence; `size` in bytes."""
+    said = f"{model.metadata.get('variant', 'float32')}, {size / 1e6:.1f} MB"
+    with suppress(ValueError, KeyError):
+        accuracy = float(model.metadata["test_accuracy"])
+        said += f", right for {accuracy:.1%} of the test images of {model.metadata['dataset']}"
+    return f"{said}. Computed by ONNX Runtime Web {VERSION}."
 
 
 def weight(files: Mapping[str, bytes]) -> int:
@@ -100,35 +130,45 @@ def write_page(files: Mapping[str, bytes], out: Path) -> None:
 
 
 def samples_of_set(
-    images: UInt8[np.ndarray, "n height width 3"], labels: Int[np.ndarray, "n"], label_names: Sequence[str]
+    images: UInt8[np.ndarray, "n height width channel"], labels: Int[np.ndarray, " n"], label_names: Sequence[str]
 ) -> list[Sample]:
-    """The first picture of each class, in the order of the set, for up to `MOST_SAMPLES` classes."""
+    """The first image of each class, in the order of the set, for up to `MOST_SAMPLES` classes."""
     _, firsts = np.unique(labels, return_index=True)
-    return [Sample(label_names[labels[i]], Image.fromarray(images[i])) for i in sorted(firsts)[:MOST_SAMPLES]]
+    return [Sample(label_names[labels[i]], images[i]) for i in sorted(firsts)[:MOST_SAMPLES]]
 
 
 def samples_of_folder(folder: Path) -> list[Sample]:
-    """The first pictures of a folder by name, upright, small, and without what a camera wrote into them."""
+    """The first `MOST_SAMPLES` pictures in a folder: of each the central square, of at most `_SAMPLE_SIDE` pixels.
+
+    Nothing else of a file gets into the page, such as the place that a camera has written into it.
+
+    Raises:
+        ConfigError: there is no such folder, or no picture in it.
+    """
     check(folder.is_dir(), "--samples", str(folder), "it must be a folder of pictures")
-    samples = []
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with suppress(OSError, ValueError, Image.DecompressionBombError), Image.open(path) as image:
-            picture = ImageOps.exif_transpose(image)
-            picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-            picture.thumbnail((_SAMPLE_SIDE, _SAMPLE_SIDE))
-            samples.append(Sample(path.stem, picture))
-        if len(samples) == MOST_SAMPLES:
-            break
+    found = (_read_sample(path) for path, error in find_files(folder, folder) if not error)
+    samples = list(islice((sample for sample in found if sample), MOST_SAMPLES))
     check(bool(samples), "--samples", str(folder), "no file in it can be read as a picture")
     return samples
 
 
+def _read_sample(path: Path) -> Sample | None:
+    (picture,) = try_pictures([path], _SAMPLE_SIDE)
+    if isinstance(picture, DataError):
+        return None
+    side = min(picture.width, picture.height)
+    if side < _SAMPLE_SIDE:
+        (picture,) = try_pictures([path], side)  # as it is, not enlarged
+    return None if isinstance(picture, DataError) else Sample(path.stem, picture.pixels)
+
+
 def _encode(sample: Sample) -> dict[str, str]:
-    """A sample as the page takes it: small ones and transparent ones exactly, photographs as JPEG."""
-    exact = max(sample.picture.size) <= 128 or sample.picture.mode == "RGBA"
+    """A sample as the page takes it: small images exactly, larger ones as JPEG."""
+    pixels = sample.pixels
+    kind, options = ("PNG", {"optimize": True}) if len(pixels) < _SAMPLE_SIDE else ("JPEG", {"quality": 90})
     file = io.BytesIO()
-    sample.picture.save(file, "PNG" if exact else "JPEG", **({"optimize": True} if exact else {"quality": 88}))
-    return {"name": sample.name, "type": f"image/{'png' if exact else 'jpeg'}", "picture": _base64(file.getvalue())}
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, kind, **options)
+    return {"name": sample.name, "type": f"image/{kind.lower()}", "picture": _base64(file.getvalue())}
 
 
 def _script(name: str, values: Any) -> bytes:

@@ -33,14 +33,14 @@ async function loadModel() {
     ort.env.wasm.wasmBinary = await unzip(bytes(runtime.wasm));
     ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(new Blob([runtime.loader], { type: "text/javascript" })) };
     session = await ort.InferenceSession.create(bytes(model.onnx), { executionProviders: ["wasm"] });
-    await logitsOf(new Uint8Array(model.size * model.size * 3)); // the first call takes longer
+    await logitsOf(new Uint8Array(model.size * model.size * model.channels)); // the first call takes longer
   } catch (error) {
     throw new Fault(`The model cannot be run in this browser: ${error.message || error}`);
   }
 }
 
 async function logitsOf(pixels) {
-  const images = new ort.Tensor("uint8", pixels, [1, model.size, model.size, 3]);
+  const images = new ort.Tensor("uint8", pixels, [1, model.size, model.size, model.channels]);
   return (await session.run({ images })).logits.data;
 }
 
@@ -67,8 +67,8 @@ async function show(blob, name) {
   element("fault").hidden = true;
   try {
     const picture = await decode(blob, name);
-    const pixels = pictureToPixels(picture, model.size);
     await ready;
+    const pixels = pictureToPixels(picture, model.size, model.channels);
     const started = performance.now();
     const logits = await logitsOf(pixels);
     const milliseconds = performance.now() - started;
@@ -99,7 +99,7 @@ function showSeen(pixels, picture, milliseconds) {
   canvas.width = canvas.height = model.size;
   const image = new ImageData(model.size, model.size);
   for (let at = 0; at < model.size * model.size; at++) {
-    image.data.set(pixels.subarray(3 * at, 3 * at + 3), 4 * at);
+    for (let c = 0; c < 3; c++) image.data[4 * at + c] = pixels[model.channels === 1 ? at : 3 * at + c];
     image.data[4 * at + 3] = 255;
   }
   canvas.getContext("2d", { willReadFrequently: true }).putImageData(image, 0, 0);

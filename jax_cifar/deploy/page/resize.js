@@ -74,8 +74,14 @@ function resizeSquare(side, size, readRows) {
   return square;
 }
 
-// The central square of a picture as the network takes it; `picture` is an ImageBitmap.
-function pictureToPixels(picture, size) {
+// Grey as of Pillow's `convert("L")`: ITU-R BT.601, in integers of 16 bits.
+function toGrey(pixels) {
+  const grey = (_, at) => (19595 * pixels[3 * at] + 38470 * pixels[3 * at + 1] + 7471 * pixels[3 * at + 2] + 32768) >> 16;
+  return Uint8Array.from({ length: pixels.length / 3 }, grey);
+}
+
+// The central square of a picture as the network takes it, in one channel or three; `picture` is an ImageBitmap.
+function pictureToPixels(picture, size, channels) {
   const side = Math.min(picture.width, picture.height);
   const left = Math.floor((picture.width - side) / 2);
   const above = Math.floor((picture.height - side) / 2);
@@ -83,9 +89,10 @@ function pictureToPixels(picture, size) {
   canvas.width = side;
   canvas.height = Math.min(side, STRIP);
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  return resizeSquare(side, size, (top, count) => {
+  const pixels = resizeSquare(side, size, (top, count) => {
     context.clearRect(0, 0, side, count);
     context.drawImage(picture, left, above + top, side, count, 0, 0, side, count);
     return context.getImageData(0, 0, side, count).data;
   });
+  return channels === 1 ? toGrey(pixels) : pixels;
 }
