@@ -23,10 +23,11 @@ from benchmarks.networks import network_config, random_batch
 from benchmarks.step import MODELS
 from benchmarks.timing import Case, in_turn, interleave
 from jax_cifar.config import Config
+from jax_cifar.config.spec import InputSpec
 from jax_cifar.errors import check
 from jax_cifar.files import expand
 from jax_cifar.models import create_model
-from jax_cifar.models.network import InputSpec, Network, compute_dtype
+from jax_cifar.models.network import Network, compute_dtype
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.training.state import initial_state
 from torch_ref.models import create_model as create_torch_model

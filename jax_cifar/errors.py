@@ -41,7 +41,7 @@ class CheckpointError(UserError):
 
 
 class ExportError(UserError):
-    """An exported model does not compute what the trained network computes."""
+    """An exported model is damaged or another one, or does not compute what the trained network computes."""
 
 
 class Diverged(UserError):

@@ -8,8 +8,9 @@ import pytest
 
 from jax_cifar.augment import AutoAugment, Cutout, HorizontalFlip, OneOf, RandomCrop, Sometimes
 from jax_cifar.config.placeholder import Recorded
+from jax_cifar.config.spec import InputSpec
 from jax_cifar.evaluation.predict import make_batches, make_predictor, mirror_warning, predict_logits, tta_views
-from jax_cifar.models.network import InputSpec, Network
+from jax_cifar.models.network import Network
 
 CLASSES = 3
 SPEC = InputSpec((6, 6, 3), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), None, ("a", "b", "c"))

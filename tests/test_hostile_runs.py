@@ -15,9 +15,9 @@ from jax_cifar import load_run
 from jax_cifar.config.placeholder import Recorded
 from jax_cifar.config.revive import revive
 from jax_cifar.config.source import trusted_namespaces
+from jax_cifar.config.spec import InputSpec
 from jax_cifar.errors import CheckpointError, ConfigError, UserError
 from jax_cifar.files import sha256_of_json
-from jax_cifar.models.network import InputSpec
 from jax_cifar.run.folder import read_config, read_spec
 from jax_cifar.run.manifest import Damaged, read_manifest
 from jax_cifar.run.untrusted import check_claims, check_state

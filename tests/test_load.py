@@ -56,7 +56,7 @@ def test_floating_images_are_the_same_images(moved):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (IMAGES[0], r"Images have shape \[32, 32, 3\]; this run takes \[n, 32, 32, 3\]"),
+        (IMAGES[0], r"Images have shape \[32, 32, 3\]; this network takes \[n, 32, 32, 3\]"),
         (IMAGES[:, :16], r"Images have shape \[7, 16, 32, 3\]"),
         (IMAGES.astype(np.int64), "Images are int64; give uint8"),
         (IMAGES.astype(np.float32), "lie between 0 and 255; give values between 0 and 1"),

@@ -10,8 +10,8 @@ import pytest
 from small_runs import small_config
 
 from jax_cifar.config.files import to_dict
+from jax_cifar.config.spec import InputSpec
 from jax_cifar.errors import CheckpointError, ConfigError, UserError
-from jax_cifar.models.network import InputSpec
 from jax_cifar.run import folder as folder_module
 from jax_cifar.run.folder import RunFolder, read_config, read_spec
 from jax_cifar.run.lock import LOCK, RunLock

@@ -1,15 +1,17 @@
 """What every data source gives: uint8 images with their labels, in named splits, validated on construction."""
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
 from jax_cifar.errors import DataError
 
+Images = np.ndarray  # uint8 or floating [n, height, width, channel]; what else a user may give is told in a message
 _BLOCK_BYTES = 400_000  # what is read once and used three times has to stay in the processor's cache
 _BLOCK_IMAGES = 256  # of 255 each, their sum still fits sixteen bits
 
@@ -55,6 +57,33 @@ def channel_statistics(
     # Python's integers do not overflow: n * sum(x^2) - sum(x)^2 is exact.
     variance = [(count * square - value**2) / (255 * count) ** 2 for value, square in zip(sums, squares, strict=True)]
     return mean, np.sqrt(np.array(variance))
+
+
+def as_pixels(images: Images, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n height width channel"]:
+    """Images as uint8 of this height, width and channel; raises `DataError` for what they are not."""
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[1:] != shape:
+        raise DataError(
+            f"Images have shape {list(images.shape)}; this network takes [n, {', '.join(map(str, shape))}]."
+        )
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise DataError(f"Images are {images.dtype}; give uint8 from 0 to 255, or floating values between 0 and 1.")
+    if images.size and not (images.min() >= 0 and images.max() <= 1):
+        raise DataError(
+            f"Floating images lie between {images.min():g} and {images.max():g}; give values between 0 and 1."
+        )
+    return np.rint(images * 255).astype(np.uint8)
+
+
+def normalize(
+    images: UInt8[np.ndarray, "n height width channel"], mean: Sequence[float], std: Sequence[float]
+) -> Float32[np.ndarray, "n channel height width"]:
+    """What a network exported with `float_input` takes: float32 NCHW from uint8 NHWC."""
+    pixels = images.astype(np.float32) / np.float32(255)
+    normalized = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ depth, each has to be a picture, and hidden ones are passed over. A link may lea
 """
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -87,22 +88,44 @@ def _part_files(folder: Path, names: list[str], root: Path) -> Files:
 
 
 def _class_files(folder: Path, root: Path) -> list[Path]:
-    """All files below `folder` that are not hidden, in the order of their paths; all of them lie in `root`."""
+    """All files below `folder`, as `find_files` has them; raises the first error."""
     found = []
     _check_within(folder, root)
-    for place, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
-        for name in subfolders:
-            if (Path(place) / name).is_symlink():
-                raise DataError(
-                    f"{Path(place) / name} is a link to a folder, which is not followed. Put the folder there."
-                )
-        paths = [Path(place) / name for name in sorted(names) if not _is_hidden(name)]
-        for path in paths:
-            if path.is_symlink():
-                _check_within(path, root)
-        found += paths
+    for path, error in find_files(folder, root):
+        if error is not None:
+            raise error
+        found.append(path)
     return found
+
+
+def find_files(folder: Path, root: Path) -> Iterator[tuple[Path, DataError | None]]:
+    """All files below `folder` that are not hidden, a folder's own before its subfolders', by the order of their names.
+
+    With an error stands what is not to be read: a folder that cannot be, a link to a folder, a link that leads out of
+    `root`.
+    """
+    unreadable: list[OSError] = []
+    for place, subfolders, names in os.walk(folder, onerror=unreadable.append):
+        yield from _not_read(unreadable)
+        subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
+        for path in (Path(place) / name for name in subfolders):
+            if path.is_symlink():
+                yield path, DataError(f"{path} is a link to a folder, which is not followed. Put the folder there.")
+        for path in (Path(place) / name for name in sorted(names) if not _is_hidden(name)):
+            error = None
+            if path.is_symlink():
+                try:
+                    _check_within(path, root)
+                except DataError as raised:
+                    error = raised
+            yield path, error
+    yield from _not_read(unreadable)
+
+
+def _not_read(errors: list[OSError]) -> Iterator[tuple[Path, DataError]]:
+    while errors:
+        path, reason = Path(errors[0].filename), errors.pop(0).strerror
+        yield path, DataError(f"{path} cannot be read ({reason}).")
 
 
 def _check_within(path: Path, root: Path) -> None:

@@ -1,5 +1,6 @@
 """Picture files of any kind and size as square RGB arrays of one size, as training and prediction see them."""
 
+import io
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -7,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,6 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from jax_cifar.errors import DataError
 from jax_cifar.files import require_regular
 
+Source = Path | bytes  # a file, or what is in one
+LARGEST_FILE = 1 << 30  # bytes: more than all pixels of a picture that is read; some formats are read whole
 _DRAWINGS = ("EPS", "WMF")  # Pillow has other programs draw them
 # Some kilobytes may hold a picture of hundreds of megabytes: of large ones only one is in memory at a time.
 _LARGE_PIXELS = 16_000_000
@@ -39,6 +43,15 @@ def picture_to_array(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size}
     return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
 
 
+class Picture(NamedTuple):
+    """A picture as a network sees it, and what of the file does not show in that."""
+
+    pixels: UInt8[np.ndarray, "size size 3"]
+    width: int  # of the file, in pixels
+    height: int
+    has_frames: bool  # the file holds others behind the one that was taken: an animation, or pages
+
+
 def read_pictures(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n {size} {size} 3"]:
     """Read picture files, several at once, in the order of `paths`.
 
@@ -47,22 +60,47 @@ def read_pictures(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n {siz
             The message names the first such file.
     """
     images = np.empty((len(paths), size, size, 3), np.uint8)
-    with _quiet_pillow(), ThreadPoolExecutor() as pool:
-        for index, array in enumerate(pool.map(partial(_read_picture, size=size), paths)):
-            images[index] = array
+    with _reading(paths, size) as found:
+        for index, picture in enumerate(found):
+            if isinstance(picture, DataError):
+                raise DataError(f"{picture} Repair it, or take it out of the folder.")
+            images[index] = picture.pixels
     return images
 
 
-def _read_picture(path: Path, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+def try_pictures(sources: Sequence[Source], size: int) -> list[Picture | DataError]:
+    """Read pictures, several at once, in order; in the place of one that cannot be read stands the error."""
+    with _reading(sources, size) as found:
+        return list(found)
+
+
+def grey(images: UInt8[np.ndarray, "n height width 3"]) -> UInt8[np.ndarray, "n height width 1"]:
+    """0.299 red + 0.587 green + 0.114 blue (ITU-R BT.601), rounded: Pillow's `convert("L")`, in its 16-bit integers."""
+    weights = np.array([19595, 38470, 7471], np.uint32)  # they add up to 65536: grey stays as it is
+    return ((images @ weights + np.uint32(32768)) >> 16).astype(np.uint8)[..., None]
+
+
+@contextmanager
+def _reading(sources: Sequence[Source], size: int) -> Iterator[Iterator[Picture | DataError]]:
+    with _quiet_pillow(), ThreadPoolExecutor() as pool:
+        yield pool.map(partial(_try_picture, size=size), sources)
+
+
+def _try_picture(source: Source, size: int) -> Picture | DataError:
     try:
-        require_regular(path)
-        with Image.open(path) as image:
+        if isinstance(source, Path):
+            content, length = source, require_regular(source, LARGEST_FILE)
+        else:
+            content, length = io.BytesIO(source), len(source)
+        if length == 0:
+            raise DataError("it is empty")
+        with Image.open(content) as image:
             if image.format in _DRAWINGS:
                 raise DataError("it is a drawing without pixels; save it as PNG")
             with _one_large if image.width * image.height > _LARGE_PIXELS else nullcontext():
-                return picture_to_array(image, size)
+                return Picture(picture_to_array(image, size), *image.size, _has_frames(image))
     except UnidentifiedImageError:
-        reason = "it is no picture of a known format"
+        reason = "it is no picture of a known format; PNG and JPEG are"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         reason = f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels"
     except DataError as error:
@@ -70,9 +108,16 @@ def _read_picture(path: Path, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]
     # Damaged files surface as almost any exception, none of them of interest.
     except Exception as error:
         reason = str(getattr(error, "strerror", None) or error or type(error).__name__)
-    raise DataError(
-        f"{path} cannot be read as a picture: {reason.rstrip('.')}. Repair it, or take it out of the folder."
-    )
+    name = source if isinstance(source, Path) else "-"
+    return DataError(f"{name} cannot be read as a picture: {reason.rstrip('.')}.")
+
+
+def _has_frames(image: Image.Image) -> bool:
+    try:
+        # An MPO is a JPEG of a camera, which has put the same picture behind it, in small or for the other eye.
+        return getattr(image, "is_animated", False) and image.format != "MPO"
+    except Exception:  # a GIF whose second frame is damaged; the first is there
+        return False
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -14,10 +14,10 @@ from jax_cifar import files
 from jax_cifar.config import Config
 from jax_cifar.config.files import differing_fields, from_dict, to_dict
 from jax_cifar.config.source import record_source
+from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Splits
 from jax_cifar.errors import CheckpointError, ConfigError, check
 from jax_cifar.files import expand, write_record
-from jax_cifar.models.network import InputSpec
 from jax_cifar.run.lock import RunLock
 from jax_cifar.telemetry import read_metrics, write_environment
 
@@ -255,8 +255,7 @@ def read_spec(folder: Path) -> tuple[InputSpec, str | None] | None:
     try:
         data_name = values.pop("data_name")
         check(data_name is None or isinstance(data_name, str), "data_name", data_name, "it must be a name, or null")
-        tuples = {name: tuple(values.pop(name)) for name in ("image_shape", "mean", "std", "label_names")}
-        return InputSpec(**tuples, **values), data_name
+        return InputSpec.from_json(values), data_name
     except (TypeError, KeyError, ConfigError) as error:
         raise CheckpointError(f"{path} does not say what the network sees ({str(error).rstrip('.')}).") from None
 

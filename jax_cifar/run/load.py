@@ -8,15 +8,18 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float32, Int
 
 from jax_cifar.backend.mesh import find_devices
 from jax_cifar.config import Config
 from jax_cifar.config.placeholder import Recorded
 from jax_cifar.config.revive import has_placeholders, is_installed, revive, revive_all
 from jax_cifar.config.source import trusted_namespaces
+from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Dataset, Splits, load_data
+from jax_cifar.data.dataset import Images, as_pixels
 from jax_cifar.errors import CheckpointError, DataError
+from jax_cifar.evaluation.classify import softmax
 from jax_cifar.evaluation.metrics import Report, report
 from jax_cifar.evaluation.predict import (
     Predictor,
@@ -27,13 +30,12 @@ from jax_cifar.evaluation.predict import (
 )
 from jax_cifar.files import expand
 from jax_cifar.models import create_model
-from jax_cifar.models.network import InputSpec, Network, compute_dtype
+from jax_cifar.models.network import Network, compute_dtype
 from jax_cifar.models.protocol import traced
 from jax_cifar.run.folder import CHECKPOINTS, input_spec, read_config, read_spec
 from jax_cifar.run.manifest import leaves_by_path, require_same_leaves, signature
 from jax_cifar.run.reading import read_variables
 
-Images = np.ndarray  # uint8 or floating [n, height, width, channel]; what else a user may give is told in a message
 Split = Literal["train", "val", "test"]
 
 
@@ -53,15 +55,18 @@ class Run:
         """Name of every class."""
         return self.network.spec.label_names
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channel of the images that the network is given."""
+        return self.network.spec.image_shape
+
     def predict(self, images: Images) -> Int[np.ndarray, " n"]:
         """The most likely class of every image: an index into `label_names`. Images as for `logits`."""
         return self.logits(images).argmax(axis=1)
 
     def probabilities(self, images: Images, tta: TestTimeAugmentation = "none") -> Float32[np.ndarray, "n classes"]:
         """Softmax of the logits. Images as for `logits`."""
-        logits = self.logits(images, tta)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        return softmax(self.logits(images, tta))
 
     def logits(self, images: Images, tta: TestTimeAugmentation = "none") -> Float32[np.ndarray, "n classes"]:
         """Logits of any number of images, in order.
@@ -74,7 +79,7 @@ class Run:
         Raises:
           DataError: the images have another shape, dtype or range.
         """
-        images = as_pixels(images, self.network.spec.image_shape)
+        images = as_pixels(images, self.image_shape)
         if len(images) == 0:
             return np.zeros((0, len(self.label_names)), np.float32)
         return predict_logits(self._predict, self.variables, make_batches(images, self.config.eval.batch_size), tta)
@@ -118,22 +123,6 @@ class Run:
     @cached_property
     def _predict(self) -> Predictor:
         return make_predictor(self.network)
-
-
-def as_pixels(images: Images, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n height width channel"]:
-    """Images as uint8 of this height, width and channel; raises `DataError` for what they are not."""
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[1:] != shape:
-        raise DataError(f"Images have shape {list(images.shape)}; this run takes [n, {', '.join(map(str, shape))}].")
-    if images.dtype == np.uint8:
-        return images
-    if not np.issubdtype(images.dtype, np.floating):
-        raise DataError(f"Images are {images.dtype}; give uint8 from 0 to 255, or floating values between 0 and 1.")
-    if images.size and not (images.min() >= 0 and images.max() <= 1):
-        raise DataError(
-            f"Floating images lie between {images.min():g} and {images.max():g}; give values between 0 and 1."
-        )
-    return np.rint(images * 255).astype(np.uint8)
 
 
 def load_run(

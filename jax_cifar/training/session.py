@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_cifar.backend.mesh import device_memory, replicated
 from jax_cifar.config import Config, ModelConfig
+from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import ConfigError, DataError, check
 from jax_cifar.evaluation.metrics import Report, report
@@ -28,7 +29,7 @@ from jax_cifar.evaluation.predict import (
     tta_views,
 )
 from jax_cifar.models import INIT_IMAGES, check_network, create_model, wants_images
-from jax_cifar.models.network import InputSpec, Network, compute_dtype
+from jax_cifar.models.network import Network, compute_dtype
 from jax_cifar.optim.rules import Hyper, constant_momentum, global_norm
 from jax_cifar.optim.schedules import Tables, make_schedule
 from jax_cifar.run.clock import Clock
