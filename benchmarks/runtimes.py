@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.browser import run_onnx_in_browser
 from benchmarks.timing import Case
 from jax_cifar.data import Dataset
 from jax_cifar.errors import ConfigError, check
+from jax_cifar.evaluation import latency
 from jax_cifar.lab import deployed
 from jax_cifar.lab.deployed import Figures, Way
 from jax_cifar.run.load import Run, load_run
@@ -29,6 +31,7 @@ from torch_ref.models import create_model
 
 RUNTIMES = ("jax", "torch", "onnxruntime", "openvino", "onnxruntime-web")
 AGREEMENT = 1e-5  # of the largest logit: how near two float32 programs come that sum in different orders
+BROWSER_CALLS = 30  # of each batch that is timed
 Openers = Mapping[str, Callable[[], Way]]
 
 
@@ -126,7 +129,7 @@ def open_torch(network: torch.nn.Module) -> Way:
     def predict(images: np.ndarray) -> np.ndarray:
         return network(torch.from_numpy(images)).numpy()
 
-    return Way(predict, None)
+    return Way(deployed.in_batches(predict), None)
 
 
 def open_openvino(path: Path) -> Way:
@@ -143,13 +146,19 @@ def open_openvino(path: Path) -> Way:
         raise ImportError("it is not installed. Install it with: pip install -e '.[openvino]'") from None
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": cpu_count()}
     compiled: Any = openvino.Core().compile_model(path, "CPU", hints)
-    return Way(lambda images: compiled({"images": images})["logits"], path.stat().st_size)
+    predict = deployed.in_batches(lambda images: compiled({"images": images})["logits"])
+    return Way(predict, path.stat().st_size)
 
 
 def open_browser(path: Path, test: Dataset) -> Way:
-    """The file in onnxruntime-web, which is run over all images at once and times itself.
+    """The file in onnxruntime-web, which has run all images already, and has timed itself: the page's clock counts.
 
     Raises:
         ConfigError: there is no Chromium, or no onnxruntime-web.
     """
-    raise ConfigError("there is no Chromium at hand")
+    latencies = {}
+    for count in deployed.BATCHES:
+        images = np.resize(test.images, (BROWSER_CALLS * count, *test.images.shape[1:]))
+        latencies[count] = latency.of_calls(run_onnx_in_browser(path, images, count)[1])
+    logits = run_onnx_in_browser(path, test.images)[0]
+    return Way(lambda _: logits, path.stat().st_size, latencies)

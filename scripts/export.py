@@ -10,6 +10,7 @@ from jax_cifar.signals import guard
 if __name__ == "__main__":
     guard()  # before all that takes long to import
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +41,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="newest, or best by validation")
     parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
     options = parser.parse_args(arguments)
-    if options.float_input and options.variant != "float32":
-        parser.error(f"--float-input is for float32 only: {options.variant} takes uint8 images")
+    variant = chosen_variant(options)
+    if options.float_input and variant != "float32":
+        parser.error(f"--float-input is for float32 only: {variant} takes uint8 images")
 
     try:
         from torch_ref.export import check_destination
@@ -61,27 +63,31 @@ def main(arguments: Sequence[str]) -> None:
     if not isinstance(network, ModelConfig):
         raise ConfigError(f"{network} is a network of one's own: it has no PyTorch twin to export.")
     trained = load_run(options.workdir, options.checkpoint, dtype="float32", data_dir=options.data_dir)
-    export(trained, trained.splits(options.data_dir), out, options.float_input, options.variant)
+    export(trained, trained.splits(options.data_dir), out, options.float_input, variant)
 
 
 def add_variants(parser: Parser) -> None:
-    """The options that choose a precision, of which one can be given; `variant` is what they say."""
+    """The options that choose a precision, of which one can be given."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "--int8",
-        dest="variant",
+        metavar="HOW",
         nargs="?",
-        choices=["int8", "int8-dynamic", "int8-weights"],
-        const="int8",
-        default="float32",
-        type=lambda how: "int8" if how == "static" else f"int8-{how}",
-        metavar="static|dynamic|weights",
-        help="INT8: calibrated on training images (static, the default), with ranges found while running, or weights"
-        " alone; accuracy, size and latency are shown beside the float model's",
+        choices=["static", "dynamic", "weights"],
+        const="static",
+        help="static (the default): calibrated on training images; dynamic: ranges found while running; weights alone."
+        " Accuracy, size and latency are shown beside the float model's",
     )
     for name in ("bfloat16", "float16"):
-        meaning = f"weights in {name}, computing in float32"
-        group.add_argument(f"--{name}", dest="variant", action="store_const", const=name, help=meaning)
+        meaning = f"weights in {name}, computing in float32; shown likewise"
+        group.add_argument(f"--{name}", dest="half", action="store_const", const=name, help=meaning)
+
+
+def chosen_variant(options: Namespace) -> "Variant":
+    """What the options of `add_variants` say."""
+    if options.int8 is None:
+        return options.half or "float32"
+    return "int8" if options.int8 == "static" else f"int8-{options.int8}"
 
 
 def in_variant(model: "ModelProto", variant: "Variant", splits: "Splits") -> tuple["ModelProto", float]:

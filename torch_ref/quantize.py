@@ -40,6 +40,7 @@ from torch_ref.weights import LAYERS
 Variant = Literal["float32", "int8", "int8-dynamic", "int8-weights", "bfloat16", "float16"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 CALIBRATION_IMAGES, HELD_OUT_IMAGES, LEAST_HELD_OUT = 512, 2048, 128
+CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 BATCH = 64  # images whose activations are in memory at once
 
 # How the range of an activation is found. The histograms' defaults are those of symmetric ranges, of which an
@@ -153,7 +154,7 @@ def to_int8(model: onnx.ModelProto, images: TrainingImages, weight_bits: int | N
     expected = predict(open_session(prepared), images.held_out, BATCH)
 
     def attempt(method: str, kept: tuple[str, ...]) -> tuple[Candidate, onnx.ModelProto]:
-        quantized = _quantize(prepared, ranges[method], bits, kept)
+        quantized = with_ranges(prepared, ranges[method], bits, kept)
         logits = predict(open_session(quantized), images.held_out, BATCH)
         same = float((logits.argmax(1) == expected.argmax(1)).mean())
         return Candidate(method, kept, divergence(expected, logits), same), quantized
@@ -183,8 +184,7 @@ def safe_weight_bits() -> int:
     """
     if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
         return 8
-    cpuinfo = Path("/proc/cpuinfo")
-    return 8 if cpuinfo.is_file() and "vnni" in cpuinfo.read_text() else 7
+    return 8 if CPU_INFO.is_file() and "vnni" in CPU_INFO.read_text() else 7
 
 
 def divergence(expected: Logits, logits: Logits) -> float:
@@ -204,6 +204,8 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def calibrate(model: onnx.ModelProto, images: TrainingImages, method: str) -> Any:
     """The range of every activation over the images to calibrate with; a few images' activations in memory at once."""
+    if not isinstance(images, TrainingImages):
+        raise TypeError(f"Calibration takes TrainingImages and nothing else, no {type(images).__name__}.")
     kind, options = METHODS[method]
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
@@ -224,7 +226,13 @@ class _OneBatch(CalibrationDataReader):
         return next(self._batches, None)
 
 
-def _quantize(model: onnx.ModelProto, ranges: Any, bits: int, kept: tuple[str, ...]) -> onnx.ModelProto:
+def with_ranges(model: onnx.ModelProto, ranges: Any, bits: int, kept: tuple[str, ...] = ()) -> onnx.ModelProto:
+    """A prepared model quantised, with the ranges that `calibrate` gave.
+
+    Args:
+        bits: of the weights, 7 or 8.
+        kept: of "first" and "last", the layers that stay float.
+    """
     layers = [node.name for node in model.graph.node if node.op_type in LAYERS and _has_weights(model, node)]
     names = {"first": layers[0], "last": layers[-1]}
     with _quiet():

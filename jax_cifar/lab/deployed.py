@@ -22,9 +22,9 @@ Predict = Callable[[UInt8[np.ndarray, "n height width channel"]], Logits]
 
 @dataclass(frozen=True)
 class Way:
-    """A network in a runtime: uint8 images to logits on the host, and the bytes that it takes on disk."""
+    """A network in a runtime, and the bytes that it takes on disk."""
 
-    predict: Predict
+    predict: Predict  # any number of uint8 images to logits, on the host
     size: int | None  # bytes; None: it has no file of its own
     latencies: Mapping[int, Latency] | None = None  # by batch, of a way that measures itself; else measured here
 
@@ -39,7 +39,7 @@ def onnx_way(content: bytes) -> Way:
     # Threads that wait for their next call with all their might take the processor from who is timed after them.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return Way(lambda images: session.run(["logits"], {"images": images})[0], len(content))
+    return Way(in_batches(lambda images: session.run(["logits"], {"images": images})[0]), len(content))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def compare(ways: Mapping[str, Way], test: Dataset, seconds: float = 1.0) -> lis
         test: images and labels; batches to be timed are its first images.
         seconds: how long each way is timed for each batch, at least.
     """
-    logits = {name: in_batches(way.predict, test.images) for name, way in ways.items()}
+    logits = {name: way.predict(test.images) for name, way in ways.items()}
     latencies: dict[int, Mapping[str, Latency]] = {}
     for count in BATCHES:
         images = np.resize(test.images, (count, *test.images.shape[1:]))
@@ -85,9 +85,14 @@ def compare(ways: Mapping[str, Way], test: Dataset, seconds: float = 1.0) -> lis
     return figures
 
 
-def in_batches(predict: Predict, images: UInt8[np.ndarray, "n height width channel"]) -> Logits:
-    """Logits of all images, of at most `ALL_AT_ONCE` in a call."""
-    return np.concatenate([predict(images[i : i + ALL_AT_ONCE]) for i in range(0, len(images), ALL_AT_ONCE)])
+def in_batches(predict: Predict) -> Predict:
+    """The same for any number of images, of which so many are in memory at once that no call to be timed is cut."""
+
+    def predict_all(images: np.ndarray) -> np.ndarray:
+        starts = range(0, len(images), ALL_AT_ONCE)
+        return np.concatenate([predict(images[start : start + ALL_AT_ONCE]) for start in starts])
+
+    return predict_all
 
 
 def table(figures: Sequence[Figures]) -> str:
