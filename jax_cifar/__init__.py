@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jax_cifar.config import Config
     from jax_cifar.config.files import apply_overrides, load_config
+    from jax_cifar.deploy.onnx import load_onnx
+    from jax_cifar.evaluation.classify import predict_pictures
     from jax_cifar.run.load import Run, load_run
     from jax_cifar.training.callbacks import Callback
     from jax_cifar.training.loop import TrainResult, train
@@ -22,7 +24,9 @@ __all__ = [
     "TrainResult",
     "apply_overrides",
     "load_config",
+    "load_onnx",
     "load_run",
+    "predict_pictures",
     "train",
     "train_many",
 ]
@@ -31,6 +35,8 @@ _HOMES = {
     "Config": "config",
     "apply_overrides": "config.files",
     "load_config": "config.files",
+    "load_onnx": "deploy.onnx",
+    "predict_pictures": "evaluation.classify",
     "Run": "run.load",
     "load_run": "run.load",
     "Callback": "training.callbacks",

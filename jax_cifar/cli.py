@@ -93,10 +93,13 @@ def _writable_file(text: str) -> Path:
 
 
 class LastingStream:
-    """A standard stream that outlives its reader: once it cannot be written any more, nothing is, and work goes on."""
+    """A standard stream that outlives its reader: once it cannot be written any more, nothing is, and work goes on.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Where what is written is all the work there is (`needs_reader`), that raises the `OSError`, once.
+    """
+
+    def __init__(self, stream: TextIO, needs_reader: bool = False) -> None:
+        self._stream, self._needs_reader = stream, needs_reader
 
     def write(self, text: str) -> int:
         """Write as the stream does."""
@@ -120,17 +123,19 @@ class LastingStream:
         # Whatever is still in buffers, of Python and of others, goes there too.
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
+        if self._needs_reader:
+            raise error
         say(f"The output cannot be written any more ({error.strerror}); the work goes on without it.")
 
 
 @contextlib.contextmanager
-def lasting_streams() -> Iterator[None]:
+def lasting_streams(needs_reader: bool = False) -> Iterator[None]:
     """Inside, standard output and errors are `LastingStream`s; one that was closed at the start takes what comes."""
     with contextlib.ExitStack() as stack:
         streams = []
-        for stream in (sys.stdout, sys.stderr):
+        for stream, needed in ((sys.stdout, needs_reader), (sys.stderr, False)):
             stream = stream or stack.enter_context(open(os.devnull, "w"))
-            streams.append(cast(TextIO, LastingStream(stream)))
+            streams.append(cast(TextIO, LastingStream(stream, needed)))
         stack.enter_context(contextlib.redirect_stdout(streams[0]))
         stack.enter_context(contextlib.redirect_stderr(streams[1]))
         try:
@@ -140,12 +145,15 @@ def lasting_streams() -> Iterator[None]:
                 stream.flush()
 
 
-def run(main: Callable[[Sequence[str]], object]) -> None:
-    """Call `main(arguments)`; what a user can put right ends in one message and an exit code, never in a traceback."""
+def run(main: Callable[[Sequence[str]], object], needs_reader: bool = False) -> None:
+    """Call `main(arguments)`; what a user can put right ends in one message and an exit code, never in a traceback.
+
+    `needs_reader`: with an output that cannot be written the work is in vain, and `main` gets the `OSError`.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name in an alphabet that this output has not is shown by numbers; it is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")
-    with lasting_streams():
+    with lasting_streams(needs_reader):
         code = exit_code(main)
         all_done(code)
     if code == STOPPED and is_guarded():

@@ -58,4 +58,4 @@ class Interrupted(UserError):
 
 def print_warning(message: str) -> None:
     """One line on stderr about what is not as it should be, but stops nothing."""
-    print(printable(f"warning: {message}"), file=sys.stderr)
+    print(printable(f"warning: {message}", keep=""), file=sys.stderr)

@@ -18,7 +18,8 @@ from networks import CLASSES, CONFIGS, QUICK_COMPILE, draw_variables, image_size
 from small_runs import loop, small_config
 from tolerances import TOLERANCES
 
-from jax_cifar import models
+from jax_cifar import load_run, models
+from jax_cifar.deploy.onnx import load_onnx
 from jax_cifar.errors import CheckpointError, ConfigError, ExportError
 from jax_cifar.files import read_record
 from torch_ref import convert, export
@@ -151,6 +152,12 @@ def test_the_script_writes_one_file_that_says_what_it_is(finished, tmp_path, opt
     accuracy = f"{float(entries['test_accuracy']):.2%}"
     assert f"{accuracy} in JAX, {accuracy} in ONNX Runtime" in done.stdout
     assert f"{images} of {images} classes the same" in done.stdout
+
+    read, run = load_onnx(out), load_run(finished.workdir, "best" if options else "last", dtype="float32")
+    images = run.part("test").images[:70]
+    expected = run.logits(images)
+    assert (read.label_names, read.image_shape, read.is_normalized) == (labels, run.image_shape, bool(options))
+    assert np.abs(read.logits(images) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 @pytest.fixture

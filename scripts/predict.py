@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from jax_cifar.cli import Parser, run
@@ -37,10 +38,11 @@ def main(arguments: Sequence[str]) -> None:
     from jax_cifar.evaluation.classify import predict_pictures
 
     failed, warned = False, False
-    for found in predict_pictures(model, read_images(options.images), options.top, batch_size):
-        print_json(found) if options.json else print_table(found, model.label_names, options.top)
-        failed |= found.error is not None
-        warned = warn(found, warned)
+    with suppress(BrokenPipeError):  # as of `| head`, which has what it wanted
+        for found in predict_pictures(model, read_images(options.images), options.top, batch_size):
+            print_json(found) if options.json else print_table(found, model.label_names, options.top)
+            failed |= found.error is not None
+            warned = warn(found, warned)
     if failed:
         sys.exit(DataError.exit_code)  # every one was told of at its place
 
@@ -95,6 +97,8 @@ def read_images(images: Sequence[str]) -> Iterator[str | bytes]:
     from jax_cifar.data.pictures import LARGEST_FILE
 
     for image in images:
+        if image == "-" and sys.stdin.isatty():
+            raise DataError("- is a picture that is piped in: python scripts/predict.py ... - < cat.jpg")
         yield image if image != "-" else sys.stdin.buffer.read(LARGEST_FILE)
 
 
@@ -108,7 +112,7 @@ def print_table(found: "Prediction", names: Sequence[str], top: int) -> None:
         file = "" if rank else f"  {printable(found.file, keep='')}"
         print(f"{guess.probability:8.2%}  {printable(guess.label, keep=''):{width}}{file}".rstrip(), flush=True)
     if top > 1:
-        print()
+        print(flush=True)
 
 
 def print_json(found: "Prediction") -> None:
@@ -136,4 +140,4 @@ def warn(found: "Prediction", warned: bool) -> bool:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, needs_reader=True)

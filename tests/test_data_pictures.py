@@ -221,7 +221,7 @@ GOOD = png_of(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no picture of a known format"),
+        (b"", "it is empty"),
         (b"roses are red\n", "no picture of a known format"),
         (b"<html>sorry</html>", "no picture of a known format"),
         (GOOD[:20], ""),

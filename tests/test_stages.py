@@ -92,6 +92,7 @@ def test_a_run_under_nohup_is_deaf_to_a_closed_terminal(config, tmp_path):
     [
         ("evaluate", ("import jax", "load", "evaluate"), []),
         ("export", ("import jax", "load"), ["--out", "model.onnx"]),
+        ("predict", ("import jax", "load"), ["cat.png"]),
         ("report", ("report",), []),
     ],
 )

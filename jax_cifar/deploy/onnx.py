@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32
 
 from jax_cifar.config.spec import InputSpec
 from jax_cifar.data.dataset import Images, as_pixels, normalize
+from jax_cifar.deploy.model import ExportedModel
 from jax_cifar.errors import ConfigError, ExportError
-from jax_cifar.evaluation.classify import softmax
 from jax_cifar.files import expand, read_bytes
 
 LARGEST_FILE = (1 << 31) - 1  # bytes: the format has no more
@@ -21,41 +21,14 @@ _WAY_OUT = "Name a file that scripts/export.py wrote."
 
 
 @dataclass(frozen=True)
-class OnnxModel:
-    """A trained network from an ONNX file; use it as a `Run`."""
+class OnnxModel(ExportedModel):
+    """A trained network from an ONNX file."""
 
-    spec: InputSpec
-    metadata: Mapping[str, str]  # all that the file says of itself, as it says it
     is_normalized: bool  # the graph takes images as `jax_cifar.data.dataset.normalize` makes them, not pixels
     session: Any  # onnxruntime.InferenceSession
 
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Name of every class."""
-        return self.spec.label_names
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channel of the images that the network is given."""
-        return self.spec.image_shape
-
-    def predict(self, images: Images) -> Int[np.ndarray, " n"]:
-        """The most likely class of every image: an index into `label_names`. Images as for `logits`."""
-        return self.logits(images).argmax(axis=1)
-
-    def probabilities(self, images: Images) -> Float32[np.ndarray, "n classes"]:
-        """Softmax of the logits. Images as for `logits`."""
-        return softmax(self.logits(images))
-
     def logits(self, images: Images) -> Float32[np.ndarray, "n classes"]:
-        """Logits of any number of images, in order.
-
-        Args:
-            images: uint8 [n, height, width, channel], or floating between 0 and 1, which are rounded to 256 levels.
-
-        Raises:
-            DataError: the images have another shape, dtype or range.
-        """
+        """As `ExportedModel.logits` says, in ONNX Runtime on the CPU."""
         pixels = as_pixels(images, self.image_shape)
         logits = np.zeros((len(pixels), self.spec.num_classes), np.float32)
         for start in range(0, len(pixels), BATCH):

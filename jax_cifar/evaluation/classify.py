@@ -7,7 +7,7 @@ for found in predict_pictures(load_run("runs/first"), ["cat.jpg", "holiday"]):
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -18,6 +18,7 @@ from jax_cifar.errors import ConfigError, DataError, check
 from jax_cifar.files import expand
 
 
+@runtime_checkable
 class Classifier(Protocol):
     """What is asked of a network here; a run has it, and so have the exported files that are read back."""
 
