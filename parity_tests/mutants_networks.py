@@ -113,8 +113,8 @@ NETWORKS = (
     Mutant(
         "ResNet-50: stride in the first 1x1 convolution",
         RESNET,
-        'self.conv(self.features, 1, name="conv1")(x)))\n        y = self.conv(self.features, 3, self.stride,',
-        'self.conv(self.features, 1, self.stride, name="conv1")(x)))\n        y = self.conv(self.features, 3, 1,',
+        'self.conv(self.inner[0], 1, name="conv1")(x)))\n        y = self.conv(self.inner[1], 3, self.stride,',
+        'self.conv(self.inner[0], 1, self.stride, name="conv1")(x)))\n        y = self.conv(self.inner[1], 3, 1,',
         "test_submodules.py::test_every_layer_agrees[resnet50-none]",
     ),
     Mutant(

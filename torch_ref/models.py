@@ -16,6 +16,7 @@ from jax_cifar.config import ModelConfig
 from jax_cifar.errors import ConfigError, check
 
 NormName = Literal["batch", "group", "none"]
+Channels = Mapping[str, int]  # filters of the layers, by JAX's paths, that have another number than follows from width
 Conv = Callable[..., nn.Conv2d]
 Norm = Callable[[int], nn.Module]
 Images = Float[Tensor, "batch channel height width"]
@@ -25,14 +26,23 @@ Logits = Float[Tensor, "batch num_classes"]
 class TinyCNN(nn.Module):
     """Three stages of conv 3x3, norm, ReLU, max-pool 2; dropout, one dense layer."""
 
-    def __init__(self, num_classes: int, size: int, norm: NormName, width: int = 32, dropout: float = 0.3) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        size: int,
+        norm: NormName,
+        channels: Channels,
+        width: int = 32,
+        dropout: float = 0.3,
+    ) -> None:
         super().__init__()
         conv, make_norm = make_layers(norm)
-        self.conv1, self.bn1 = conv(3, width, 3, padding=1), make_norm(width)
-        self.conv2, self.bn2 = conv(width, 2 * width, 3, padding=1), make_norm(2 * width)
-        self.conv3, self.bn3 = conv(2 * width, 4 * width, 3, padding=1), make_norm(4 * width)
+        first, second, third = (channels.get(f"conv{i + 1}", width * 2**i) for i in range(3))
+        self.conv1, self.bn1 = conv(3, first, 3, padding=1), make_norm(first)
+        self.conv2, self.bn2 = conv(first, second, 3, padding=1), make_norm(second)
+        self.conv3, self.bn3 = conv(second, third, 3, padding=1), make_norm(third)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(4 * width * (size // 8) ** 2, num_classes)
+        self.fc = nn.Linear(third * (size // 8) ** 2, num_classes)
 
     def forward(self, x: Images) -> Logits:
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
@@ -43,14 +53,24 @@ class TinyCNN(nn.Module):
 class SimpleCNN(nn.Module):
     """Two stages of conv 3x3, norm, ReLU, max-pool 2; then two dense layers with dropout between them."""
 
-    def __init__(self, num_classes: int, size: int, norm: NormName, width: int = 32, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        size: int,
+        norm: NormName,
+        channels: Channels,
+        width: int = 32,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         conv, make_norm = make_layers(norm)
-        self.conv1, self.bn1 = conv(3, width, 3, padding=1), make_norm(width)
-        self.conv2, self.bn2 = conv(width, 2 * width, 3, padding=1), make_norm(2 * width)
-        self.fc1 = nn.Linear(2 * width * (size // 4) ** 2, 4 * width)
+        first, second = channels.get("conv1", width), channels.get("conv2", 2 * width)
+        hidden = channels.get("fc1", 4 * width)
+        self.conv1, self.bn1 = conv(3, first, 3, padding=1), make_norm(first)
+        self.conv2, self.bn2 = conv(first, second, 3, padding=1), make_norm(second)
+        self.fc1 = nn.Linear(second * (size // 4) ** 2, hidden)
         self.dropout = nn.Dropout(dropout)
-        self.fc2 = nn.Linear(4 * width, num_classes)
+        self.fc2 = nn.Linear(hidden, num_classes)
 
     def forward(self, x: Images) -> Logits:
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2)):
@@ -61,16 +81,27 @@ class SimpleCNN(nn.Module):
 class CifarCNN(nn.Module):
     """Four blocks of two conv 3x3 + norm + ReLU, each with max-pool 2 and dropout; then three dense layers."""
 
-    def __init__(self, num_classes: int, size: int, norm: NormName, width: int = 64, dropout: float = 0.25) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        size: int,
+        norm: NormName,
+        channels: Channels,
+        width: int = 64,
+        dropout: float = 0.25,
+    ) -> None:
         super().__init__()
-        self.block1 = _Block(3, width, norm)
-        self.block2 = _Block(width, 2 * width, norm)
-        self.block3 = _Block(2 * width, 4 * width, norm)
-        self.block4 = _Block(4 * width, 8 * width, norm)
+        blocks, inputs = [], 3
+        for i in range(4):
+            first, second = (channels.get(f"block{i + 1}/conv{j}", width * 2**i) for j in (1, 2))
+            blocks.append(_Block(inputs, first, second, norm))
+            inputs = second
+        self.block1, self.block2, self.block3, self.block4 = blocks
         self.dropout = nn.Dropout(dropout)
-        self.fc1 = nn.Linear(8 * width * (size // 16) ** 2, 16 * width)
-        self.fc2 = nn.Linear(16 * width, 8 * width)
-        self.fc3 = nn.Linear(8 * width, num_classes)
+        first, second = channels.get("fc1", 16 * width), channels.get("fc2", 8 * width)
+        self.fc1 = nn.Linear(inputs * (size // 16) ** 2, first)
+        self.fc2 = nn.Linear(first, second)
+        self.fc3 = nn.Linear(second, num_classes)
 
     def forward(self, x: Images) -> Logits:
         for block in (self.block1, self.block2, self.block3, self.block4):
@@ -81,11 +112,11 @@ class CifarCNN(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, inputs: int, features: int, norm: NormName) -> None:
+    def __init__(self, inputs: int, first: int, second: int, norm: NormName) -> None:
         super().__init__()
         conv, make_norm = make_layers(norm)
-        self.conv1, self.bn1 = conv(inputs, features, 3, padding=1), make_norm(features)
-        self.conv2, self.bn2 = conv(features, features, 3, padding=1), make_norm(features)
+        self.conv1, self.bn1 = conv(inputs, first, 3, padding=1), make_norm(first)
+        self.conv2, self.bn2 = conv(first, second, 3, padding=1), make_norm(second)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
@@ -95,12 +126,12 @@ class _Block(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut; the first has the stride."""
 
-    expansion = 1
+    convs, expansion = 2, 1
 
-    def __init__(self, inputs: int, features: int, stride: int, conv: Conv, norm: Norm) -> None:
+    def __init__(self, inputs: int, inner: list[int], features: int, stride: int, conv: Conv, norm: Norm) -> None:
         super().__init__()
-        self.conv1, self.bn1 = conv(inputs, features, 3, stride, padding=1), norm(features)
-        self.conv2, self.bn2 = conv(features, features, 3, padding=1), norm(features)
+        self.conv1, self.bn1 = conv(inputs, inner[0], 3, stride, padding=1), norm(inner[0])
+        self.conv2, self.bn2 = conv(inner[0], features, 3, padding=1), norm(features)
         self.downsample = _downsample(inputs, features, stride, conv, norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,14 +143,14 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions around a shortcut; the 3x3 has the stride (torchvision's "v1.5")."""
 
-    expansion = 4
+    convs, expansion = 3, 4
 
-    def __init__(self, inputs: int, features: int, stride: int, conv: Conv, norm: Norm) -> None:
+    def __init__(self, inputs: int, inner: list[int], features: int, stride: int, conv: Conv, norm: Norm) -> None:
         super().__init__()
         outputs = features * self.expansion
-        self.conv1, self.bn1 = conv(inputs, features, 1), norm(features)
-        self.conv2, self.bn2 = conv(features, features, 3, stride, padding=1), norm(features)
-        self.conv3, self.bn3 = conv(features, outputs, 1), norm(outputs)
+        self.conv1, self.bn1 = conv(inputs, inner[0], 1), norm(inner[0])
+        self.conv2, self.bn2 = conv(inner[0], inner[1], 3, stride, padding=1), norm(inner[1])
+        self.conv3, self.bn3 = conv(inner[1], outputs, 1), norm(outputs)
         self.downsample = _downsample(inputs, outputs, stride, conv, norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,6 +169,7 @@ class ResNet(nn.Module):
         stage_sizes: tuple[int, int, int, int],
         block: type[BasicBlock] | type[Bottleneck],
         norm: NormName,
+        channels: Channels,
         width: int = 64,
         dropout: float = 0.0,
         stem: Literal["cifar", "imagenet"] = "cifar",
@@ -154,8 +186,10 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential())
             for index in range(blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
-                stages[stage].append(block(inputs, width * 2**stage, stride, conv, make_norm))
-                inputs = width * 2**stage * block.expansion
+                name, features = f"layer{stage + 1}_{index}", width * 2**stage
+                inner = [channels.get(f"{name}/conv{i}", features) for i in range(1, block.convs)]
+                stages[stage].append(block(inputs, inner, features, stride, conv, make_norm))
+                inputs = features * block.expansion
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(inputs, num_classes)
@@ -179,17 +213,26 @@ class SpeedrunNet(nn.Module):
     """airbench's network (Jordan, arXiv 2404.00498); `init_from` sets its first kernel, which is never trained."""
 
     def __init__(
-        self, num_classes: int, norm: NormName, width: int = 64, convs_per_group: int = 2, whiten_bias: bool = True
+        self,
+        num_classes: int,
+        norm: NormName,
+        channels: Channels,
+        width: int = 64,
+        convs_per_group: int = 2,
+        whiten_bias: bool = True,
     ) -> None:
         super().__init__()
         self.whiten = nn.Conv2d(3, 24, 2, bias=whiten_bias)
         if self.whiten.bias is not None:
             nn.init.zeros_(self.whiten.bias)
         self.whiten.weight.requires_grad_(False)
-        self.group1 = _Group(24, width, convs_per_group, norm)
-        self.group2 = _Group(width, 4 * width, convs_per_group, norm)
-        self.group3 = _Group(4 * width, 4 * width, convs_per_group, norm)
-        self.head = nn.Linear(4 * width, num_classes, bias=False)
+        groups, inputs = [], 24
+        for i, usual in enumerate((width, 4 * width, 4 * width), start=1):
+            features = [channels.get(f"group{i}/conv{j + 1}", usual) for j in range(convs_per_group)]
+            groups.append(_Group(inputs, features, norm))
+            inputs = features[-1]
+        self.group1, self.group2, self.group3 = groups
+        self.head = nn.Linear(inputs, num_classes, bias=False)
 
     def forward(self, x: Images) -> Logits:
         x = self.group3(self.group2(self.group1(F.gelu(self.whiten(x)))))
@@ -207,15 +250,15 @@ class SpeedrunNet(nn.Module):
 
 
 class _Group(nn.Module):
-    def __init__(self, inputs: int, features: int, convs: int, norm: NormName) -> None:
+    def __init__(self, inputs: int, features: list[int], norm: NormName) -> None:
         super().__init__()
         conv, make_norm = make_layers(norm, momentum=0.4, epsilon=1e-12)
-        self.conv1, self.bn1 = conv(inputs, features, 3, padding=1), make_norm(features)
-        if convs > 1:
-            self.conv2, self.bn2 = conv(features, features, 3, padding=1), make_norm(features)
-        if convs > 2:
-            self.conv3, self.bn3 = conv(features, features, 3, padding=1), make_norm(features)
-        self.convs = convs
+        self.conv1, self.bn1 = conv(inputs, features[0], 3, padding=1), make_norm(features[0])
+        if len(features) > 1:
+            self.conv2, self.bn2 = conv(features[0], features[1], 3, padding=1), make_norm(features[1])
+        if len(features) > 2:
+            self.conv3, self.bn3 = conv(features[1], features[2], 3, padding=1), make_norm(features[2])
+        self.convs = len(features)
         self.apply(_init_group)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -254,6 +297,7 @@ def create_model(config: ModelConfig, num_classes: int, image_size: int = 32) ->
     check(image_size >= smallest, "image_size", image_size, f"{config.name} needs {smallest} or more")
     options = {name: getattr(config, name) for name in ("norm", "width", "dropout", "convs_per_group")}
     options = {name: value for name, value in options.items() if value is not None}
+    options["channels"] = dict(config.channels)
     if config.name in _RESNETS:
         options |= {"stem": config.stem, "zero_init_residual": config.zero_init_residual}
     elif config.name in _CNNS:

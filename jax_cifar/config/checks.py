@@ -71,6 +71,11 @@ def _ascends(pair: tuple[float, float]) -> bool:
     return pair[0] <= pair[1]
 
 
+def _differ(pairs: tuple[tuple[str, int], ...]) -> bool:
+    return len(dict(pairs)) == len(pairs)
+
+
+each_once = Bound(_differ, "each name stands there once")
 not_empty = Bound(bool, "it must not be empty")
 ascending = Bound(_ascends, "it must be a pair (least, most), the smaller one first")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from jax_cifar.config.chains import chains
 from jax_cifar.config.checks import (
     Probability,
     above,
@@ -16,6 +17,7 @@ from jax_cifar.config.checks import (
     at_least_below,
     between,
     check_fields,
+    each_once,
     multipliers,
     only_for,
 )
@@ -28,6 +30,7 @@ OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "muon"]
 ScheduleName = Literal["constant", "cosine", "onecycle", "warm_restarts", "step", "triangular"]
 
 Count = Annotated[int, at_least(1)]
+Width = Annotated[int, between(1, 2**16)]  # channels
 Side = Annotated[int, between(1, 4096)]  # of an image in pixels
 Positive = Annotated[float, above(0)]
 NotNegative = Annotated[float, at_least(0)]
@@ -82,7 +85,9 @@ class ModelConfig:
     name: ModelName = "simple_cnn"  # architecture
     norm: Literal["batch", "group", "none"] = "batch"  # normalisation layer; batch has PyTorch's exact semantics
     # channels of the first stage; default: the architecture's own
-    width: Annotated[int, between(1, 2**16)] | None = None
+    width: Width | None = None
+    # layers that have another number of filters than follows from width, (path, number), as pruning leaves them
+    channels: Annotated[tuple[tuple[str, Width], ...], each_once] = ()
     dropout: Annotated[BelowOne | None, with_dropout] = None  # dropout probability; default: the architecture's own
     # speedrun_net: convolutions in each of its three groups, 1 to 3; default: 2
     convs_per_group: Annotated[int | None, between(1, 3), speedrun] = None
@@ -95,6 +100,10 @@ class ModelConfig:
         check_fields(self, "model")
         if self.zero_init_residual:
             check(self.norm != "none", "model.zero_init_residual", True, "it needs model.norm batch or group")
+        free = [layer for chain in chains(self.name, self.convs_per_group) for layer in chain[:-1]]
+        for path, _ in self.channels:
+            expected = f"layers of {self.name} that may have any number of filters are {', '.join(free)}"
+            check(path in free, "model.channels", path, expected)
 
 
 @dataclass(frozen=True)

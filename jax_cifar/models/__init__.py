@@ -79,7 +79,8 @@ def create_model(
     check(num_classes >= 1, "num_classes", num_classes, "it must be at least 1")
     if isinstance(config, nn.Module):
         return _fill_in(config, num_classes, dtype, param_dtype)
-    options: dict[str, Any] = {"norm": config.norm, "dtype": dtype, "param_dtype": param_dtype}
+    options: dict[str, Any] = {"norm": config.norm, "channels": config.channels}
+    options |= {"dtype": dtype, "param_dtype": param_dtype}
     if config.width is not None:
         options["width"] = config.width
     if config.name == "speedrun_net":

@@ -4,6 +4,8 @@ Pooling comes before ReLU where the two meet: the result and its gradient are th
 
 The dense layers read the feature map flattened in the order height, width, channel. PyTorch flattens channel, height,
 width: the rows of the first dense kernel (`fc`, `fc1`) must be permuted when weights cross over.
+
+`channels` names the layers that have another number of filters than follows from `width`.
 """
 
 import flax.linen as nn
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_cifar.models.layers import Dense, NormName, make_head, make_layers
+from jax_cifar.models.layers import Channels, Dense, NormName, filters_of, make_head, make_layers
 from jax_cifar.ops.pooling import max_pool
 
 
@@ -24,6 +26,7 @@ class TinyCNN(nn.Module):
     num_classes: int
     norm: NormName = "batch"
     width: int = 32
+    channels: Channels = ()
     dropout: float = 0.3
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -38,7 +41,8 @@ class TinyCNN(nn.Module):
         conv, norm = make_layers(self.norm, train, self.dtype, self.param_dtype)
         x = images
         for stage in (1, 2, 3):
-            x = conv(self.width * 2 ** (stage - 1), 3, padding=1, name=f"conv{stage}")(x)
+            features = filters_of(self.channels, f"conv{stage}", self.width * 2 ** (stage - 1))
+            x = conv(features, 3, padding=1, name=f"conv{stage}")(x)
             x = nn.relu(max_pool(norm(name=f"bn{stage}")(x), 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(_flatten(x))
         return make_head(self.num_classes, self.param_dtype, "fc")(x)
@@ -54,6 +58,7 @@ class SimpleCNN(nn.Module):
     num_classes: int
     norm: NormName = "batch"
     width: int = 32
+    channels: Channels = ()
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -68,9 +73,11 @@ class SimpleCNN(nn.Module):
         conv, norm = make_layers(self.norm, train, self.dtype, self.param_dtype)
         x = images
         for stage in (1, 2):
-            x = conv(self.width * stage, 3, padding=1, name=f"conv{stage}")(x)
+            features = filters_of(self.channels, f"conv{stage}", self.width * stage)
+            x = conv(features, 3, padding=1, name=f"conv{stage}")(x)
             x = nn.relu(max_pool(norm(name=f"bn{stage}")(x), 2))
-        x = Dense(4 * self.width, dtype=self.dtype, param_dtype=self.param_dtype, name="fc1")(_flatten(x))
+        hidden = filters_of(self.channels, "fc1", 4 * self.width)
+        x = Dense(hidden, dtype=self.dtype, param_dtype=self.param_dtype, name="fc1")(_flatten(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
         return make_head(self.num_classes, self.param_dtype, "fc2")(x)
 
@@ -86,6 +93,7 @@ class CifarCNN(nn.Module):
     num_classes: int
     norm: NormName = "batch"
     width: int = 64
+    channels: Channels = ()
     dropout: float = 0.25
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -99,18 +107,20 @@ class CifarCNN(nn.Module):
         """Logits, in float32 (float64 with float64 parameters)."""
         x = images
         for stage in (1, 2, 3, 4):
-            features = self.width * 2 ** (stage - 1)
+            usual = self.width * 2 ** (stage - 1)
+            features = tuple(filters_of(self.channels, f"block{stage}/conv{i}", usual) for i in (1, 2))
             x = _Block(features, self.norm, self.dtype, self.param_dtype, name=f"block{stage}")(x, train)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = _flatten(x)
-        for name, features in (("fc1", 16 * self.width), ("fc2", 8 * self.width)):
+        for name, usual in (("fc1", 16 * self.width), ("fc2", 8 * self.width)):
+            features = filters_of(self.channels, name, usual)
             x = nn.relu(Dense(features, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return make_head(self.num_classes, self.param_dtype, "fc3")(x)
 
 
 class _Block(nn.Module):
-    features: int
+    features: tuple[int, ...]
     norm: NormName
     dtype: DTypeLike
     param_dtype: DTypeLike
@@ -118,8 +128,8 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         conv, norm = make_layers(self.norm, train, self.dtype, self.param_dtype)
-        x = nn.relu(norm(name="bn1")(conv(self.features, 3, padding=1, name="conv1")(x)))
-        x = norm(name="bn2")(conv(self.features, 3, padding=1, name="conv2")(x))
+        x = nn.relu(norm(name="bn1")(conv(self.features[0], 3, padding=1, name="conv1")(x)))
+        x = norm(name="bn2")(conv(self.features[1], 3, padding=1, name="conv2")(x))
         return nn.relu(max_pool(x, 2))
 
 

@@ -20,6 +20,7 @@ from jax_cifar.ops.channels import add_bias, batch_norm
 from jax_cifar.ops.conv import conv2d
 
 NormName = Literal["batch", "group", "none"]
+Channels = tuple[tuple[str, int], ...]  # (path of a layer, its number of filters)
 Layer = Callable[[Array], Array]
 Init = Callable[..., Array]  # (key, shape, dtype) -> array
 
@@ -27,6 +28,11 @@ Init = Callable[..., Array]  # (key, shape, dtype) -> array
 torch_kernel_init: Init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # torchvision's ResNets, kaiming_normal_(mode="fan_out"): not truncated, so its tails are longer than he_normal's.
 resnet_kernel_init: Init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def filters_of(channels: Channels, layer: str, usual: int) -> int:
+    """The number of filters of the layer at this path: as `channels` says, else the architecture's own."""
+    return dict(channels).get(layer, usual)
 
 
 def torch_bias_init(fan_in: int) -> Init:

@@ -12,10 +12,12 @@ from jaxtyping import Array, Float
 
 from jax_cifar.errors import ConfigError
 from jax_cifar.models.layers import (
+    Channels,
     Conv,
     Layer,
     NormName,
     dirac_kernel_init,
+    filters_of,
     make_head,
     make_layers,
     statistics_dtype,
@@ -37,6 +39,7 @@ class SpeedrunNet(nn.Module):
     one of two goes on with GELU(bn2(conv2(x))), and one of three, airbench96's, with a residual connection over its
     last two convolutions: GELU(x + bn3(conv3(GELU(bn2(conv2(x)))))). Convolutions are 3x3, the max-pool is 2x2. The
     norms' scale stays at one: only their bias is trained. GELU is exact. Logits are multiplied by `logit_scale`.
+    `channels` names convolutions of the groups that have another number of filters, of three in a group the second.
     Parameters: `whiten`; `group1`..`group3`, each with `conv1`, `bn1` to `conv3`, `bn3` as far as it goes; `head`.
     The whitening kernel comes from images, by `init_from`; `init` alone leaves it random.
     """
@@ -44,6 +47,7 @@ class SpeedrunNet(nn.Module):
     num_classes: int
     norm: NormName = "batch"
     width: int = 64
+    channels: Channels = ()
     convs_per_group: int = 2
     whiten_bias: bool = True
     norm_momentum: float = 0.4  # PyTorch's sense: the running statistics keep 0.6 of themselves
@@ -87,27 +91,28 @@ class SpeedrunNet(nn.Module):
         )
         x = gelu(whiten(images))
         for index, factor in enumerate((1, 4, 4)):
-            x = _Group(factor * self.width, self.convs_per_group, conv, norm, name=f"group{index + 1}")(x)
+            name, convs = f"group{index + 1}", range(1, self.convs_per_group + 1)
+            features = tuple(filters_of(self.channels, f"{name}/conv{i}", factor * self.width) for i in convs)
+            x = _Group(features, conv, norm, name=name)(x)
         head = make_head(self.num_classes, self.param_dtype, "head", use_bias=False)
         return head(jnp.max(x, axis=(1, 2))) * self.logit_scale
 
 
 class _Group(nn.Module):
-    features: int
-    convs: int
+    features: tuple[int, ...]  # of each convolution
     conv: Callable[..., Layer]
     norm: Callable[..., Layer]
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = max_pool(self.conv(self.features, 3, padding=1, name="conv1")(x), 2)
+        x = max_pool(self.conv(self.features[0], 3, padding=1, name="conv1")(x), 2)
         x = gelu(self.norm(name="bn1")(x))
-        if self.convs == 1:
+        if len(self.features) == 1:
             return x
-        y = self.norm(name="bn2")(self.conv(self.features, 3, padding=1, name="conv2")(x))
-        if self.convs == 2:
+        y = self.norm(name="bn2")(self.conv(self.features[1], 3, padding=1, name="conv2")(x))
+        if len(self.features) == 2:
             return gelu(y)
-        y = self.norm(name="bn3")(self.conv(self.features, 3, padding=1, name="conv3")(gelu(y)))
+        y = self.norm(name="bn3")(self.conv(self.features[2], 3, padding=1, name="conv3")(gelu(y)))
         return gelu(x + y)
 
 

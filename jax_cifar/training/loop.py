@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from jax_cifar.training.callbacks import Callbacks
 from jax_cifar.training.records import Progress
 from jax_cifar.training.replicas import one_run
 from jax_cifar.training.session import Session
-from jax_cifar.training.start import starting_weights
-from jax_cifar.training.state import TrainState
+from jax_cifar.training.start import checksum, starting_weights
+from jax_cifar.training.state import PyTree, TrainState
 from jax_cifar.training.trainer import Trainer, TrainResult
 
 
@@ -41,7 +41,7 @@ def train(
     workdir: str | Path | None = None,
     *,
     splits: Splits | None = None,
-    init_from: str | Path | None = None,
+    init_from: str | Path | Mapping[str, PyTree] | None = None,
     callbacks: Sequence[Any] = (),
     allow_different_numbers: bool = False,
     started: float | None = None,
@@ -52,7 +52,8 @@ def train(
       config: the experiment.
       workdir: the run folder; default: runs/<config name>/<time>.
       splits: images of one's own in place of those that `data` names; resuming asks for the same ones.
-      init_from: folder of a run whose weights this one starts from; all but the head where the classes differ.
+      init_from: folder of a run whose weights this one starts from, all but the head where the classes differ; or
+        these weights themselves, {"params": ..., "batch_stats": ...}.
       callbacks: told of each log line, each epoch and the end (`jax_cifar.training.callbacks.Callback`).
       allow_different_numbers: resume also where a setting of JAX differs that changes every number.
       started: `time.time()` that `seconds.total` counts from; default: now.
@@ -91,7 +92,7 @@ def train(
         keep = config.checkpoint.keep
         stack.enter_context(log_of_nothing_set_aside(folder))
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
-        state, progress = resume(session, checkpoints, state, console, allow_different_numbers)
+        state, progress = resume(session, checkpoints, state, console, allow_different_numbers, start)
         told = Callbacks(callbacks, console.warn)
         if (finished := finished_result(session, folder, state, progress)) is not None:
             console.summary(finished.summary, folder)
@@ -138,17 +139,24 @@ def announce_network(console: Console, session: Session, state: TrainState) -> N
 
 
 def resume(
-    session: Session, checkpoints: Checkpoints, state: TrainState, console: Console, allow_different_numbers: bool
+    session: Session,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    console: Console,
+    allow_different_numbers: bool,
+    start: dict[str, PyTree] | None,
 ) -> tuple[TrainState, Progress]:
-    """The newest sound checkpoint, or the fresh state.
+    """The newest sound checkpoint, or the fresh state, begun from the weights `start` where there are some.
 
-    Raises `CheckpointError` where the images have changed, or what decides the numbers unless that is allowed.
+    Raises `CheckpointError` where the images have changed, the weights to start from are given and are others, or what
+    decides the numbers has changed unless that is allowed.
     """
+    begun = None if start is None else checksum(start)
     fingerprint = session.splits.train.checksum
     here = arithmetic(compute_dtype(session.config.train.dtype), session.replicas.mesh.size)
     restored = checkpoints.restore(state)
     if restored is None:
-        return state, Progress(fingerprint, here)
+        return state, Progress(fingerprint, here, start=begun)
     progress = Progress(**restored.extra)
     require_same_numbers(progress.arithmetic, here, allow_different_numbers, console.line)
     progress.arithmetic = here
@@ -156,6 +164,11 @@ def resume(
         raise CheckpointError(
             f"{checkpoints.directory} was trained on other images (checksum {progress.fingerprint:08x},"
             f" now {fingerprint:08x}). Restore the data set, or choose another --workdir."
+        )
+    if None not in (begun, progress.start) and begun != progress.start:
+        raise CheckpointError(
+            f"{checkpoints.directory} was begun from other weights than those to start from now. Go on without"
+            " --init-from, or choose another --workdir."
         )
     session.clock.add(progress.seconds)
     console.line(f"resuming at step {restored.step:,} of {session.plan.total_steps:,}")

@@ -24,6 +24,7 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)
     row_due: bool = False  # a signal stopped the evaluation after the last update: it is still to be made
     skipped: int = 0  # updates of the whole run that were not finite
+    start: str | None = None  # checksum of the weights that the run was begun from; None: its network's own start
 
     def add(self, interval: Interval) -> None:
         """Count what happened up to a stop."""
