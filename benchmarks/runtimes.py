@@ -26,8 +26,8 @@ from jax_cifar.lab import deployed
 from jax_cifar.lab.deployed import Figures, Way
 from jax_cifar.run.load import Run, load_run
 from jax_cifar.telemetry.environment import cpu_count
-from torch_ref import convert, export, quantize
-from torch_ref.models import create_model
+from torch_ref import export, quantize
+from torch_ref.twin import make_twin
 
 RUNTIMES = ("jax", "torch", "onnxruntime", "openvino", "onnxruntime-web")
 AGREEMENT = 1e-5  # of the largest logit: how near two float32 programs come that sum in different orders
@@ -61,10 +61,8 @@ def measure(options: argparse.Namespace) -> list[Runtimes]:
     trained = load_run(options.workdir, dtype="float32", data_dir=options.data_dir)
     splits = trained.splits(options.data_dir)
     test = splits.test.take(np.arange(len(splits.test))[: options.images])
-    spec = trained.network.spec
-    network = create_model(trained.config.model, spec.num_classes, spec.image_shape[0])
-    network.load_state_dict(convert.to_torch(trained.variables, network))
-    model = export.to_onnx(network, spec.image_shape, spec.mean, spec.std)
+    network = make_twin(trained)
+    model = export.to_onnx(network, trained.network.spec)
     cases = []
     with tempfile.TemporaryDirectory() as folder:
         for precision in options.precision:
@@ -81,8 +79,7 @@ def measure(options: argparse.Namespace) -> list[Runtimes]:
 
 def network_openers(trained: Run, network: torch.nn.Module) -> dict[str, Callable[[], Way]]:
     """The network in the two frameworks that can train it."""
-    spec = trained.network.spec
-    pytorch = partial(open_torch, export.Deployed(network, spec.mean, spec.std))
+    pytorch = partial(open_torch, export.Deployed(network, trained.network.spec))
     return {"jax": lambda: Way(trained.logits, None), "torch": pytorch}
 
 
@@ -157,7 +154,7 @@ def open_browser(path: Path, test: Dataset) -> Way:
         ConfigError: there is no Chromium, or no onnxruntime-web.
     """
     latencies = {}
-    for count in deployed.BATCHES:
+    for count in latency.BATCHES:
         images = np.resize(test.images, (BROWSER_CALLS * count, *test.images.shape[1:]))
         latencies[count] = latency.of_calls(run_onnx_in_browser(path, images, count)[1])
     logits = run_onnx_in_browser(path, test.images)[0]

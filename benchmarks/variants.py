@@ -1,32 +1,26 @@
 """Every smaller or faster version of one trained network: as trained, folded, halved, pruned, INT8, pruned and INT8."""
 
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from jax_cifar.data import Splits
 from jax_cifar.lab.deployed import Figures, Way, compare, onnx_way
-from jax_cifar.models.fold import fold_batch_norm
 from jax_cifar.run.load import Run, load_run
 from jax_cifar.telemetry.trade_off import Point, draw_trade_off
 from jax_cifar.training.finetune import compress
-from torch_ref import convert, export, quantize
-from torch_ref.models import create_model
+from torch_ref import export, quantize
+from torch_ref.twin import make_twin
 
 BATCH = 1  # images of the call whose latency is drawn
 
 
 def float_model(trained: Run) -> onnx.ModelProto:
     """The run's network as an ONNX model."""
-    spec = trained.network.spec
-    network = create_model(trained.config.model, spec.num_classes, spec.image_shape[0])
-    network.load_state_dict(convert.to_torch(trained.variables, network))
-    return export.to_onnx(network, spec.image_shape, spec.mean, spec.std)
+    return export.to_onnx(make_twin(trained), trained.network.spec)
 
 
 def measure(
@@ -64,13 +58,10 @@ def onnx_models(trained: Run, splits: Splits) -> Iterator[tuple[str, onnx.ModelP
 
 def jax_ways(trained: Run) -> dict[str, Way]:
     """The network in JAX as it was trained, and with its batch norms folded where it has some."""
-    ways, network = {"float32 in JAX": Way(trained.logits, None)}, trained.network
-    if getattr(network.model, "norm", None) == "batch":
-        model: Any = network.model
-        plain = dataclasses.replace(network, model=model.clone(norm="none"))
-        folded = dataclasses.replace(trained, network=plain, variables=fold_batch_norm(model, trained.variables))
-        ways["folded in JAX"] = Way(folded.logits, None)
-    return ways
+    runs = {"float32 in JAX": trained}
+    if getattr(trained.network.model, "norm", None) == "batch":
+        runs["folded in JAX"] = trained.folded()
+    return {name: Way(run.logits, None) for name, run in runs.items()}
 
 
 def draw(figures: Sequence[Figures], title: str, path: Path) -> Path:

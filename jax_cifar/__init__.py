@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jax_cifar.config import Config
     from jax_cifar.config.files import apply_overrides, load_config
     from jax_cifar.deploy.onnx import load_onnx
+    from jax_cifar.deploy.stablehlo import load_stablehlo
     from jax_cifar.evaluation.classify import predict_pictures
     from jax_cifar.run.load import Run, load_run
     from jax_cifar.training.callbacks import Callback
@@ -26,6 +27,7 @@ __all__ = [
     "load_config",
     "load_onnx",
     "load_run",
+    "load_stablehlo",
     "predict_pictures",
     "train",
     "train_many",
@@ -36,6 +38,7 @@ _HOMES = {
     "apply_overrides": "config.files",
     "load_config": "config.files",
     "load_onnx": "deploy.onnx",
+    "load_stablehlo": "deploy.stablehlo",
     "predict_pictures": "evaluation.classify",
     "Run": "run.load",
     "load_run": "run.load",

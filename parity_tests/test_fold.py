@@ -117,7 +117,7 @@ def test_a_wrong_fold_is_told_apart_in_every_convolution(case, wrong):
 def test_the_folded_network_gives_the_same_logits(case):
     model, variables = network(case), trained(case)
     folded = fold_batch_norm(model, variables)
-    logits = evaluate(case, model.clone(norm="none"), folded)
+    logits = evaluate(case, model.clone(norm="folded"), folded)
     assert folded["batch_stats"] == {}
     assert_close(logits, evaluate(case, model, variables), "float64 network", "the logits")
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_the_folded_network_gives_the_same_logits(case):
 def test_a_wrong_fold_changes_the_logits(wrong):
     case = "speedrun_net"
     model, variables = network(case), trained(case)
-    logits = evaluate(case, model.clone(norm="none"), fold_batch_norm(model, WRONG[wrong](variables)))
+    logits = evaluate(case, model.clone(norm="folded"), fold_batch_norm(model, WRONG[wrong](variables)))
     assert not agree(logits, evaluate(case, model, variables), "float64 network")
 
 

@@ -9,6 +9,7 @@ import torch
 from onnx import numpy_helper
 
 from jax_cifar.config import ModelConfig
+from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import DataError, ExportError
 from torch_ref import export, quantize, weights
@@ -48,7 +49,7 @@ def model():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.running_mean.uniform_(-0.5, 0.5)
             layer.running_var.uniform_(0.3, 2)
-    return export.to_onnx(network, (16, 16, 3), MEAN, STD)
+    return export.to_onnx(network, InputSpec((16, 16, 3), MEAN, STD, None, NAMES))
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,7 @@ def float_weights(model):
 
 def layers(prepared):
     """The axis of the output channels of every layer's weights."""
-    nodes = (node for node in prepared.graph.node if node.op_type in quantize.LAYERS)
-    return {node.input[1]: weights.output_axis(node) for node in nodes}
+    return {node.input[1]: weights.output_axis(node) for node in weights.layers_of(prepared)}
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str]) -> None:
         default="none",
         help="test-time augmentation: average the logits of an image and its mirror image, or of six views",
     )
+    parser.add_argument("--fold", action="store_true", help="fold batch norms into convolutions, and compare times")
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="newest, or best by validation")
     parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
     parser.add_argument("--trust-code", action="store_true", help="run the network's own code that the folder recorded")
@@ -40,14 +41,23 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"--split {options.split} is not allowed: it must be {', '.join(PARTS)} or a FILE.npz")
 
     from jax_cifar.data import read_npz
+    from jax_cifar.evaluation.latency import latency_lines
     from jax_cifar.evaluation.predict import mirror_warning
     from jax_cifar.run.load import load_run
+    from jax_cifar.telemetry.environment import describe_devices
 
     trained = load_run(options.workdir, options.checkpoint, data_dir=options.data_dir, trust_code=options.trust_code)
-    data = options.split if options.split in PARTS else read_npz(expand(options.split))[0]
-    report = trained.evaluate(data, options.tta, data_dir=options.data_dir)
+    unfolded, trained = trained, trained.folded() if options.fold else trained
+    data = (
+        trained.part(options.split, options.data_dir) if options.split in PARTS else read_npz(expand(options.split))[0]
+    )
+    report = trained.evaluate(data, options.tta)
     print(f"{trained.config.name}, step {trained.step:,}, {options.split} images, tta {options.tta}\n")
     print(report.table())
+    if options.fold:
+        print(f"\nlatency, {describe_devices()}")
+        for line in latency_lines({"unfolded": unfolded.logits, "folded": trained.logits}, data.images):
+            print(line)
     if warning := mirror_warning(options.tta, trained.config.augment):
         print(f"WARNING: {warning}", file=sys.stderr)
 

@@ -1,8 +1,11 @@
-"""Write a trained network as one ONNX file, after proving on all test images that it computes what JAX computes.
+"""Write a trained network as one file for other runtimes, proved on all test images to compute what JAX computes.
 
-python scripts/export.py --workdir runs/first --out model.onnx
-python scripts/export.py --workdir runs/first --out model.onnx --float-input --checkpoint best
+python scripts/export.py --workdir runs/first --out model.onnx          # ONNX Runtime, browsers, OpenVINO, ...
+python scripts/export.py --workdir runs/first --out model.stablehlo     # JAX alone, on CPU, CUDA and TPU
+python scripts/export.py --workdir runs/first --out model.onnx --fold --checkpoint best
 python scripts/export.py --workdir runs/first --out small.onnx --int8
+
+The file gets its name only after another process has loaded it and predicted the images.
 """
 
 from jax_cifar.signals import guard
@@ -10,66 +13,63 @@ from jax_cifar.signals import guard
 if __name__ == "__main__":
     guard()  # before all that takes long to import
 
-from argparse import Namespace
-from collections.abc import Sequence
+import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jax_cifar.cli import Parser, run
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import expand
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    import onnx
 
-    from jax_cifar.data import Splits
-    from jax_cifar.run.load import Run
+    from jax_cifar.deploy.agreement import Expected
+    from jax_cifar.deploy.source import Source
     from torch_ref.quantize import Variant
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse, load, export."""
+    """Parse, load, export, print."""
+    options = parse(arguments)
+    from jax_cifar.deploy.artefact import check_destination, write_verified
+
+    out, variant = check_destination(options.out), chosen_variant(options)
+    to_onnx = out.suffix == ".onnx"
+    if to_onnx:
+        require_torch()
+    source = load(options, out)
+    if to_onnx:
+        model, expected = in_variant(
+            float_model(source, options.float_input, options.torch_twin), source, options.data_dir, variant
+        )
+        content = model.SerializeToString()
+    else:
+        content, expected = stablehlo_content(source), source.expected
+    agreement, logits = write_verified(out, content, source.test.images, expected)
+    runtime = "ONNX Runtime" if to_onnx else "JAX from the file"
+    for line in summary(source, options.float_input, agreement, (logits, runtime), out):
+        print(line)
+    if options.fold:
+        for line in fold_latencies(source, content if to_onnx else None):
+            print(line)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options."""
     parser = Parser(__doc__)
     parser.add_argument("--workdir", metavar="DIR", required=True, help="run folder that scripts/train.py wrote")
-    parser.add_argument("--out", metavar="FILE.onnx", required=True, help="file to write; an older one is replaced")
+    parser.add_argument("--out", metavar="FILE", required=True, help="file to write, .onnx or .stablehlo")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file even if it is no export of this run")
+    parser.add_argument("--fold", action="store_true", help="fold batch norms into convolutions, and compare times")
     parser.add_argument(
         "--float-input",
         action="store_true",
         help="take normalised float32 NCHW images; default: uint8 NHWC images, normalised inside the graph",
     )
-    add_variants(parser)
-    parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="newest, or best by validation")
-    parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
-    options = parser.parse_args(arguments)
-    variant = chosen_variant(options)
-    if options.float_input and variant != "float32":
-        parser.error(f"--float-input is for float32 only: {variant} takes uint8 images")
-
-    try:
-        from torch_ref.export import check_destination
-    except ImportError as error:
-        raise ConfigError(f"Exporting needs {error.name}. Install it with: pip install -e '.[torch]'") from None
-    out = check_destination(options.out)
-
-    import jax
-
-    # Agreement to five digits asks for float32 throughout, which accelerators round; and no GPU is needed.
-    jax.config.update("jax_platforms", "cpu")
-    from jax_cifar.config import ModelConfig
-    from jax_cifar.run.folder import read_config
-    from jax_cifar.run.load import load_run
-
-    network = read_config(expand(options.workdir)).model
-    if not isinstance(network, ModelConfig):
-        raise ConfigError(f"{network} is a network of one's own: it has no PyTorch twin to export.")
-    trained = load_run(options.workdir, options.checkpoint, dtype="float32", data_dir=options.data_dir)
-    export(trained, trained.splits(options.data_dir), out, options.float_input, variant)
-
-
-def add_variants(parser: Parser) -> None:
-    """The options that choose a precision, of which one can be given."""
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument(
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
         "--int8",
         metavar="HOW",
         nargs="?",
@@ -80,83 +80,162 @@ def add_variants(parser: Parser) -> None:
     )
     for name in ("bfloat16", "float16"):
         meaning = f"weights in {name}, computing in float32; shown likewise"
-        group.add_argument(f"--{name}", dest="half", action="store_const", const=name, help=meaning)
+        precision.add_argument(f"--{name}", dest="half", action="store_const", const=name, help=meaning)
+    parser.add_argument(
+        "--torch-twin", metavar="FILE.py:NAME", help="the same network in PyTorch, for a network of one's own"
+    )
+    parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="newest, or best by validation")
+    parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
+    parser.add_argument("--trust-code", action="store_true", help="run the network's own code that the folder recorded")
+    return parser.parse_args(arguments)
 
 
-def chosen_variant(options: Namespace) -> "Variant":
-    """What the options of `add_variants` say."""
+def chosen_variant(options: argparse.Namespace) -> "Variant":
+    """The precision that the options ask for."""
     if options.int8 is None:
         return options.half or "float32"
     return "int8" if options.int8 == "static" else f"int8-{options.int8}"
 
 
-def in_variant(model: "ModelProto", variant: "Variant", splits: "Splits") -> tuple["ModelProto", float]:
-    """The model in another precision and its test accuracy; prints how it was made, and both models side by side."""
+def require_torch() -> None:
+    """Raise `ConfigError` where PyTorch, or what it exports with, is not installed."""
+    try:
+        import torch_ref.export  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"An ONNX file needs {error.name}. Install it with: pip install -e '.[torch]'. Or export to a .stablehlo"
+            " file, which needs JAX alone."
+        ) from None
+
+
+def load(options: argparse.Namespace, out: Path) -> "Source":
+    """The run and the test images; what can be refused is, before anything is computed."""
+    import jax
+
+    # Agreement asks for float32 throughout, which accelerators round; and no GPU is needed.
+    jax.config.update("jax_platforms", "cpu")
+    from jax_cifar.config.files import to_dict
+    from jax_cifar.deploy.artefact import require_ours
+    from jax_cifar.deploy.source import Source
+    from jax_cifar.run.folder import read_config
+    from jax_cifar.run.load import load_run
+
+    config = read_config(expand(options.workdir))
+    check_options(options, config.model, out)
+    require_ours(out, to_dict(config), options.overwrite)
+    original = load_run(
+        options.workdir,
+        options.checkpoint,
+        dtype="float32",
+        data_dir=options.data_dir,
+        trust_code=options.trust_code,
+    )
+    folded = original.folded() if options.fold else original
+    return Source(folded, original, original.part("test", options.data_dir))
+
+
+def check_options(options: argparse.Namespace, network: Any, out: Path) -> None:
+    """Raise `ConfigError` for options that do nothing together, and for a network without a PyTorch twin."""
+    from jax_cifar.config import ModelConfig
+
+    ships, variant = isinstance(network, ModelConfig), chosen_variant(options)
+    if options.float_input and variant != "float32":
+        raise ConfigError(f"--float-input is for float32 only: {variant} takes uint8 images.")
+    if out.suffix != ".onnx":
+        idle = [name for name in ("float_input", "torch_twin", "int8", "half") if getattr(options, name)]
+        if idle:
+            given = options.half if idle[0] == "half" else idle[0].replace("_", "-")
+            raise ConfigError(f"--{given} does nothing with {out.name}, only with an .onnx file.")
+    elif not ships and options.torch_twin is None:
+        raise ConfigError(
+            f"{network} is a network of one's own, and ONNX files are made by PyTorch: name its twin there,"
+            " --torch-twin FILE.py:NAME (docs/extending.md). Or export it for JAX alone:"
+            f" --out {out.with_suffix('.stablehlo')}"
+        )
+    elif ships and options.torch_twin is not None:
+        raise ConfigError(f"--torch-twin is for a network of one's own: {network.name} has a twin that ships.")
+
+
+def float_model(source: "Source", float_input: bool = False, torch_twin: str | None = None) -> "onnx.ModelProto":
+    """The network as an ONNX model in float32 with its metadata; its PyTorch twin was proved to be the same network."""
+    from jax_cifar.deploy.source import NORMALIZED, PIXELS
+    from torch_ref import export
+    from torch_ref.twin import make_twin
+
+    twin = make_twin(source.run, torch_twin)
+    if source.exact is not None:
+        export.require_twin(twin, source.exact.inputs, source.exact.logits)
+    model = export.to_onnx(twin, source.run.network.spec, float_input)
+    export.set_metadata(model, **source.metadata(NORMALIZED if float_input else PIXELS))
+    return model
+
+
+def in_variant(
+    model: "onnx.ModelProto", source: "Source", data_dir: str | None, variant: "Variant"
+) -> tuple["onnx.ModelProto", "Expected"]:
+    """The float32 model in another precision, and the logits that its file has to give.
+
+    Prints how it was made, and both models side by side.
+    """
+    from jax_cifar.deploy.agreement import QUANTIZED, Expected
     from jax_cifar.lab.deployed import compare, onnx_way, table
     from jax_cifar.telemetry.environment import cpu_count
+    from torch_ref.export import set_metadata
     from torch_ref.quantize import make_variant
 
-    smaller, notes = make_variant(model, variant, splits)
-    contents = {name: one.SerializeToString() for name, one in {"float32": model, variant: smaller}.items()}
-    figures = compare({name: onnx_way(content) for name, content in contents.items()}, splits.test)
+    if variant == "float32":
+        return model, source.expected
+    smaller, notes = make_variant(model, variant, source.run.splits(data_dir))
+    ways = {name: onnx_way(one.SerializeToString()) for name, one in {"float32": model, variant: smaller}.items()}
+    figures = compare(ways, source.test)
     print(*notes, table(figures), f"ONNX Runtime, {cpu_count()} threads", sep="\n")
-    return smaller, figures[-1].accuracy
+    set_metadata(smaller, **source.metadata(variant=variant) | {"test_accuracy": figures[-1].accuracy})
+    logits = ways[variant].predict(source.test.images)
+    return smaller, Expected(logits, None, **({"allowed": QUANTIZED} if variant in ("int8", "int8-dynamic") else {}))
 
 
-def export(trained: "Run", splits: "Splits", out: Path, float_input: bool, variant: "Variant") -> None:
-    """JAX variables -> torch_ref -> ONNX -> checked in ONNX Runtime on all test images -> `out`."""
-    from jax_cifar.config.files import to_dict
-    from jax_cifar.evaluation.metrics import report
-    from torch_ref import convert
-    from torch_ref import export as onnx_export
-    from torch_ref.models import create_model
+def stablehlo_content(source: "Source") -> bytes:
+    """The content of a StableHLO file of the network."""
+    import jax
 
-    config, spec = trained.config, trained.network.spec
-    if spec.side not in (None, spec.image_shape[0]):
-        raise ConfigError(
-            f"{config.name} is judged on images downsampled to {spec.side} pixels (train.resolutions),"
-            f" which the exported file cannot do. Train with a last resolution of {spec.image_shape[0]} to export it."
-        )
-    network = create_model(config.model, spec.num_classes, spec.image_shape[0])
-    network.load_state_dict(convert.to_torch(trained.variables, network))
-    model = onnx_export.to_onnx(network, spec.image_shape, spec.mean, spec.std, float_input)
+    from jax_cifar.deploy.stablehlo import PLATFORMS, to_stablehlo
 
-    test = splits.test
-    images, expected = test.images, trained.logits(test.images)
-    if float_input:
-        images = onnx_export.normalize(images, spec.mean, spec.std)
-    logits = onnx_export.require_agreement(model, images, expected)
-    in_jax, in_onnx = (report(values, test.labels, spec.label_names) for values in (expected, logits))
+    entries = source.metadata() | {"jax": jax.__version__, "platforms": PLATFORMS}
+    return to_stablehlo(source.run.network, source.run.variables, entries)
 
-    accuracy = in_onnx.accuracy
-    if variant != "float32":
-        model, accuracy = in_variant(model, variant, splits)
-    layout = "float32 NCHW, normalised with mean and std" if float_input else "uint8 NHWC, 0 to 255"
-    onnx_export.set_metadata(
-        model,
-        input=layout,
-        label_names=spec.label_names,
-        mean=spec.mean,
-        std=spec.std,
-        dataset=trained.data_name,
-        step=trained.step,
-        test_accuracy=accuracy,
-        config=to_dict(config),
-        image_shape=spec.image_shape,
-        side=spec.side,
-        variant=variant,
-    )
-    onnx_export.save(model, out)
 
-    gap, scale = abs(logits - expected).max(), abs(expected).max()
-    same = (logits.argmax(1) == expected.argmax(1)).sum()
-    print(f"network         {config.name}, step {trained.step:,}: {config.model.name}, {spec.num_classes} classes")
-    print(f"input           images, {layout}, any number")
-    print(
-        f"agreement       logits within {gap / scale:.1e} of the largest; {same:,} of {len(logits):,} classes the same"
-    )
-    print(f"test accuracy   {in_jax.accuracy:.2%} in JAX, {in_onnx.accuracy:.2%} in ONNX Runtime")
-    print(f"written         {out}, {out.stat().st_size / 1e6:.1f} MB")
+def summary(source: "Source", float_input: bool, agreement: Any, judged: tuple[Any, str], out: Path) -> Iterator[str]:
+    """What was exported, and how well it agrees; `judged` are the file's logits, and what computed them."""
+    from jax_cifar.deploy.source import NORMALIZED, PIXELS
+
+    trained, (logits, runtime) = source.run, judged
+    network = getattr(trained.config.model, "name", None) or type(trained.config.model).__name__
+    accuracy = (logits.argmax(1) == source.test.labels).mean()
+    yield f"network         {trained.config.name}, step {trained.step:,}: {network}, {len(trained.label_names)} classes"
+    yield f"input           images, {NORMALIZED if float_input else PIXELS}, any number"
+    yield f"agreement       {agreement}"
+    yield f"test accuracy   {source.report.accuracy:.2%} in JAX, {accuracy:.2%} in {runtime}"
+    yield f"written         {out}, {out.stat().st_size / 1e6:.1f} MB, after another process had loaded it and predicted"
+
+
+def fold_latencies(source: "Source", content: bytes | None) -> Iterator[str]:
+    """Times before and after folding: of ONNX Runtime where `content` is the folded model, else of JAX."""
+    from jax_cifar.evaluation.latency import latency_lines
+    from jax_cifar.telemetry.environment import describe_devices
+
+    ways = {"unfolded": source.original.logits, "folded": source.run.logits}
+    if content is not None:
+        import onnx
+
+        from torch_ref.export import open_session, predict, to_onnx
+        from torch_ref.twin import make_twin
+
+        before = to_onnx(make_twin(source.original), source.run.network.spec)
+        models = {"unfolded": before, "folded": onnx.load_model_from_string(content)}
+        sessions = {name: open_session(model) for name, model in models.items()}
+        ways = {name: lambda images, on=on: predict(on, images, len(images)) for name, on in sessions.items()}
+    yield f"latency         {'JAX' if content is None else 'ONNX Runtime'} on {describe_devices()}"
+    yield from latency_lines(ways, source.test.images)
 
 
 if __name__ == "__main__":

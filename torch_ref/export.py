@@ -1,85 +1,94 @@
-"""ONNX files that stand on their own: one file, any batch size, the images' preparation inside, proved before written.
+"""ONNX models that stand on their own: one file, any batch size, the images' preparation inside.
 
-`to_onnx` makes a model of a network, `require_agreement` runs it in ONNX Runtime against the logits that it has to
-give, `save` writes it. Nothing here knows JAX: expected logits come in as NumPy.
+`to_onnx` makes a model of a network, `require_twin` proves before that the network is the right one. Nothing here knows
+JAX: expected logits come in as NumPy.
 """
 
 import contextlib
+import copy
 import json
 import logging
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
-from jaxtyping import Float32, Num
+from jaxtyping import Float32, Float64, Num
 from torch import Tensor, nn
 
-from jax_cifar.errors import ConfigError, ExportError
-from jax_cifar.files import atomic_write, expand
+from jax_cifar.config.spec import InputSpec
+from jax_cifar.data.dataset import normalize
+from jax_cifar.errors import ExportError
 
-BATCHES = (1, 2, 7, 64)  # sizes that every exported model is run with; all images with the last
-TOLERANCE = 1e-5  # of the largest logit: float32, in which runtimes sum in different orders
+TWIN_TOLERANCE = 1e-11  # of the largest logit, in float64; the networks that ship were seen within 5e-15
 
 Images = Num[np.ndarray, "images axis1 axis2 axis3"]
 Logits = Float32[np.ndarray, "images classes"]
 
 
 class Deployed(nn.Module):
-    """A network behind the preparation of its images: uint8 [batch, height, width, channel], 0 to 255, to logits."""
+    """A network behind the preparation of its images, to logits.
+
+    It takes uint8 [batch, height, width, channel], 0 to 255; or, with `float_input`, float32 [batch, channel, height,
+    width] that the caller has normalised. A network that looks at smaller images gets them by two matrix products.
+    """
 
     mean: Tensor
     std: Tensor
+    rows: Tensor
+    columns: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, network: nn.Module, spec: InputSpec, float_input: bool = False) -> None:
         super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
+        self.network, self.takes_pixels = network, not float_input
+        self.register_buffer("mean", torch.tensor(spec.mean))
+        self.register_buffer("std", torch.tensor(spec.std))
+        (height, width, _), side = spec.image_shape, spec.side
+        self.shrinks = side is not None and (height, width) != (side, side)
+        if self.shrinks:
+            self.register_buffer("rows", torch.from_numpy(downsampling(height, side or height)).float())
+            self.register_buffer("columns", torch.from_numpy(downsampling(width, side or width).T.copy()).float())
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = images.to(torch.float32) / 255
-        return self.network(((pixels - self.mean) / self.std).permute(0, 3, 1, 2))
+        if self.takes_pixels:
+            images = ((images.to(torch.float32) / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
+        return self.network(self.rows @ images @ self.columns if self.shrinks else images)
 
 
-def normalize(
-    images: Num[np.ndarray, "images height width channel"], mean: Sequence[float], std: Sequence[float]
-) -> Float32[np.ndarray, "images channel height width"]:
-    """What a model exported with `float_input` takes: float32 NCHW from uint8 NHWC."""
-    pixels = images.astype(np.float32) / np.float32(255)
-    normalized = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
+def downsampling(size: int, side: int) -> Float64[np.ndarray, "side size"]:
+    """The weights of `size` pixels in each of `side`, for antialiased bilinear downsampling.
+
+    A triangle as wide as the shrinking asks for, about the middle of the new pixel, cut off at the border and scaled to
+    a sum of one: `torch.nn.functional.interpolate(mode="bilinear", antialias=True)`, as
+    JAX has it in `jax_cifar.models.network.downsample`.
+    """
+    ratio = size / side
+    middles = (np.arange(side) + 0.5) * ratio - 0.5
+    distances = np.abs(middles[:, None] - np.arange(size)) / max(ratio, 1)
+    weights = np.maximum(0, 1 - distances)
+    return weights / weights.sum(1, keepdims=True)
 
 
-def to_onnx(
-    network: nn.Module,
-    image_shape: tuple[int, int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    float_input: bool = False,
-) -> onnx.ModelProto:
+def to_onnx(network: nn.Module, spec: InputSpec, float_input: bool = False) -> onnx.ModelProto:
     """The network at evaluation as an ONNX model with input `images`, output `logits`, and a free batch size.
 
     Args:
-        network: from `torch_ref.models.create_model`, with its weights; it is left in evaluation mode.
-        image_shape: height, width, channels.
-        mean, std: of the training images' channels, in units of the full range.
+        network: from `torch_ref.models.create_model` or `torch_ref.twin.load_twin`, with its weights; it is left in
+            evaluation mode.
+        spec: what it sees of images.
         float_input: False: uint8 [batch, height, width, channel], normalised inside the graph. True: float32
-            [batch, channel, height, width], normalised by the caller as `normalize` does.
+            [batch, channel, height, width], normalised by the caller as `jax_cifar.data.dataset.normalize` does.
     """
     # Two images: from one, older exporters conclude that there is always one.
-    example = torch.zeros(2, *image_shape, dtype=torch.uint8)
-    module = Deployed(network, mean, std)
+    example = torch.zeros(2, *spec.image_shape, dtype=torch.uint8)
     if float_input:
-        example, module = torch.from_numpy(normalize(example.numpy(), mean, std)), network
+        example = torch.from_numpy(normalize(example.numpy(), spec.mean, spec.std))
     with _quiet():
         program: Any = torch.onnx.export(
-            module.eval(),
+            Deployed(network, spec, float_input).eval(),
             (example,),
             dynamo=True,
             external_data=False,
@@ -92,6 +101,30 @@ def to_onnx(
     _drop_traces(model)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def require_twin(
+    network: nn.Module, inputs: Float64[np.ndarray, "n height width channel"], logits: Float64[np.ndarray, "n classes"]
+) -> None:
+    """Prove that a PyTorch network computes what the JAX network computes: in float64, where rounding hides nothing.
+
+    Args:
+        network: in float32, with its weights; it is not changed.
+        inputs: of the JAX network, and its `logits`, both in float64.
+
+    Raises:
+        ExportError: the two differ by more than float64's rounding.
+    """
+    wide = copy.deepcopy(network).double().eval()
+    with torch.no_grad():
+        found = wide(torch.from_numpy(np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)))).numpy()
+    gap, scale = np.abs(found - logits).max(), np.abs(logits).max()
+    if not gap <= TWIN_TOLERANCE * scale:
+        raise ExportError(
+            f"The PyTorch network is not the JAX network: in float64 their logits differ by {gap:.2g} at a scale of"
+            f" {scale:.2g}. Nothing was written. A twin of your own has to compute the same (paddings, epsilons, the"
+            " order of a flattened map); of a network that ships please report this, with the configuration."
+        )
 
 
 def set_metadata(model: onnx.ModelProto, **entries: Any) -> None:
@@ -116,50 +149,6 @@ def predict(session: onnxruntime.InferenceSession, images: Images, batch_size: i
     """Logits of every image, in order; the last batch is as short as it comes."""
     batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
     return np.concatenate([np.asarray(session.run(["logits"], {"images": batch})[0]) for batch in batches])
-
-
-def require_agreement(model: onnx.ModelProto, images: Images, expected: Logits) -> Logits:
-    """Run the model in ONNX Runtime on all images, and on the first ones in batches of every size in `BATCHES`.
-
-    Returns the logits of all images.
-
-    Raises:
-        ExportError: a logit is further from the expected one than `TOLERANCE` times the largest.
-    """
-    session, scale = open_session(model), np.abs(expected).max()
-    for size in BATCHES:
-        count = len(images) if size == BATCHES[-1] else min(2 * size, len(images))
-        logits = predict(session, images[:count], size)
-        gap = np.abs(logits - expected[:count]).max()
-        if not gap <= TOLERANCE * scale:  # a NaN is no agreement
-            raise ExportError(
-                f"The exported model does not give the network's logits: at batch size {size} they differ by {gap:.2g}"
-                f" at a scale of {scale:.2g}. Nothing was written. Please report this, with the configuration."
-            )
-    return logits
-
-
-def check_destination(path: str | Path) -> Path:
-    """The path to write to, found writable before minutes are spent; raises `ConfigError` where it is not."""
-    path = expand(path)
-    if path.suffix != ".onnx":
-        raise ConfigError(f"{path} does not end in .onnx.")
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; name a file in it.")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            return path
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another place.") from None
-
-
-def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write the model; the file appears whole, in the place of an older one, or not at all. Raises `ConfigError`."""
-    try:
-        with atomic_write(path) as file:
-            file.write(model.SerializeToString())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another place.") from None
 
 
 def _drop_traces(model: onnx.ModelProto) -> None:

@@ -233,7 +233,7 @@ def with_ranges(model: onnx.ModelProto, ranges: Any, bits: int, kept: tuple[str,
         bits: of the weights, 7 or 8.
         kept: of "first" and "last", the layers that stay float.
     """
-    layers = [node.name for node in model.graph.node if node.op_type in LAYERS and _has_weights(model, node)]
+    layers = [layer.name for layer in weights.layers_of(model)]
     names = {"first": layers[0], "last": layers[-1]}
     with _quiet():
         quantizer = QDQQuantizer(
@@ -249,11 +249,6 @@ def with_ranges(model: onnx.ModelProto, ranges: Any, bits: int, kept: tuple[str,
             extra_options={},
         )
         return quantizer.quantize_model()
-
-
-def _has_weights(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Whether this layer's second factor is the network's own, no activation and not one of two constant matrices."""
-    return any(weight.name == node.input[1] for weight in model.graph.initializer)
 
 
 def _preparation(model: onnx.ModelProto, first_layer: str) -> list[str]:

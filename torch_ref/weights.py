@@ -65,9 +65,9 @@ def _with_stored_weights(model: onnx.ModelProto, store: Callable[[str, Weights, 
     graph = model.graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     nodes, done = [], set()
-    for layer in (node for node in graph.node if node.op_type in LAYERS):
+    for layer in layers_of(model):
         name = layer.input[1]
-        if name in initializers and name not in done:
+        if name not in done:
             tensors, node = store(name, numpy_helper.to_array(initializers[name]), output_axis(layer))
             graph.initializer.remove(initializers[name])
             graph.initializer.extend(tensors)
@@ -78,6 +78,13 @@ def _with_stored_weights(model: onnx.ModelProto, store: Callable[[str, Weights, 
     graph.node.extend([*nodes, *layers])
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def layers_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The operators that have weights, from the first convolution on: before it images are prepared."""
+    names, nodes = {tensor.name for tensor in model.graph.initializer}, list(model.graph.node)
+    start = next((i for i, node in enumerate(nodes) if node.op_type == "Conv"), 0)
+    return [node for node in nodes[start:] if node.op_type in LAYERS and node.input[1] in names]
 
 
 def output_axis(layer: onnx.NodeProto) -> int:

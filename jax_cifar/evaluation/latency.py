@@ -1,10 +1,14 @@
 """How long a prediction takes: several ways of making it, timed in turn, so that a slow minute meets all alike."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
+
+BATCHES = (1, 128)  # images of a call
 
 
 class Latency(NamedTuple):
@@ -42,3 +46,19 @@ def measure_latencies(
 def of_calls(seconds: Sequence[float]) -> Latency:
     """The latency of calls that took so many seconds each."""
     return Latency(*map(float, np.percentile(seconds, (50, 95))))
+
+
+def latency_lines(
+    ways: Mapping[str, Callable[[np.ndarray], object]], images: UInt8[np.ndarray, "n height width channel"]
+) -> Iterator[str]:
+    """Ways of predicting, timed in turn with each of `BATCHES` images: a line for each batch.
+
+    Args:
+        ways: functions of images, which return when their result is there, by name.
+        images: what they are given; fewer than the batch are repeated.
+    """
+    for count in BATCHES:
+        batch = np.resize(images, (count, *images.shape[1:]))
+        found = measure_latencies({name: partial(way, batch) for name, way in ways.items()})
+        told = (f"{name} {1e3 * each.p50:.3g} ms (p95 {1e3 * each.p95:.3g})" for name, each in found.items())
+        yield f"batch of {count:<6} {', '.join(told)}"

@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jax_cifar.data import Dataset
-from jax_cifar.evaluation.latency import Latency, measure_latencies
+from jax_cifar.evaluation.latency import BATCHES, Latency, measure_latencies
 from jax_cifar.lab.tables import markdown
 from jax_cifar.telemetry.environment import cpu_count
 
-BATCHES = (1, 128)  # images of a call whose latency is measured
 ALL_AT_ONCE = 500  # images of a call where only the logits count
 
 Logits = Float32[np.ndarray, "n classes"]

@@ -14,7 +14,7 @@ from jax_cifar.models.layers import BatchNorm
 
 
 def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of `model.clone(norm="none")`, whose logits are those of `model` in evaluation.
+    """The variables of `model.clone(norm="folded")`, whose logits are those of `model` in evaluation.
 
     Per output channel, as `torch.nn.utils.fusion.fuse_conv_bn_weights`: the kernel is multiplied by
     scale / sqrt(var + epsilon), the bias is the norm's bias less mean times that factor. Computed in float64, so that
@@ -30,10 +30,13 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> dict[str,
 
     Raises:
         ConfigError: the network has another norm, which depends on the images and cannot be folded, or none.
-        CheckpointError: the variables are not this network's, or a norm behind a max-pool has a negative scale.
+        CheckpointError: the variables are not this network's, or a norm behind a max-pool has a negative scale: what
+            was the maximum is the minimum then, which no convolution can say. Of the networks that ship only
+            SpeedrunNet pools there, and never trains those scales: they stay at one.
     """
     norm = getattr(model, "norm", None)
-    check(norm == "batch", "model.norm", norm, "only batch normalisation can be folded into convolutions")
+    expected = f"only batch normalisation can be folded into convolutions; {type(model).__name__} is used as it is"
+    check(norm == "batch", "model.norm", norm, expected)
     host = jax.device_get(variables)
     params: dict[str, Any] = dict(flatten_dict(host["params"], sep="/"))
     stats: dict[str, Any] = dict(flatten_dict(host["batch_stats"], sep="/"))

@@ -19,7 +19,7 @@ from jax_cifar.errors import ConfigError
 from jax_cifar.ops.channels import add_bias, batch_norm
 from jax_cifar.ops.conv import conv2d
 
-NormName = Literal["batch", "group", "none"]
+NormName = Literal["batch", "group", "none", "folded"]  # folded: into the convolutions, for evaluation only
 Channels = tuple[tuple[str, int], ...]  # (path of a layer, its number of filters)
 Layer = Callable[[Array], Array]
 Init = Callable[..., Array]  # (key, shape, dtype) -> array
@@ -191,13 +191,18 @@ def make_layers(
     """The constructors of a network's convolutions and of its normalisation layers.
 
     Args:
-        norm: kind of normalisation; with "none" the layer is the identity, and the convolutions have a bias instead.
+        norm: kind of normalisation; with "none" the layer is the identity, and the convolutions have a bias instead;
+            "folded" is the same at evaluation, and not to be trained.
         train: whether batch normalisation uses the batch's own statistics.
         dtype: compute type.
         param_dtype: type of the parameters.
     """
+    if norm == "folded" and train:
+        raise ConfigError(
+            "A folded network has no batch statistics any more, and cannot be trained: train the run that it is from."
+        )
     types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
-    conv = functools.partial(Conv, use_bias=norm == "none", **types)
+    conv = functools.partial(Conv, use_bias=norm in ("none", "folded"), **types)
     if norm == "batch":
         return conv, functools.partial(BatchNorm, use_running_average=not train, **types)
     if norm == "group":

@@ -62,7 +62,9 @@ class SpeedrunNet(nn.Module):
     @property
     def frozen(self) -> tuple[str, ...]:
         """The whitening kernel and the norms' scales."""
-        return (r"^whiten/kernel$",) if self.norm == "none" else (r"^whiten/kernel$", r"^group\d/bn\d/scale$")
+        return (
+            (r"^whiten/kernel$",) if self.norm in ("none", "folded") else (r"^whiten/kernel$", r"^group\d/bn\d/scale$")
+        )
 
     def init_from(self, params: dict[str, Any], images: Float[Array, "batch height width channel"]) -> dict[str, Any]:
         """The parameters with the whitening kernel of these normalised images."""

@@ -4,7 +4,7 @@ XLA's CPU backend has a fast convolution for NHWC images and HWIO kernels only. 
 computation, never in a loop body, and JAX writes both gradients of a convolution in other layouts: inside a scan they
 fall back to naive loops. Here the input gradient is therefore written as an NHWC/HWIO convolution and the kernel
 gradient as matrix products. 3x3 convolutions between many channels go by Winograd's algorithm, all three ways.
-GPU and TPU keep JAX's own; the platform that is lowered for decides.
+GPU and TPU keep JAX's own; the platform that is lowered for decides. So does a program for an unknown number of images.
 """
 
 from functools import partial
@@ -53,6 +53,9 @@ def conv2d(
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
     options = {"strides": strides, "padding": padding}
+    if not isinstance(x.shape[0], int):
+        # Of a program that is exported for any number of images, which cannot be cut in parts, and for any platform.
+        return _stock_conv(x, kernel, **options)
     return lax.platform_dependent(x, kernel, cpu=partial(_cpu_conv, **options), default=partial(_stock_conv, **options))
 
 
