@@ -15,7 +15,7 @@ import mutants
 import numpy as np
 import pytest
 
-from jax_cifar import apply_overrides, load_config, load_run, train, train_many
+from jax_cifar import apply_overrides, load_config, load_onnx, load_run, load_stablehlo, train, train_many
 from jax_cifar.config.files import field_types
 from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import ConfigError
@@ -31,6 +31,7 @@ PAGES = [
         "CONTRIBUTING.md",
         "docs/extending.md",
         "docs/architecture.md",
+        "docs/deploy.md",
         "docs/security.md",
         "docs/reliability.md",
     )
@@ -77,7 +78,7 @@ def definitions(path):
 def test_the_page_shows_the_files_of_the_examples_as_they_are():
     shown = blocks("extending.md", "python")
     files = sorted(EXAMPLES.glob("*.py"))
-    assert len(files) == 8
+    assert len(files) == 9
     for file in files:
         assert file.read_text() in shown, f"docs/extending.md does not show {file.name} as it is"
         assert len(file.read_text().splitlines()) <= 40
@@ -117,9 +118,24 @@ def test_an_example_trains_and_predicts_after_its_run_was_moved_and_its_file_is_
     else:
         found = load_run(moved)
         assert load_run(moved, trust_code=True).config.name == summary["config_name"]
+    if recipe == "own_network.py":
+        exports_both_ways(moved, tmp_path)
     report, test = found.evaluate("test"), found.part("test")
     assert (report.accuracy, report.loss) == (summary["test_accuracy"], summary["test_loss"])
     assert np.mean(found.predict(test.images) == test.labels) == report.accuracy
+
+
+def exports_both_ways(run, folder):
+    """A network of one's own becomes an ONNX file where its twin is named, and a StableHLO file without."""
+    export = runpy.run_path(str(ROOT / "scripts/export.py"))["main"]
+    arguments = ["--workdir", str(run), "--trust-code", "--out"]
+    with pytest.raises(ConfigError, match=r"name its twin.*--torch-twin.*--out .*net\.stablehlo"):
+        export([*arguments, str(folder / "net.onnx")])
+    export([*arguments, str(folder / "net.stablehlo")])
+    export([*arguments, str(folder / "net.onnx"), "--torch-twin", f"{EXAMPLES}/own_network_torch.py:Net"])
+    images = load_run(run, trust_code=True).part("test").images[:5]
+    files = load_onnx(folder / "net.onnx"), load_stablehlo(folder / "net.stablehlo")
+    assert np.allclose(*(file.logits(images) for file in files), atol=1e-5)
 
 
 def test_own_fields_and_seeds_go_through_train_many():

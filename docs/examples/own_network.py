@@ -22,7 +22,7 @@ class Net(nn.Module):
             x = nn.Conv(self.features * 2**stage, (3, 3), use_bias=False)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
             x = nn.max_pool(x, (4, 4), (4, 4))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x.reshape(len(x), -1))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x.reshape(x.shape[0], -1))
         return nn.Dense(self.num_classes)(x)
 
 

@@ -72,7 +72,8 @@ def to_program(network: "Network", variables: Any) -> bytes:
     variables = jax.device_get(variables)
 
     def logits(images: jax.Array) -> jax.Array:
-        return network.logits(variables, images).astype(jnp.float32)
+        constants = jax.tree.map(jnp.asarray, variables)
+        return network.logits(constants, images).astype(jnp.float32)
 
     batch = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((*batch, *network.spec.image_shape), jnp.uint8)
