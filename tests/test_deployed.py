@@ -12,6 +12,7 @@ from jax_cifar.errors import ConfigError
 from jax_cifar.evaluation.latency import Latency, of_calls
 from jax_cifar.lab import deployed
 from jax_cifar.lab.deployed import Figures, Way
+from jax_cifar.telemetry.trade_off import Point, best_of_both, draw_trade_off
 
 TEST = Dataset(np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3), np.array([0, 1, 1, 1], np.int32))
 FIRST = np.array([[8, 0], [1, 2], [0, 4], [3, 1]], np.float32)
@@ -76,6 +77,16 @@ def test_a_runtime_that_is_not_at_hand_is_named_and_one_that_differs_too(monkeyp
     assert "openvino was not at hand: it is not installed. Install it with: pip install -e '.[openvino]'" in said
 
 
+def test_what_nothing_beats_in_both_is_best():
+    assert best_of_both([1.0, 2.0, 2.0, 3.0, 3.0], [0.5, 0.7, 0.6, 0.7, 0.8]) == [True, True, False, False, True]
+
+
+def test_the_picture_has_every_version_but_no_size_where_there_is_no_file(tmp_path):
+    points = [Point("a$b", 0.5, 1.0, 20.0), Point("in JAX", 0.6, 2.0, None)]
+    path = draw_trade_off(points, "$any", 1, tmp_path / "deep" / "variants.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [([], "needs a trained network: --workdir DIR"), (["--workdir", "x", "--images", "0"], "--images = 0 is not")],
@@ -87,7 +98,10 @@ def test_what_the_suite_cannot_do_is_told(arguments, message):
         runtimes.measure(parser.parse_args(arguments))
 
 
-def test_one_network_gives_one_answer_in_every_runtime_that_is_there(finished_run):
+@pytest.mark.slow
+def test_one_network_gives_one_answer_in_every_runtime_that_is_there(finished_run, monkeypatch):
+    once = {name: Latency(1.0, 1.0) for name in runtimes.RUNTIMES}
+    monkeypatch.setattr(deployed, "measure_latencies", lambda ways, seconds: once)
     parser = argparse.ArgumentParser()
     runtimes.add_options(parser)
     chosen = ["--runtimes", "jax", "torch", "onnxruntime", "--precision", "float32", "--images", "30"]

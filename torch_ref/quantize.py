@@ -71,7 +71,8 @@ class TrainingImages:
     """
 
     def __init__(self, splits: Splits) -> None:
-        images, tested = splits.train.images, set(map(_digest, splits.test.images))
+        images = splits.train.images
+        tested = set(map(_digest, splits.test.images))
         wanted = CALIBRATION_IMAGES + HELD_OUT_IMAGES
         spread = np.unique(np.linspace(0, len(images) - 1, wanted).astype(int))
         chosen = [i for i in spread if _digest(images[i]) not in tested]

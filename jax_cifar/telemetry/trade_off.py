@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jax_cifar.errors import printable
 from jax_cifar.telemetry.plots import GRID, INK, MUTED, SPLITS, save
 
@@ -45,29 +47,32 @@ def best_of_both(costs: Sequence[float], accuracies: Sequence[float]) -> list[bo
 
 
 def _scatter(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     names, costs, accuracies = (list(column) for column in zip(*points, strict=True))
     color = SPLITS["train"][1]
-    for name, cost, accuracy, best in zip(names, costs, accuracies, best_of_both(costs, accuracies), strict=True):
-        axes.plot(cost, 100 * accuracy, "o", color=color, fillstyle="full" if best else "none", markersize=8)
-        # To the left of what lies on the right, so that no name leaves the picture.
-        right = cost > (min(costs) * max(costs)) ** 0.5
-        offset, side = ((-8, 0), "right") if right else ((8, 0), "left")
-        axes.annotate(
-            name,
-            (cost, 100 * accuracy),
-            offset,
-            textcoords="offset points",
-            ha=side,
-            va="center",
-            color=INK,
-            fontsize=9,
-        )
+    for cost, accuracy, best in zip(costs, accuracies, best_of_both(costs, accuracies), strict=True):
+        filling = color if best else "white"
+        axes.plot(cost, 100 * accuracy, "o", color=color, markerfacecolor=filling, markersize=7, zorder=3)
     axes.set_xscale("log")
     axes.margins(0.08, 0.12)
-    axes.grid(color=GRID, linewidth=0.8, which="both")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(which="both", colors=MUTED, length=0)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    _name(axes, names, [(cost, 100 * accuracy) for cost, accuracy in zip(costs, accuracies, strict=True)])
+
+
+def _name(axes: Any, names: Sequence[str], places: Sequence[tuple[float, float]]) -> None:
+    """Write the names in a column beside the picture, in the order of their heights, with a line to each point."""
+    points = axes.transAxes.inverted().transform(axes.transData.transform(places))
+    heights = np.linspace(0.98, 0.02, max(len(names), 2))
+    order = sorted(range(len(names)), key=lambda i: (-points[i][1], -points[i][0]))
+    for height, i in zip(heights, order, strict=False):
+        style = {"color": INK, "fontsize": 9, "va": "center", "textcoords": "axes fraction"}
+        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "alpha": 0.6}
+        axes.annotate(names[i], places[i], (1.03, height), arrowprops=line, annotation_clip=False, **style)
