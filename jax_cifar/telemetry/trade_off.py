@@ -74,5 +74,5 @@ def _name(axes: Any, names: Sequence[str], places: Sequence[tuple[float, float]]
     order = sorted(range(len(names)), key=lambda i: (-points[i][1], -points[i][0]))
     for height, i in zip(heights, order, strict=False):
         style = {"color": INK, "fontsize": 9, "va": "center", "textcoords": "axes fraction"}
-        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "alpha": 0.6}
+        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5)}
         axes.annotate(names[i], places[i], (1.03, height), arrowprops=line, annotation_clip=False, **style)
