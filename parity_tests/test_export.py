@@ -31,6 +31,7 @@ from jax_cifar.deploy import artefact, stablehlo
 from jax_cifar.deploy.agreement import Expected, require_agreement, sample_of
 from jax_cifar.deploy.onnx import load_onnx
 from jax_cifar.errors import CheckpointError, ConfigError, ExportError
+from jax_cifar.evaluation import latency
 from jax_cifar.evaluation.exact import in_float64
 from jax_cifar.files import read_record
 from jax_cifar.models.network import Network, downsample
@@ -228,10 +229,14 @@ def call(*arguments):
 def files(finished, tmp_path_factory):
     """The run exported both ways, and what was printed."""
     folder, told = tmp_path_factory.mktemp("exported"), {}
+    quick = functools.partial(latency.measure_latencies, seconds=0, least=2)
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(latency, "measure_latencies", quick)
     for name, options in {"model.onnx": ["--fold"], "model.stablehlo": []}.items():
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             call("--workdir", finished.workdir, "--out", folder / name, *options)
         told[name] = printed.getvalue()
+    monkeypatch.undo()
     assert sorted(file.name for file in folder.iterdir()) == ["model.onnx", "model.stablehlo"]
     return folder, told
 
@@ -366,12 +371,12 @@ def test_a_stablehlo_program_that_calls_its_host_is_refused(files, tmp_path):
 def test_a_file_of_another_run_is_replaced_only_where_that_is_said(finished, files, tmp_path):
     recorded, other = read_record(finished.workdir / "config.json"), {"name": "other"}
     for name in ("model.onnx", "model.stablehlo"):
-        path = shutil.copy(files[0] / name, tmp_path)
+        path = Path(shutil.copy(files[0] / name, tmp_path))
         artefact.require_ours(path, recorded, overwrite=False)
         with pytest.raises(ConfigError, match=r"was made of another run.*--overwrite"):
             artefact.require_ours(path, other, overwrite=False)
         artefact.require_ours(path, other, overwrite=True)
-        Path(path).write_text("a letter")
+        path.write_text("a letter")
     for name in ("model.onnx", "model.stablehlo"):
         with pytest.raises(ConfigError, match="is there already and is no export of this run"):
             call("--workdir", finished.workdir, "--out", tmp_path / name)

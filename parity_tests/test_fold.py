@@ -119,7 +119,7 @@ def test_the_folded_network_gives_the_same_logits(case):
     folded = fold_batch_norm(model, variables)
     logits = evaluate(case, model.clone(norm="folded"), folded)
     assert folded["batch_stats"] == {}
-    assert_close(logits, evaluate(case, model, variables), "float64 network", "the logits")
+    assert_close(logits, evaluate(case, model, variables), "float64 operation", "the logits")
     with torch.no_grad():
         expected = judge_of(case)(torch.from_numpy(np.moveaxis(np.array(images_of(case)), -1, 1).copy())).numpy()
     assert_close(logits, expected, "float64 network", "the logits")
@@ -148,6 +148,13 @@ def test_a_negative_scale_behind_a_max_pool_is_refused():
     variables["params"]["group2"]["bn1"]["scale"][0] = -0.25
     with pytest.raises(CheckpointError, match=r"group2/bn1/scale goes down to -0\.25"):
         fold_batch_norm(network("speedrun_net"), variables)
+
+
+def test_a_folded_network_is_not_trained():
+    model = network("tiny_cnn")
+    folded = fold_batch_norm(model, trained("tiny_cnn"))
+    with pytest.raises(ConfigError, match="A folded network has no batch statistics"):
+        model.clone(norm="folded").apply(folded, images_of("tiny_cnn"), train=True)
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])

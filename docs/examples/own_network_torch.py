@@ -23,4 +23,5 @@ class Net(nn.Module):
         for conv, norm in zip(self.Conv, self.BatchNorm, strict=True):
             x = F.max_pool2d(F.relu(norm(conv(x))), 4)
         x = x.permute(0, 2, 3, 1).flatten(1)  # flattened in JAX's order: height, width, channel
-        return self.Dense[0](x)
+        (dense,) = self.Dense
+        return dense(x)

@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from jax_cifar.errors import ExportError
 
 ALL = 0  # the key of all images
-BATCHES = (1, 2, 7)  # sizes of a call that the first images are computed with too
+BATCHES = (1, 7)  # sizes of a call that the first images are computed with too
 CALLS = 2  # of each size
 
 Logits = Float32[np.ndarray, "images classes"]
