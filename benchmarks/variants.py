@@ -52,7 +52,12 @@ def onnx_models(trained: Run, splits: Splits) -> Iterator[tuple[str, onnx.ModelP
     """The network as trained, in every precision; whoever exports it folds its batch norms."""
     model = float_model(trained)
     yield "float32", model
-    for name, variant in (("bfloat16 weights", "bfloat16"), ("INT8 weights", "int8-weights"), ("INT8", "int8")):
+    versions: dict[str, quantize.Variant] = {
+        "bfloat16 weights": "bfloat16",
+        "INT8 weights": "int8-weights",
+        "INT8": "int8",
+    }
+    for name, variant in versions.items():
         yield name, quantize.make_variant(model, variant, splits)[0]
 
 

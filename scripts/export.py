@@ -92,9 +92,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def chosen_variant(options: argparse.Namespace) -> "Variant":
     """The precision that the options ask for."""
-    if options.int8 is None:
-        return options.half or "float32"
-    return "int8" if options.int8 == "static" else f"int8-{options.int8}"
+    ways: dict[str, Variant] = {"static": "int8", "dynamic": "int8-dynamic", "weights": "int8-weights"}
+    return options.half or (ways[options.int8] if options.int8 else "float32")
 
 
 def require_torch() -> None:

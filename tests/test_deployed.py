@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def answers(logits):
 
 
 def test_ways_are_compared_with_labels_and_with_the_first():
-    other = FIRST + np.float32([[0, 0], [2, 0], [0, 0], [0, 0]])
+    other = FIRST + np.array([[0, 0], [2, 0], [0, 0], [0, 0]], np.float32)
     (first, sizes), (second, _) = answers(FIRST), answers(other)
     own = {1: Latency(0.5, 0.6), 128: Latency(2.0, 3.0)}
     one, two = deployed.compare({"a": Way(first, 2000), "b": Way(second, 500, own)}, TEST, seconds=0)
@@ -70,7 +71,7 @@ def test_the_table_shows_losing_cells_too():
 def test_a_runtime_that_is_not_at_hand_is_named_and_one_that_differs_too(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     opened = {"a": lambda: Way(answers(FIRST)[0], 1), "b": lambda: Way(answers(-FIRST)[0], 1)}
-    case = runtimes.run_all("float32", opened | {"openvino": lambda: runtimes.open_openvino("none")}, TEST, 0)
+    case = runtimes.run_all("float32", opened | {"openvino": lambda: runtimes.open_openvino(Path("none"))}, TEST, 0)
     said = runtimes.table([case])
     assert said.startswith("float32, 4 test images, ")
     assert "b differs: 4 classes, logits by 2.0e+00." in said and "a differs" not in said
