@@ -1,10 +1,11 @@
 """A headless Chromium that a benchmark or a test drives, and ONNX models run in it.
 
 Chromium is told what to do over its own debugging pipe (the Chrome DevTools Protocol, JSON between NUL bytes): that
-needs neither another package nor a second program, and works with every version that is installed.
+needs neither another package nor a second program, and works with the version that is installed. POSIX only.
 """
 
 import base64
+import fcntl
 import http.server
 import json
 import os
@@ -51,7 +52,7 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One page of a headless Chromium. `requests` are the addresses that it asked for, `problems` what it complained of.
+    """One page of a headless Chromium: `requests` are the addresses it asked for, `problems` what it complained of.
 
     Raises:
         ConfigError: no Chromium is installed.
@@ -60,7 +61,9 @@ class Browser:
     def __init__(self, options: Sequence[str] = ()) -> None:
         executable = find_browser()
         if executable is None:
-            raise ConfigError("No Chromium is installed. Install it (Debian: apt-get install chromium), or set CHROMIUM.")
+            raise ConfigError(
+                "No Chromium is installed. Install it (Debian: apt-get install chromium), or set CHROMIUM."
+            )
         self.requests: list[str] = []
         self.problems: list[str] = []
         self._events: list[str] = []
@@ -68,20 +71,29 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # which root has no use of
         self._start([executable, *_OPTIONS, *sandbox, f"--user-data-dir={self._profile.name}", *options, "about:blank"])
+        try:
+            self._attach()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _attach(self) -> None:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = {"sessionId": self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
 
     def _start(self, command: list[str]) -> None:
-        """Chromium reads descriptor 3 and writes 4; a shell puts ours there, as nothing may run between fork and exec."""
+        """Chromium reads descriptor 3 and writes 4; a shell puts ours there: nothing may run between fork and exec."""
         reads, self._to = os.pipe()
         self._from, writes = os.pipe()
-        shell = ["/bin/sh", "-c", f'exec "$@" 3<&{reads} 4>&{writes}', "sh", *command]
+        # Out of the way of 3 and 4.
+        given = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (reads, writes)]
+        shell = ["/bin/sh", "-c", f'exec "$@" 3</dev/fd/{given[0]} 4>/dev/fd/{given[1]}', "sh", *command]
         quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(shell, pass_fds=(reads, writes), stdin=quiet, stdout=quiet, stderr=quiet)
-        os.close(reads)
-        os.close(writes)
+        self._process = subprocess.Popen(shell, pass_fds=given, stdin=quiet, stdout=quiet, stderr=quiet)
+        for end in (reads, writes, *given):
+            os.close(end)
 
     def __enter__(self) -> "Browser":
         return self
@@ -116,7 +128,8 @@ class Browser:
             ready, _, _ = select.select([self._from], [], [], max(0.0, until - time.monotonic()))
             data = os.read(self._from, 1 << 20) if ready else b""
             if not data:
-                raise BrowserError(f"{waits_for}: Chromium {'ended' if ready else f'gave no answer in {_SECONDS:g} s'}.")
+                fault = "ended" if ready else f"gave no answer in {_SECONDS:g} s"
+                raise BrowserError(f"{waits_for}: Chromium {fault}.")
             self._rest += data
         message, _, self._rest = self._rest.partition(b"\0")
         return json.loads(message)
@@ -143,8 +156,9 @@ class Browser:
             self._note(self._receive(address))
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page, waited for where it is a promise; anything JSON can hold."""
-        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True)
+        """The value of a JavaScript expression in the page, as JSON can hold it; a promise is waited for."""
+        how = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
+        answer = self.call("Runtime.evaluate", expression=expression, **how)
         if "exceptionDetails" in answer:
             raise BrowserError(_exception(answer["exceptionDetails"]))
         return answer["result"].get("value")
@@ -190,7 +204,7 @@ def _exception(details: dict[str, Any]) -> str:
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}
+    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {".mjs": "text/javascript"}
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -216,6 +230,7 @@ def serve(folder: Path) -> Iterator[str]:
         server.server_close()
 
 
+_BLANK = '<!doctype html><link rel="icon" href="data:,"><script src="ort.js"></script>'
 _RUN = """(async () => {
   const read = async (name) => new Uint8Array(await (await fetch(name)).arrayBuffer());
   const {shape: [count, ...shape], batch_size} = JOB;
@@ -259,7 +274,7 @@ def run_onnx_in_browser(
     runtime = load_runtime()
     with tempfile.TemporaryDirectory() as name, Browser() as browser:
         folder = Path(name)
-        (folder / "index.html").write_text('<!doctype html><link rel="icon" href="data:,"><script src="ort.js"></script>')
+        (folder / "index.html").write_text(_BLANK)
         (folder / "ort.js").write_bytes(runtime.script)
         (folder / "ort-wasm-simd-threaded.mjs").write_bytes(runtime.loader)
         (folder / "ort-wasm-simd-threaded.wasm").write_bytes(runtime.wasm)

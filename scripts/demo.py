@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from jax_cifar.cli import Parser, run
 from jax_cifar.errors import UserError, print_warning
@@ -74,7 +74,7 @@ def find_samples(model: "OnnxModel", folder: Path | None, data_dir: str | None) 
 
     if folder is not None:
         return samples_of_folder(folder)
-    name = model.metadata.get("dataset")
+    name: Any = model.metadata.get("dataset")
     # Where a set of one's own lies is for its owner to say, not for a file that anybody may have made.
     if name not in get_args(DatasetName) or name in ("folder", "npz"):
         print_warning("the page has no samples: the model is of images of somebody's own. Name some with --samples DIR")

@@ -157,7 +157,7 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "text": (
         lambda folder: (write_classes(folder, {"a": 3, "b": 3}), (folder / "b" / "notes.txt").write_text("x")),
-        r"b/notes\.txt cannot be read as a picture: it is no picture of a known format\. Repair it, or take it out",
+        r"b/notes\.txt cannot be read as a picture: it is no picture of a known format; PNG and JPEG are\. Repair it, or take it out",
     ),
     "no test": (
         lambda folder: write_classes(folder / "train", {"a": 3, "b": 3}),

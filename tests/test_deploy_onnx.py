@@ -145,7 +145,7 @@ REFUSED: list[tuple[Any, str]] = [
     (with_metadata(mean='{"a": 1}'), r"InputSpec\.mean = \{'a': 1\} is not allowed"),
     (with_metadata(image_shape="[8, 8, 3]"), r"takes images of \[4, 4, 3\], while its metadata say \[8, 8, 3\]"),
     (b"", r"is no ONNX file that can be used"),
-    (b"\x89PNG\r\n", r"is no ONNX file that can be used"),
+    (b"\x89PNG\r\n", r"is no ONNX file that can be used \(Failed to load model because protobuf parsing failed\)"),
     (b"location", r"is damaged, or no ONNX file|is no ONNX file"),
     (make_model().SerializeToString()[:400], r"is no ONNX file that can be used"),
 ]

@@ -42,9 +42,7 @@ class Sample(NamedTuple):
     pixels: UInt8[np.ndarray, "height width channel"]  # one channel is grey, three are RGB
 
 
-def make_page(
-    path: Path, model: OnnxModel, samples: Iterable[Sample], runtime: WebRuntime
-) -> dict[str, bytes]:
+def make_page(path: Path, model: OnnxModel, samples: Iterable[Sample], runtime: WebRuntime) -> dict[str, bytes]:
     """The files of a page, by name.
 
     Args:
@@ -62,7 +60,8 @@ def make_page(
     if model.is_normalized:
         raise ConfigError(f"{path} takes normalised images. Export it without --float-input to make a page of it.")
     onnx = read_bytes(path, LARGEST_FILE)
-    told = {"name": _name(path, model), "facts": _facts(model, len(onnx)), "label_names": model.label_names}
+    name = _name(path, model)
+    told = {"name": name, "facts": _facts(name, model, len(onnx)), "label_names": model.label_names}
     wasm = _base64(gzip.compress(runtime.wasm, 9, mtime=0))
     files = {file.name: file.read_bytes() for file in sorted(_PAGE.iterdir()) if file.is_file()}
     return files | {
@@ -83,12 +82,12 @@ def _name(path: Path, model: OnnxModel) -> str:
     return path.stem
 
 
-def _facts(model: OnnxModel, size: int) -> str:
+def _facts(name: str, model: OnnxModel, size: int) -> str:
     """What the file says of itself, in a sentence; `size` in bytes."""
-    said = f"{model.metadata.get('variant', 'float32')}, {size / 1e6:.1f} MB"
+    said = f"{name}: {model.metadata.get('variant', 'float32')}, {size / 1e6:.1f} MB"
     with suppress(ValueError, KeyError):
         accuracy = float(model.metadata["test_accuracy"])
-        said += f", right for {accuracy:.1%} of the test images of {model.metadata['dataset']}"
+        said += f", right for {100 * accuracy:.1f} % of the test images of {model.metadata['dataset']}"
     return f"{said}. Computed by ONNX Runtime Web {VERSION}."
 
 
@@ -102,7 +101,8 @@ def check_destination(out: Path, overwrite: bool) -> None:
     check(out.parent.is_dir(), "--out", str(out), f"there is no folder {out.parent}")
     check(not out.exists() or out.is_dir(), "--out", str(out), "it is a file; name a folder")
     if out.is_dir() and any(out.iterdir()) and not (overwrite or (out / _MADE_BY).exists()):
-        raise ConfigError(f"{out} holds files that scripts/demo.py did not make. Name another folder, or say --overwrite.")
+        expected = "Name another folder, or say --overwrite."
+        raise ConfigError(f"{out} holds files that scripts/demo.py did not make. {expected}")
 
 
 def write_page(files: Mapping[str, bytes], out: Path) -> None:
@@ -134,7 +134,7 @@ def samples_of_set(
 ) -> list[Sample]:
     """The first image of each class, in the order of the set, for up to `MOST_SAMPLES` classes."""
     _, firsts = np.unique(labels, return_index=True)
-    return [Sample(label_names[labels[i]], images[i]) for i in sorted(firsts)[:MOST_SAMPLES]]
+    return [Sample(label_names[int(labels[i])], images[i]) for i in sorted(firsts)[:MOST_SAMPLES]]
 
 
 def samples_of_folder(folder: Path) -> list[Sample]:

@@ -1,6 +1,7 @@
 """ONNX files that `scripts/export.py` wrote, read back: predictions with ONNX Runtime, without JAX and PyTorch."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,4 +149,5 @@ def _refused(path: Path, fault: str) -> ExportError:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", first)[:200].rstrip(".")

@@ -1,4 +1,4 @@
-"""ONNX Runtime Web, which runs exported models in a browser: one pinned version from npm, verified, kept in the cache."""
+"""ONNX Runtime Web, which runs exported models in a browser: a pinned version from npm, verified, kept in the cache."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ class WebRuntime(NamedTuple):
     wasm: bytes
 
 
-_FILES = WebRuntime("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 
 
 def load_runtime(source: Path | None = None) -> WebRuntime:
@@ -54,8 +54,7 @@ def load_runtime(source: Path | None = None) -> WebRuntime:
         package = read_bytes(path, _LARGEST_PACKAGE)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. It has to be the .tgz of {PACKAGE}.") from None
-    if integrity(package) != INTEGRITY:
-        raise ConfigError(f"{path} is not {PACKAGE} as it was published: its SHA-512 differs. {_way_out(path)}")
+    _check_integrity(package, path)
     with tarfile.open(fileobj=io.BytesIO(package), mode="r:gz") as archive:
         return WebRuntime(*(_member(archive, f"package/dist/{name}") for name in _FILES))
 
@@ -65,8 +64,10 @@ def integrity(package: bytes) -> str:
     return f"sha512-{base64.b64encode(hashlib.sha512(package).digest()).decode()}"
 
 
-def _way_out(path: Path) -> str:
-    return f"Remove {path}, and get it with: npm pack {PACKAGE}"
+def _check_integrity(package: bytes, path: Path) -> None:
+    if integrity(package) != INTEGRITY:
+        way_out = f"Remove it where it is there, and get it anew with: npm pack {PACKAGE}"
+        raise ConfigError(f"{path} is not {PACKAGE} as it was published: its SHA-512 differs. {way_out}")
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
@@ -102,4 +103,5 @@ def _download(path: Path) -> None:
         if ended.returncode or not found.exists():
             told = "; ".join(line for line in ended.stderr.splitlines() if line.strip())[:300]
             raise ConfigError(f"npm cannot fetch {PACKAGE}: {told or 'it does not say why'}. Try again, {otherwise}")
+        _check_integrity(read_bytes(found, _LARGEST_PACKAGE), path)
         found.replace(path)

@@ -34,6 +34,7 @@ async function loadModel() {
     ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(new Blob([runtime.loader], { type: "text/javascript" })) };
     session = await ort.InferenceSession.create(bytes(model.onnx), { executionProviders: ["wasm"] });
     await logitsOf(new Uint8Array(model.size * model.size * model.channels)); // the first call takes longer
+    element("hint").textContent = "Drop a picture here,\nor paste one";
   } catch (error) {
     throw new Fault(`The model cannot be run in this browser: ${error.message || error}`);
   }
@@ -105,17 +106,17 @@ function showSeen(pixels, picture, milliseconds) {
   canvas.getContext("2d", { willReadFrequently: true }).putImageData(image, 0, 0);
   const all = `${model.size} × ${model.size} pixels`;
   const same = picture.width === model.size && picture.height === model.size;
-  element("size").textContent = same ? `It saw all ${all}.` : `It saw ${all} of ${picture.width} × ${picture.height}.`;
+  element("size").textContent = same ? `It saw all ${all}.` : `It saw ${all}, made of ${picture.width} × ${picture.height}.`;
   element("time").textContent = `It took ${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms.`;
 }
 
 function showAnswer(probabilities) {
   const order = probabilities.map((_, index) => index).sort((a, b) => probabilities[b] - probabilities[a]);
   const best = order.slice(0, MOST).map((index) => [model.label_names[index], probabilities[index]]);
-  element("best").textContent = best[0][0];
   element("bars").replaceChildren(...best.map(([label, share]) => barOf(label, share)));
   element("before").hidden = true;
   element("result").hidden = false;
+  element("answer").scrollIntoView({ block: "nearest" }); // on a phone it lies below
   element("status").textContent = best.map(([label, share]) => `${label} ${percent(share)}`).join(", ");
 }
 
@@ -136,6 +137,7 @@ function tell(error) {
   if (!(error instanceof Fault)) console.error(error);
   element("fault").textContent = error instanceof Fault ? error.message : `Something went wrong: ${error.message}`;
   element("fault").hidden = false;
+  element("fault").scrollIntoView({ block: "nearest" });
 }
 
 // --- where pictures come from
@@ -252,4 +254,7 @@ if (model) describe();
 for (const sample of globalThis.samples || []) addSample(sample);
 element("samples").hidden = !element("samples").children.length;
 const ready = loadModel();
-ready.catch(tell);
+ready.catch((error) => {
+  element("hint").textContent = "";
+  tell(error);
+});
