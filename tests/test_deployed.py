@@ -1,6 +1,7 @@
 """Ways to run one network side by side, and the suite that runs it in every runtime."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import runtimes
+from benchmarks.tables import as_json
 from jax_cifar.data import Dataset
 from jax_cifar.errors import ConfigError
 from jax_cifar.evaluation.latency import Latency, of_calls
@@ -75,6 +77,9 @@ def test_a_runtime_that_is_not_at_hand_is_named_and_one_that_differs_too(monkeyp
     said = runtimes.table([case])
     assert said.startswith("float32, 4 test images, ")
     assert "b differs: 4 classes, logits by 2.0e+00." in said and "a differs" not in said
+    (values,) = json.loads(json.dumps(as_json("runtimes", [case]), allow_nan=False))["cases"]
+    assert [(row["name"], row["same"]) for row in values["figures"]] == [("a", 4), ("b", 0)]
+    assert set(values["figures"][0]["latencies"]) == {"1", "128"} and list(values["missing"]) == ["openvino"]
     assert "openvino was not at hand: it is not installed. Install it with: pip install -e '.[openvino]'" in said
 
 
