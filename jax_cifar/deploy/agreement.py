@@ -44,7 +44,7 @@ class Agreement(NamedTuple):
     def __str__(self) -> str:
         told = f"logits within {self.gap:.1e} of the largest; {self.same:,} of {self.images:,} classes the same"
         if self.error is None:
-            return f"{told} (without float64 to compare with)"
+            return f"{told} (no float64 to compare with)"
         return f"{told}; from float64 {self.error:.1e}, JAX in float32 {self.jax_error:.1e}"
 
 
