@@ -71,7 +71,7 @@ def _summary(case: Case, way: str) -> dict[str, Any]:
 
 def _own_fields(case: Case) -> dict[str, Any]:
     common = {field.name for field in dataclasses.fields(Case)}
-    return {f.name: getattr(case, f.name) for f in dataclasses.fields(case) if f.name not in common}
+    return {name: value for name, value in dataclasses.asdict(case).items() if name not in common}
 
 
 def _finite(seconds: float) -> float | None:

@@ -5,6 +5,7 @@
 
 from mutants_augment import AUGMENTATION
 from mutants_networks import NETWORKS
+from mutants_quantize import QUANTIZATION
 from mutants_training import LEARNING, STEPS
 
-MUTANTS = (*NETWORKS, *LEARNING, *AUGMENTATION, *STEPS)
+MUTANTS = (*NETWORKS, *LEARNING, *AUGMENTATION, *STEPS, *QUANTIZATION)

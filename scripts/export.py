@@ -3,6 +3,7 @@
 python scripts/export.py --workdir runs/first --out model.onnx          # ONNX Runtime, browsers, OpenVINO, ...
 python scripts/export.py --workdir runs/first --out model.stablehlo     # JAX alone, on CPU, CUDA and TPU
 python scripts/export.py --workdir runs/first --out model.onnx --fold --checkpoint best
+python scripts/export.py --workdir runs/first --out small.onnx --int8
 
 The file gets its name only after another process has loaded it and predicted the images.
 """
@@ -13,7 +14,6 @@ if __name__ == "__main__":
     guard()  # before all that takes long to import
 
 import argparse
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,9 @@ from jax_cifar.files import expand
 if TYPE_CHECKING:
     import onnx
 
+    from jax_cifar.deploy.agreement import Expected
     from jax_cifar.deploy.source import Source
-    from jax_cifar.run.load import Run
+    from torch_ref.quantize import Variant
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -34,16 +35,19 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     from jax_cifar.deploy.artefact import check_destination, write_verified
 
-    out = check_destination(options.out)
+    out, variant = check_destination(options.out), chosen_variant(options)
     to_onnx = out.suffix == ".onnx"
     if to_onnx:
         require_torch()
     source = load(options, out)
     if to_onnx:
-        content = float_model(source, options.float_input, options.torch_twin).SerializeToString()
+        model, expected = in_variant(
+            float_model(source, options.float_input, options.torch_twin), source, options.data_dir, variant
+        )
+        content = model.SerializeToString()
     else:
-        content = stablehlo_content(source)
-    agreement, logits = write_verified(out, content, source.test.images, source.expected)
+        content, expected = stablehlo_content(source), source.expected
+    agreement, logits = write_verified(out, content, source.test.images, expected)
     runtime = "ONNX Runtime" if to_onnx else "JAX from the file"
     for line in summary(source, options.float_input, agreement, (logits, runtime), out):
         print(line)
@@ -64,6 +68,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="take normalised float32 NCHW images; default: uint8 NHWC images, normalised inside the graph",
     )
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--int8",
+        metavar="HOW",
+        nargs="?",
+        choices=["static", "dynamic", "weights"],
+        const="static",
+        help="static (the default): calibrated on training images; dynamic: ranges found while running; weights alone."
+        " Accuracy, size and latency are shown beside the float model's",
+    )
+    for name in ("bfloat16", "float16"):
+        meaning = f"weights in {name}, computing in float32; shown likewise"
+        precision.add_argument(f"--{name}", dest="half", action="store_const", const=name, help=meaning)
     parser.add_argument(
         "--torch-twin", metavar="FILE.py:NAME", help="the same network in PyTorch, for a network of one's own"
     )
@@ -71,6 +88,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
     parser.add_argument("--trust-code", action="store_true", help="run the network's own code that the folder recorded")
     return parser.parse_args(arguments)
+
+
+def chosen_variant(options: argparse.Namespace) -> "Variant":
+    """The precision that the options ask for."""
+    ways: dict[str, Variant] = {"static": "int8", "dynamic": "int8-dynamic", "weights": "int8-weights"}
+    return options.half or (ways[options.int8] if options.int8 else "float32")
 
 
 def require_torch() -> None:
@@ -114,11 +137,14 @@ def check_options(options: argparse.Namespace, network: Any, out: Path) -> None:
     """Raise `ConfigError` for options that do nothing together, and for a network without a PyTorch twin."""
     from jax_cifar.config import ModelConfig
 
-    ships = isinstance(network, ModelConfig)
+    ships, variant = isinstance(network, ModelConfig), chosen_variant(options)
+    if options.float_input and variant != "float32":
+        raise ConfigError(f"--float-input is for float32 only: {variant} takes uint8 images.")
     if out.suffix != ".onnx":
-        idle = [name for name in ("float_input", "torch_twin") if getattr(options, name)]
+        idle = [name for name in ("float_input", "torch_twin", "int8", "half") if getattr(options, name)]
         if idle:
-            raise ConfigError(f"--{idle[0].replace('_', '-')} does nothing with {out.name}, only with an .onnx file.")
+            given = options.half if idle[0] == "half" else idle[0].replace("_", "-")
+            raise ConfigError(f"--{given} does nothing with {out.name}, only with an .onnx file.")
     elif not ships and options.torch_twin is None:
         raise ConfigError(
             f"{network} is a network of one's own, and ONNX files are made by PyTorch: name its twin there,"
@@ -133,6 +159,7 @@ def float_model(source: "Source", float_input: bool = False, torch_twin: str | N
     """The network as an ONNX model in float32 with its metadata; its PyTorch twin was proved to be the same network."""
     from jax_cifar.deploy.source import NORMALIZED, PIXELS
     from torch_ref import export
+    from torch_ref.twin import make_twin
 
     twin = make_twin(source.run, torch_twin)
     if source.exact is not None:
@@ -142,22 +169,28 @@ def float_model(source: "Source", float_input: bool = False, torch_twin: str | N
     return model
 
 
-def make_twin(trained: "Run", torch_twin: str | None = None) -> Any:
-    """The same network in PyTorch, with the run's weights."""
-    from torch_ref import convert
-    from torch_ref.models import create_model
-    from torch_ref.twin import load_twin
+def in_variant(
+    model: "onnx.ModelProto", source: "Source", data_dir: str | None, variant: "Variant"
+) -> tuple["onnx.ModelProto", "Expected"]:
+    """The float32 model in another precision, and the logits that its file has to give.
 
-    spec, network = trained.network.spec, trained.config.model
-    height, width, channels = spec.image_shape if spec.side is None else (spec.side, spec.side, spec.image_shape[2])
-    if torch_twin is not None:
-        twin = load_twin(torch_twin, trained.network.model, (height, width, channels))
-    else:
-        if getattr(trained.network.model, "norm", None) == "folded":
-            network = dataclasses.replace(network, norm="none", zero_init_residual=False)
-        twin = create_model(network, spec.num_classes, height)
-    twin.load_state_dict(convert.to_torch(trained.variables, twin))
-    return twin
+    Prints how it was made, and both models side by side.
+    """
+    from jax_cifar.deploy.agreement import QUANTIZED, Expected
+    from jax_cifar.lab.deployed import compare, onnx_way, table
+    from jax_cifar.telemetry.environment import cpu_count
+    from torch_ref.export import set_metadata
+    from torch_ref.quantize import make_variant
+
+    if variant == "float32":
+        return model, source.expected
+    smaller, notes = make_variant(model, variant, source.run.splits(data_dir))
+    ways = {name: onnx_way(one.SerializeToString()) for name, one in {"float32": model, variant: smaller}.items()}
+    figures = compare(ways, source.test)
+    print(*notes, table(figures), f"ONNX Runtime, {cpu_count()} threads", sep="\n")
+    set_metadata(smaller, **source.metadata(variant=variant) | {"test_accuracy": figures[-1].accuracy})
+    logits = ways[variant].predict(source.test.images)
+    return smaller, Expected(logits, None, **({"allowed": QUANTIZED} if variant in ("int8", "int8-dynamic") else {}))
 
 
 def stablehlo_content(source: "Source") -> bytes:
@@ -194,6 +227,7 @@ def fold_latencies(source: "Source", content: bytes | None) -> Iterator[str]:
         import onnx
 
         from torch_ref.export import open_session, predict, to_onnx
+        from torch_ref.twin import make_twin
 
         before = to_onnx(make_twin(source.original), source.run.network.spec)
         models = {"unfolded": before, "folded": onnx.load_model_from_string(content)}

@@ -1,10 +1,11 @@
-"""The PyTorch twin of a network of one's own, from a file that the user names: `FILE.py:Name`.
+"""The PyTorch twin of a run's network; of one's own it comes from a file that the user names: `FILE.py:Name`.
 
 `Name(module, image_shape)` returns the network, NCHW; `module` is the linen module with its fields, `image_shape` the
 height, width and channels that it sees. Its layers bear flax's names by the rule of `torch_ref.convert`: the parameters
 of `Conv_0` are those of `Conv.0`, as of a `torch.nn.ModuleList` called `Conv`.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,27 @@ from torch import nn
 from jax_cifar.config.modules import running
 from jax_cifar.errors import ConfigError, check
 from jax_cifar.files import expand
+from torch_ref import convert
+from torch_ref.models import create_model
+
+
+def make_twin(trained: Any, named: str | None = None) -> nn.Module:
+    """The network of a `jax_cifar.run.load.Run` in PyTorch, with the run's weights.
+
+    Args:
+        trained: the run, its batch norms folded or not.
+        named: the twin of a network of one's own, as `load_twin` takes it.
+    """
+    spec, network = trained.network.spec, trained.config.model
+    height, width, channels = spec.image_shape if spec.side is None else (spec.side, spec.side, spec.image_shape[2])
+    if named is not None:
+        twin = load_twin(named, trained.network.model, (height, width, channels))
+    else:
+        if getattr(trained.network.model, "norm", None) == "folded":
+            network = dataclasses.replace(network, norm="none", zero_init_residual=False)
+        twin = create_model(network, spec.num_classes, height)
+    twin.load_state_dict(convert.to_torch(trained.variables, twin))
+    return twin
 
 
 def load_twin(named: str, module: Any, image_shape: tuple[int, int, int]) -> nn.Module:

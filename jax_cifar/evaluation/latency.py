@@ -1,7 +1,7 @@
 """How long a prediction takes: several ways of making it, timed in turn, so that a slow minute meets all alike."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -40,7 +40,12 @@ def measure_latencies(
             times[name].append(time.perf_counter() - begin)
         if rounds >= least and time.perf_counter() - started > seconds * len(ways):
             break
-    return {name: Latency(*map(float, np.percentile(values, (50, 95)))) for name, values in times.items()}
+    return {name: of_calls(values) for name, values in times.items()}
+
+
+def of_calls(seconds: Sequence[float]) -> Latency:
+    """The latency of calls that took so many seconds each."""
+    return Latency(*map(float, np.percentile(seconds, (50, 95))))
 
 
 def latency_lines(
