@@ -8,7 +8,7 @@ the browser, which has one. A runtime that is not at hand is named with what it 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", metavar="S", type=float, default=2.0, help="to time each way for (default 2)")
 
 
-def measure(options: argparse.Namespace) -> list[Runtimes]:
+def measure(options: argparse.Namespace) -> Iterator[Runtimes]:
     """Run the test images through every runtime, and time it."""
     if options.workdir is None:
         raise ConfigError("The suite runtimes needs a trained network: --workdir DIR, a folder of scripts/train.py.")
@@ -63,7 +63,6 @@ def measure(options: argparse.Namespace) -> list[Runtimes]:
     test = splits.test.take(np.arange(len(splits.test))[: options.images])
     network = make_twin(trained)
     model = export.to_onnx(network, trained.network.spec)
-    cases = []
     with tempfile.TemporaryDirectory() as folder:
         for precision in options.precision:
             if precision == "int8":
@@ -73,8 +72,7 @@ def measure(options: argparse.Namespace) -> list[Runtimes]:
             openers = network_openers(trained, network) if precision == "float32" else {}
             openers |= file_openers(path, test)
             chosen = {name: opener for name, opener in openers.items() if name in options.runtimes}
-            cases.append(run_all(precision, chosen, test, options.seconds))
-    return cases
+            yield run_all(precision, chosen, test, options.seconds)
 
 
 def network_openers(trained: Run, network: torch.nn.Module) -> dict[str, Callable[[], Way]]:
@@ -104,7 +102,7 @@ def run_all(precision: str, openers: Openers, test: Dataset, seconds: float) -> 
     return Runtimes(precision, {}, len(test), figures=figures, missing=missing)
 
 
-def table(cases: list[Runtimes]) -> str:
+def table(cases: Sequence[Runtimes]) -> str:
     """A table for each precision, and a line for what is not as it should be."""
     parts = []
     for case in cases:

@@ -101,7 +101,7 @@ def test_what_the_suite_cannot_do_is_told(arguments, message):
     parser = argparse.ArgumentParser()
     runtimes.add_options(parser)
     with pytest.raises(ConfigError, match=message):
-        runtimes.measure(parser.parse_args(arguments))
+        next(runtimes.measure(parser.parse_args(arguments)))
 
 
 @pytest.mark.slow
