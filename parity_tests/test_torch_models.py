@@ -153,7 +153,7 @@ def test_whitening_kernel_is_the_same():
     images = np.random.default_rng(4).normal(size=(30, 10, 10, 3)).cumsum(axis=1)
     with jax.enable_x64(True):
         expected = np.asarray(models.whitening_kernel(jnp.asarray(images)))
-    judge = SpeedrunNet(CLASSES, "batch").double()
+    judge = SpeedrunNet(CLASSES, "batch", {}).double()
     judge.init_from(torch.from_numpy(np.moveaxis(images, -1, 1).copy()))
     actual = judge.whiten.weight.detach().numpy().transpose(2, 3, 1, 0)
     assert_close(actual, expected, "float64 eigenvectors", "the kernel")

@@ -37,8 +37,8 @@ class InputSpec:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "InputSpec":
         """The fields as JSON has them, with lists for tuples; raises `ConfigError` where they are not what they are."""
-        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         try:
-            return cls(**lists)
+            return cls(**fields)
         except TypeError as error:  # a field is missing, or one too many
             raise ConfigError(str(error).partition("__init__() ")[2] or str(error)) from None
