@@ -2,6 +2,7 @@
 
 import strictness  # noqa: F401
 import torch
+import typecheck  # noqa: F401
 from fixtures import pytest_collection_finish, quick_compile, x64  # noqa: F401
 
 # The test workers share the cores.
