@@ -11,13 +11,14 @@ from functools import cache
 from pathlib import Path
 
 import faults
+import fuzzing
 import mutants
 import numpy as np
 import pytest
 
 from jax_cifar import apply_overrides, load_config, load_run, train, train_many
 from jax_cifar.config.files import field_types
-from jax_cifar.data import Dataset, Splits
+from jax_cifar.data import Dataset, Splits, load_data
 from jax_cifar.errors import ConfigError
 from jax_cifar.models import check_network
 from jax_cifar.training import loop, many
@@ -95,8 +96,8 @@ RECIPES = {
 }
 
 
-# A variant of a file that is run anyway, and what tests of the library cover.
-SLOW = ("own_optimizer.py:centred", "own_schedule.py", "own_loss.py")
+# Variants of what is run anyway, and what tests of the library cover.
+SLOW = ("own_optimizer.py:lion", "own_optimizer.py:centred", "own_schedule.py", "own_loss.py", "own_recipe.py:wide")
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(r, marks=pytest.mark.slow) if r in SLOW else r for r in RECIPES])
@@ -120,6 +121,12 @@ def test_an_example_trains_and_predicts_after_its_run_was_moved_and_its_file_is_
     report, test = found.evaluate("test"), found.part("test")
     assert (report.accuracy, report.loss) == (summary["test_accuracy"], summary["test_loss"])
     assert np.mean(found.predict(test.images) == test.labels) == report.accuracy
+
+
+@pytest.mark.parametrize("recipe", SLOW)
+def test_an_example_that_is_not_trained_here_can_be(recipe):
+    config = load_config(EXAMPLES / recipe, [*SMALL, *RECIPES[recipe]])
+    fuzzing.trace(config, load_data(config.data))
 
 
 def test_own_fields_and_seeds_go_through_train_many():
