@@ -27,8 +27,10 @@ def jaxtyped(function: Any = None, *, typechecker: Any) -> Any:
     """In place of jaxtyping's own decorator, which `--jaxtyping-packages` puts on everything: only where shapes are."""
     if function is None:
         return functools.partial(jaxtyped, typechecker=typechecker)
-    annotations = () if isinstance(function, type) else function.__annotations__.values()
-    return _jaxtyped(function, typechecker=typechecker) if any(map(_has_shape, annotations)) else function
+    constructs = isinstance(function, type) or function.__name__ == "__init__"
+    if constructs or not any(map(_has_shape, function.__annotations__.values())):
+        return function
+    return _jaxtyped(function, typechecker=typechecker)
 
 
 jaxtyping.jaxtyped = jaxtyped
