@@ -2,7 +2,8 @@
 
 import strictness  # noqa: F401
 import torch
-from fixtures import quick_compile, x64  # noqa: F401
+import typecheck  # noqa: F401
+from fixtures import pytest_collection_finish, quick_compile, x64  # noqa: F401
 
 # The test workers share the cores.
 torch.set_num_threads(1)

@@ -66,8 +66,9 @@ def torch_accuracies(experiment: Experiment, *more: str) -> list[float]:
 needs_cifar = pytest.mark.skipif(not HAS_CIFAR, reason="needs the real CIFAR in $JAX_CIFAR_DATA")
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
-@pytest.mark.parametrize("short", [DIGITS, pytest.param(SHORT, marks=[pytest.mark.slow, needs_cifar])])
+@pytest.mark.parametrize("short", [DIGITS, pytest.param(SHORT, marks=needs_cifar)])
 def test_a_short_recipe_ends_equally_well_and_a_fault_is_told_apart(short):
     ours, theirs = jax_accuracies(short), torch_accuracies(short)
     found = compare_means(ours, theirs)

@@ -170,8 +170,15 @@ def displaced(elastic: ElasticTransform, noise: np.ndarray, mode: str = "reflect
     return PLACES + np.stack([geometry.displacement(elastic, each, mode) for each in noise])
 
 
-@pytest.mark.parametrize("padding_mode", ["constant", "reflect", "edge"])
-@pytest.mark.parametrize(("alpha", "sigma"), [(30.0, 2.0), (60.0, 4.0), (600.0, 30.0)])
+MODES = ("constant", "reflect", "edge")
+SIZES = ((30.0, 2.0), (60.0, 4.0), (600.0, 30.0))
+EACH = [(*size, mode) for size, mode in zip(SIZES, MODES, strict=True)]
+OTHERS = [(*size, mode) for size in SIZES for mode in MODES if (*size, mode) not in EACH]
+
+
+@pytest.mark.parametrize(
+    ("alpha", "sigma", "padding_mode"), EACH + [pytest.param(*each, marks=pytest.mark.slow) for each in OTHERS]
+)
 def test_elastic(alpha, sigma, padding_mode):
     elastic = ElasticTransform(alpha, sigma, 1.0, padding_mode, 0.3 if padding_mode == "constant" else 0.0)
     draws, noise = noise_draws()

@@ -93,7 +93,7 @@ def test_optax_onecycle_is_told_apart(total):
     linear = optax.linear_onecycle_schedule(total, 1.0, 0.3, 0.85, 25, 1e4)
     for wrong in (cosine, linear):
         with jax.numpy_dtype_promotion("standard"):
-            values = np.asarray(jax.vmap(wrong)(jnp.arange(total)))
+            values = np.asarray(jax.jit(jax.vmap(wrong))(jnp.arange(total)))
         assert np.max(np.abs(values - rates)) > 1e-3
 
 

@@ -69,6 +69,7 @@ INITIALISED = {
 }
 
 
+@functools.cache
 def initial_values(case) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Fresh parameters of both frameworks by path; values that are constants must be the same and are left out."""
     config, size = INITIALISED[case]

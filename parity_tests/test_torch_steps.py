@@ -97,6 +97,24 @@ CASES: dict[str, tuple[Config, list[dict[str, dict[str, Any]]]]] = {
         experiment(PLAIN, COSINE, mix=MixConfig(mixup_alpha=1.0)),
         [{"train": {"label_smoothing": 0.0}}, {"mix": {"mixup_alpha": 0.0}}],
     ),
+    "sgd with all of these": (
+        experiment(
+            dataclasses.replace(SGD, ema_decay=0.3),
+            ScheduleConfig(name="onecycle"),
+            mix=MixConfig(mixup_alpha=1.0),
+        ),
+        [
+            {"optim": {"nesterov": False}},
+            {"optim": {"weight_decay": 0.0}},
+            {"optim": {"clip_norm": None}},
+            {"optim": {"ema_decay": 0.29}},
+            {"optim": {"ema_warmup": False}},
+            {"schedule": {"cycle_momentum": False}},
+            {"schedule": {"name": "constant"}},
+            {"train": {"label_smoothing": 0.0}},
+            {"mix": {"mixup_alpha": 0.0}},
+        ],
+    ),
 }
 
 
@@ -170,7 +188,7 @@ def run_torch(config: Config, variables: Any) -> Run:
 ROWS = {"losses": "loss", "params": "parameters", "statistics": "statistics"}
 
 
-QUICK = ("sgd", "adamw", "muon with onecycle", "ema warmed up", "mixup")  # the rest is left to the slow tests
+QUICK = ("adamw", "muon with onecycle", "sgd with all of these")  # the rest is left to the slow tests
 
 
 @pytest.mark.parametrize(

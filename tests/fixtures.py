@@ -1,7 +1,14 @@
 """How JAX computes while a test runs; for both folders of tests."""
 
+import gc
+
 import jax
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: it is not searched for garbage again and again."""
+    gc.freeze()
 
 
 @pytest.fixture

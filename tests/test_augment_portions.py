@@ -37,7 +37,14 @@ def whole(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize(("group", "batch"), [*((group, 2 * PORTION + 3) for group in GROUPS), (NESTED, PORTION // 2)])
+MANY, FEW = 2 * PORTION + 3, PORTION // 2
+
+
+@pytest.mark.parametrize(
+    ("group", "batch"),
+    [(SHAPES, MANY), (NESTED, MANY), (NESTED, FEW)]
+    + [pytest.param(group, MANY, marks=pytest.mark.slow) for group in GROUPS if group not in (SHAPES, NESTED)],
+)
 def test_portions_give_what_the_whole_batch_gives(whole, group, batch):
     images = jnp.asarray(np.random.default_rng(0).random((batch, 8, 8, 3)), jnp.float32)
     info = SampleInfo(jnp.arange(batch), jnp.asarray(1))

@@ -100,7 +100,8 @@ def test_references_draw_as_the_transforms_do(transform):
     """The parity tests judge what references make of draws; here it is the draws."""
     info = library.SampleInfo(jnp.arange(64), jnp.asarray(0))
     before = IMAGES.copy()
-    ours = one_by_one(transform, IMAGES, transform.draw(jax.random.key(0), IMAGES.shape, info))
+    draws = jax.jit(lambda key: transform.draw(key, IMAGES.shape, info))(jax.random.key(0))
+    ours = one_by_one(transform, IMAGES, draws)
     theirs = drawn_here(transform)
     np.testing.assert_array_equal(IMAGES, before)
     assert (theirs.shape, theirs.dtype) == (IMAGES.shape, np.uint8)

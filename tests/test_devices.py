@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from small_runs import a_lot, largest_difference, loop, outline, small_config
+from small_runs import Perceptron, a_lot, largest_difference, loop, outline, small_config
 
 from jax_cifar.augment import HorizontalFlip, RandomCrop
 from jax_cifar.evaluation.predict import make_batches, predict_logits
@@ -51,7 +51,7 @@ def prediction() -> dict[str, Any]:
 def report() -> None:
     """What the process with four devices prints."""
     one, four = one_run(1), one_run(4)
-    members = a_lot(distributed={"devices": 2})
+    members = a_lot(model=Perceptron(), distributed={"devices": 2})
     values = {
         "difference": largest_difference(one.state, four.state),
         "devices": len(jax.tree.leaves(four.state.params)[0].sharding.device_set),
@@ -86,7 +86,7 @@ def test_a_run_is_the_same(reported):
 
 def test_each_device_trains_a_member_of_its_own(reported):
     assert reported["ways"] == ["devices", "sequential"]
-    alone = [outline(result) for result in train_many(a_lot(), how="sequential")]
+    alone = [outline(result) for result in train_many(a_lot(model=Perceptron()), how="sequential")]
     np.testing.assert_allclose(reported["members"], alone, atol=1e-4)
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import faults
+import fuzzing
 import jax
 import jax.export
 import mutants
@@ -19,7 +20,7 @@ import pytest
 
 from jax_cifar import apply_overrides, load_config, load_onnx, load_run, train, train_many
 from jax_cifar.config.files import field_types
-from jax_cifar.data import Dataset, Splits
+from jax_cifar.data import Dataset, Splits, load_data
 from jax_cifar.deploy.stablehlo import to_program
 from jax_cifar.errors import ConfigError
 from jax_cifar.models import check_network
@@ -99,8 +100,8 @@ RECIPES = {
 }
 
 
-# A variant of a file that is run anyway, and what tests of the library cover.
-SLOW = ("own_optimizer.py:centred", "own_schedule.py", "own_loss.py")
+# Variants of what is run anyway, and what tests of the library cover.
+SLOW = ("own_optimizer.py:lion", "own_optimizer.py:centred", "own_schedule.py", "own_loss.py", "own_recipe.py:wide")
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(r, marks=pytest.mark.slow) if r in SLOW else r for r in RECIPES])
@@ -139,6 +140,12 @@ def exports_both_ways(run, folder):
     images = found.part("test").images[:5]
     program = jax.export.deserialize(bytearray(to_program(found.network, found.variables)))
     assert np.allclose(load_onnx(folder / "net.onnx").logits(images), program.call(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", SLOW)
+def test_an_example_that_is_not_trained_here_can_be(recipe):
+    config = load_config(EXAMPLES / recipe, [*SMALL, *RECIPES[recipe]])
+    fuzzing.trace(config, load_data(config.data))
 
 
 def test_own_fields_and_seeds_go_through_train_many():

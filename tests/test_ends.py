@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
-from small_runs import loop, same_bits, small_config
+from small_runs import Perceptron, loop, same_bits, small_config
 
 from jax_cifar.errors import CheckpointError, Diverged, Interrupted
 from jax_cifar.evaluation import predict
@@ -42,7 +42,7 @@ class StopInEvaluation:
 
 def test_a_run_stopped_while_evaluating_makes_that_row_when_it_goes_on(tmp_path, monkeypatch):
     # Rows after 3, 6, 9 and 12 updates; the signals come in that of an epoch's end and in the very last.
-    config = small_config(data={"val_fraction": 0.1}, eval={"every": 0.5})
+    config = small_config(model=Perceptron(), data={"val_fraction": 0.1}, eval={"every": 0.5})
     whole = loop.train(config, tmp_path / "whole")
     folder = tmp_path / "parts"
     for number, at in ((2, 6), (3, 12)):

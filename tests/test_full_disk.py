@@ -5,7 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from small_runs import small_config
+from small_runs import Perceptron, small_config
 
 from jax_cifar.errors import ConfigError
 from jax_cifar.run import clock
@@ -21,7 +21,7 @@ def test_a_run_whose_last_files_find_no_space_has_lost_no_training_and_says_so_a
     tmp_path, monkeypatch, capsys
 ):
     ended = []
-    config = small_config(train={"steps": 1}, schedule={"warmup": 0.0}, log={"plots": True})
+    config = small_config(model=Perceptron(), train={"steps": 1}, schedule={"warmup": 0.0}, log={"plots": True})
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "write_record", full)
         patch.setattr(trainer, "draw_confusion_matrix", full)

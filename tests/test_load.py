@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import small_config
+from small_runs import Perceptron, small_config
 
 from jax_cifar import load_config, load_run
 from jax_cifar.data import Dataset, Splits, load_data
@@ -106,7 +106,8 @@ def test_the_script_judges_a_file_folded_too(finished, tmp_path, capsys, monkeyp
 def test_a_run_on_images_given_in_python_asks_for_them_again(tmp_path):
     splits = load_data(small_config().data)
     mine = Splits("mine", splits.train.take(np.arange(64)), splits.test.take(np.arange(30)), None, splits.label_names)
-    result = train(small_config(data={"subset": None, "val_fraction": 0.1}), tmp_path, splits=mine)
+    config = small_config(model=Perceptron(), data={"subset": None, "val_fraction": 0.1})
+    result = train(config, tmp_path, splits=mine)
     assert result.report.count == 30 and result.summary["dataset"] == "mine"
     assert result.summary["best_validation_accuracy"] is not None  # divided as any other set
     run = load_run(tmp_path)
@@ -115,7 +116,7 @@ def test_a_run_on_images_given_in_python_asks_for_them_again(tmp_path):
         run.evaluate()
     changed = dataclasses.replace(mine, train=Dataset(255 - mine.train.images, mine.train.labels))
     with pytest.raises(CheckpointError, match="other images"):
-        train(small_config(data={"subset": None, "val_fraction": 0.1}), tmp_path, splits=changed)
+        train(config, tmp_path, splits=changed)
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "is damaged"), ('{"mean": 3}', "does not say what the network")])

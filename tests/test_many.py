@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import a_lot, largest_difference, loop, same_bits, tiny_config, with_fields
+from small_runs import Perceptron, a_lot, largest_difference, loop, same_bits, tiny_config, with_fields
 
 from jax_cifar import cli
 from jax_cifar.errors import ConfigError
@@ -24,11 +24,11 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "train_many.py"
 
 @pytest.fixture(scope="module")
 def lot() -> list[ManyResult]:
-    return train_many(a_lot(eval={"tta": "mirror"}), how="sequential")
+    return train_many(a_lot(model=Perceptron(), eval={"tta": "mirror"}), how="sequential")
 
 
 def test_a_member_has_the_bits_of_a_run_of_its_own(lot, tmp_path):
-    config = a_lot(eval={"tta": "mirror"})[1]
+    config = a_lot(model=Perceptron(), eval={"tta": "mirror"})[1]
     assert lot[1].config == config
     alone = loop.train(config, tmp_path)
     assert same_bits(lot[1].state, jax.device_get(alone.state))
@@ -41,7 +41,7 @@ def test_a_member_has_the_bits_of_a_run_of_its_own(lot, tmp_path):
 
 
 def test_all_in_one_call_gives_the_same_up_to_rounding(lot):
-    results = train_many(a_lot(), how="vmap", chunk=2)  # the second call lacks one
+    results = train_many(a_lot(model=Perceptron()), how="vmap", chunk=2)  # the second call lacks one
     expected = [(0, 0.05, 0.9, 1e-3), (3, 0.02, 0.7, 1e-2), (0, 0.02, 0.9, 1e-3)]
     assert [tuple(one.setting.values()) for one in results] == expected
     for one, other in zip(results, lot, strict=True):
@@ -73,14 +73,14 @@ def test_the_second_member_compiles_nothing(caplog):
         compiled.append([record.getMessage() for record in caplog.records if "XLA compilation" in record.getMessage()])
 
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        train_many(a_lot(), how="sequential", on_result=count)
+        train_many(a_lot(model=Perceptron()), how="sequential", on_result=count)
     for name in ("any_number", "predict"):
         assert sum(f"jit({name})" in line for line in compiled[0]) >= 1
     assert compiled[1:] == compiled[:1] * 2
 
 
 def test_one_that_diverges_stops_no_other():
-    config = tiny_config(log={"every": 1})
+    config = tiny_config(model=Perceptron(), log={"every": 1})
     rates = [with_fields(config, optim={"lr": lr}) for lr in (1e30, 0.02)]
     bad, good = train_many(rates, how="vmap")
     figures = (bad.test_accuracy, bad.test_loss, bad.test_accuracy_tta, bad.validation_accuracy, bad.report)
@@ -138,7 +138,8 @@ def test_a_setting_that_would_mean_something_else_is_refused(sections, change, m
 
 
 def test_momentum_of_adam_is_b1():
-    config = tiny_config(optim={"name": "adamw", "momentum": 0.9, "b1": 0.8, "nesterov": False})
+    adamw = {"name": "adamw", "momentum": 0.9, "b1": 0.8, "nesterov": False}
+    config = tiny_config(model=Perceptron(), optim=adamw)
     first, second = train_many([config, with_fields(config, optim={"b1": 0.5})], how="sequential")
     assert (first.setting["momentum"], second.setting["momentum"]) == (0.8, 0.5)
     assert largest_difference(first.state.params, second.state.params) > 0

@@ -27,7 +27,6 @@ from jax_cifar.models import (
 from jax_cifar.models.resnet import BasicBlock, Bottleneck
 
 KEY = jax.random.key(0)
-NAMES = ["tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet50", "speedrun_net"]
 NORMS = ["batch", "group", "none"]
 
 
@@ -35,6 +34,7 @@ def images_of(size, count=2):
     return jnp.asarray(np.random.default_rng(size).normal(size=(count, size, size, 3)), jnp.float32)
 
 
+@functools.cache
 def shapes_of(config, classes=10, size=32, **types) -> tuple[Any, Any]:
     """The variables' shapes and types, with nothing computed."""
     model = create_model(config, classes, **types)
@@ -46,13 +46,13 @@ def shapes_of(config, classes=10, size=32, **types) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     ("config", "classes", "count"),
     [
-        (ModelConfig("resnet18", stem="imagenet"), 10, 11_181_642),
+        pytest.param(ModelConfig("resnet18", stem="imagenet"), 10, 11_181_642, marks=pytest.mark.slow),
         (ModelConfig("resnet18", stem="imagenet"), 1000, 11_689_512),
-        (ModelConfig("resnet34", stem="imagenet"), 1000, 21_797_672),
+        pytest.param(ModelConfig("resnet34", stem="imagenet"), 1000, 21_797_672, marks=pytest.mark.slow),
         (ModelConfig("resnet50", stem="imagenet"), 1000, 25_557_032),
         (ModelConfig("resnet34"), 100, 21_328_292),
         (ModelConfig("resnet18"), 10, 11_173_962),
-        (ModelConfig("resnet34", norm="group"), 100, 21_328_292),
+        pytest.param(ModelConfig("resnet34", norm="group"), 100, 21_328_292, marks=pytest.mark.slow),
         (ModelConfig("simple_cnn", norm="none"), 10, 896 + 18_496 + 524_416 + 1_290),
         (ModelConfig("simple_cnn"), 10, 864 + 64 + 18_432 + 128 + 524_416 + 1_290),
         (ModelConfig("tiny_cnn"), 10, 864 + 18_432 + 73_728 + 2 * (32 + 64 + 128) + 20_490),
@@ -81,8 +81,9 @@ def test_parameter_table_rows():
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [(name, norm) for name in ("tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", "speedrun_net") for norm in NORMS]
-    + [("resnet34", "batch"), ("resnet50", "batch")],
+    [("tiny_cnn", norm) for norm in NORMS]
+    + [(name, norm) for name in ("simple_cnn", "cifar_cnn", "resnet18", "speedrun_net") for norm in ("batch", "none")]
+    + [pytest.param("resnet34", "batch", marks=pytest.mark.slow), ("resnet50", "batch")],
 )
 def test_logits_and_statistics_have_the_promised_shape_and_type(name, norm):
     model, variables = shapes_of(ModelConfig(name, norm=norm, width=4), classes=7, dtype=jnp.bfloat16)
@@ -128,7 +129,7 @@ def test_resnet_names_are_torchvisions(name, stages, convs):
         assert len(names) + sum(n.endswith("running_mean") for n in names) == 218
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["tiny_cnn", "simple_cnn", "cifar_cnn", "speedrun_net"])
 def test_names_of_parameters_and_statistics_do_not_collide_in_pytorch(name):
     _, variables = shapes_of(ModelConfig(name, width=4))
     names = [torch_name(row[0]) for tree in variables.values() for row in parameter_table(tree)]
@@ -174,7 +175,8 @@ def test_variables_without_statistics_have_an_empty_place_for_them(norm):
 )
 def test_dropout_draws_in_training_only(name, places):
     def draws(train, dropout):
-        model, variables = shapes_of(ModelConfig(name, width=2, dropout=dropout))
+        _, variables = shapes_of(ModelConfig(name, width=2))  # of any dropout
+        model = create_model(ModelConfig(name, width=2, dropout=dropout), 10)
         call = functools.partial(model.apply, train=train, mutable=["batch_stats"], rngs={"dropout": KEY})
         jaxpr = jax.make_jaxpr(call)(variables, images_of(32)).jaxpr
         return sum(equation.primitive.name == "random_bits" for equation, _ in equations(jaxpr))

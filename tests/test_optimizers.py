@@ -50,7 +50,7 @@ def run(tx: Rule, params: Any, settings: list[Hyper]) -> Any:
 
 
 def gap(a: Any, b: Any) -> float:
-    return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(jnp.max(jnp.abs(x - y))), a, b)))
+    return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(np.asarray(x) - np.asarray(y)).max()), a, b)))
 
 
 OWN: dict[str, Any] = {

@@ -25,7 +25,6 @@ from jax_cifar.telemetry.images import draw_rows, draw_sections
 from jax_cifar.training.session import make_network
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "visualize.py"
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
 
 
@@ -71,8 +70,8 @@ def test_groups_are_described_with_their_members():
 
 
 def test_the_filter_answers_to_vertical_edges_only():
-    step = np.zeros((20, 20, 3), np.uint8)
-    step[:, 10:] = 255
+    step = np.zeros((32, 32, 3), np.uint8)
+    step[:, 16:] = 255
     kernel = edge_kernel(5)
     np.testing.assert_allclose(kernel, -kernel[:, ::-1], atol=1e-15)
     assert np.abs(kernel).sum() == pytest.approx(1)
@@ -100,8 +99,9 @@ def test_the_first_layer_and_its_maps(tmp_path, name, path):
     config = small_config(model={"name": cast(ModelName, name), "width": 2, "dropout": dropout})
     splits = load_data(config.data)
     network = make_network(config, input_spec(config, splits))
-    init = jax.jit(functools.partial(network.model.init, train=False), compiler_options=QUICK_COMPILE)
-    variables = init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    init, draws = functools.partial(network.model.init, train=False), np.random.default_rng(0)
+    shapes: Any = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = jax.tree.map(lambda leaf: draws.uniform(0.1, 1.0, leaf.shape).astype(leaf.dtype), shapes)
     trained = Run(tmp_path, config, network, variables, step=0, data_name=splits.name)
     filters, maps = first_layer_panels(trained, IMAGES[0])
     layer: Any = variables["params"]

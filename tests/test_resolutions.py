@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,6 @@ from small_runs import StopAt, same_bits, small_config
 
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError, Interrupted
-from jax_cifar.models import SpeedrunNet
 from jax_cifar.models.network import downsample
 from jax_cifar.run.folder import input_spec
 from jax_cifar.training import session, trainer
@@ -45,15 +45,19 @@ def test_the_plan_changes_the_side_at_the_shares_and_stops_there():
     assert plan.calls() == {(16, 2), (32, 2)}
 
 
-def test_every_update_sees_its_side_and_the_last_side_is_judged(tmp_path, monkeypatch):
-    seen: dict[bool, set[int]] = {True: set(), False: set()}
-    call = SpeedrunNet.__call__
+seen: dict[bool, set[int]] = {True: set(), False: set()}
 
-    def spying(self, images, train):
+
+class Spy(nn.Module):
+    """A network for images of every side, which keeps what sides it saw in training and in evaluation."""
+
+    @nn.compact
+    def __call__(self, images, train):
         seen[train].add(images.shape[1])
-        return call(self, images, train)
+        return nn.Dense(10)(images.mean((1, 2)))
 
-    monkeypatch.setattr(SpeedrunNet, "__call__", spying)
+
+def test_every_update_sees_its_side_and_the_last_side_is_judged(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "check_network", lambda *_: 0)  # it tries every side, in shapes alone
     sides = []
     advance = Session.advance
@@ -63,7 +67,7 @@ def test_every_update_sees_its_side_and_the_last_side_is_judged(tmp_path, monkey
         return advance(self, state, step, stop)
 
     monkeypatch.setattr(Session, "advance", watched)
-    result = train(config_of((16, 0.5), (24, 0.5)), tmp_path)
+    result = train(small_config(model=Spy(), train={"resolutions": ((16, 0.5), (24, 0.5))}), tmp_path)
     assert seen == {True: {16, 24}, False: {24}}
     assert sides == [16] * 3 + [24] * 3  # a log line every 2 of 12 steps
     assert int(result.state.step) == 12

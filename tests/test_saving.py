@@ -4,12 +4,12 @@ import errno
 import os
 
 import pytest
-from small_runs import loop, same_bits, small_config
+from small_runs import Perceptron, loop, same_bits, small_config
 
 from jax_cifar.errors import CheckpointError
 from jax_cifar.run import checkpoint
 
-CONFIG = small_config(checkpoint={"every": 1 / 3})
+CONFIG = small_config(model=Perceptron(), checkpoint={"every": 1 / 3})
 
 
 def full_until(monkeypatch, step):
@@ -24,15 +24,16 @@ def full_until(monkeypatch, step):
     monkeypatch.setattr(checkpoint, "_write_checkpoint", failing)
 
 
-def test_a_disk_that_is_full_for_a_while_costs_no_training(finished_run, tmp_path, monkeypatch, capsys):
-    full_until(monkeypatch, step=8)
-    result = loop.train(CONFIG, tmp_path)
-    assert same_bits(result.state, finished_run.state)
-    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"10", "12"}
+def test_a_disk_that_is_full_for_a_while_costs_no_training(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        full_until(patch, step=8)
+        result = loop.train(CONFIG, tmp_path / "full")
+    assert {path.name for path in (tmp_path / "full/checkpoints").iterdir()} == {"10", "12"}
     said = " ".join("".join(capsys.readouterr()).split())
     assert said.count("No space left on device") == 2
     assert "could not be saved: No space left on device. Training goes on" in said
     assert "could not be saved on the way: 3 (No space left on device). The last one is saved." in said
+    assert same_bits(result.state, loop.train(CONFIG, tmp_path / "room").state)
 
 
 def test_a_last_checkpoint_that_cannot_be_saved_ends_the_run_with_one_message(tmp_path, monkeypatch, capsys):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small_runs import same_bits, small_config
+from small_runs import Perceptron, same_bits, small_config
 
 from jax_cifar import Callback
 from jax_cifar.data import Splits, load_data
@@ -97,7 +97,8 @@ class Listening(Callback):
 def test_a_callback_is_told_of_each_line_each_epoch_and_the_end_and_one_that_fails_is_a_warning(tmp_path, capsys):
     events = ("on_log", "on_epoch", "on_end")
     failing, listening = [Listening(event) for event in events], Listening()
-    result = train(small_config(data={"val_fraction": 0.1}), tmp_path, callbacks=[*failing, object(), listening])
+    config = small_config(model=Perceptron(), data={"val_fraction": 0.1})
+    result = train(config, tmp_path, callbacks=[*failing, object(), listening])
     printed = capsys.readouterr().out
     for event in events:
         assert printed.count(f"WARNING: the callback Listening.{event} failed with RuntimeError: no connection") == 1

@@ -1,13 +1,12 @@
 """The compiled step: order, accumulation, mixing, many steps in one call, several devices."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import largest_difference, small_config
+from small_runs import Perceptron, largest_difference, small_config
 
 from jax_cifar import train
 from jax_cifar.augment import HorizontalFlip, RandomCrop
@@ -50,7 +49,8 @@ def test_many_steps_in_one_call_are_the_same_steps(finished_run, tmp_path):
 
 
 def test_mixed_batches_are_counted_by_the_share_of_the_predicted_class(tmp_path):
-    config = small_config(mix={"mixup_alpha": 1.0, "cutmix_alpha": 1.0}, train={"epochs": 1})
+    mix, epoch = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}, {"epochs": 1}
+    config = small_config(model=Perceptron(), mix=mix, train=epoch)
     accuracy = train(config, tmp_path).summary["train_accuracy"]
     assert 0 < accuracy < 1
     assert (accuracy * 6 * 32) % 1 > 1e-6  # shares, not whole images
@@ -60,11 +60,10 @@ def test_mixed_batches_are_counted_by_the_share_of_the_predicted_class(tmp_path)
 def test_the_same_images_are_treated_anew_in_every_step(random_part):
     """With a learning rate of 0 and one batch for all steps, losses differ by the random part alone."""
     config = small_config(
-        model={"name": "simple_cnn", "norm": "none", "dropout": 0.5 if random_part == "dropout" else 0.0},
+        model=Perceptron(dropout=0.5 if random_part == "dropout" else 0.0),
         mix={"mixup_alpha": 1.0 if random_part == "mix" else 0.0},
+        augment=(RandomCrop(padding=4),) if random_part == "augment" else (),
     )
-    if random_part == "augment":
-        config = dataclasses.replace(config, augment=(RandomCrop(padding=4),))
     splits = load_data(config.data)
     network = make_network(config, input_spec(config, splits))
     state, optimizer = initial_state(config, network, splits.train.images)
@@ -101,6 +100,5 @@ def test_the_step_is_traced_once_for_the_whole_run(tmp_path, monkeypatch):
         return counting
 
     monkeypatch.setattr(session, "make_train_steps", counted)
-    config = dataclasses.replace(small_config(), augment=(RandomCrop(padding=2), HorizontalFlip()))
-    train(config, tmp_path)
+    train(small_config(model=Perceptron(), augment=(RandomCrop(padding=2), HorizontalFlip())), tmp_path)
     assert len(traces) == 1

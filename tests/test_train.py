@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import StopAt, largest_difference, same_bits, small_config
+from small_runs import Perceptron, StopAt, largest_difference, same_bits, small_config
 
 from jax_cifar import train
 from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
@@ -45,7 +45,7 @@ def train_and_stop(config: Config, folder: Path, asked: int) -> None:
 def averaging(tmp_path_factory) -> tuple[Config, loop.TrainResult, Path]:
     """A configuration with everything a resume could forget, its whole run, and the folder of a stopped one."""
     folder, optim = tmp_path_factory.mktemp("averaging"), {"ema_decay": 0.9, "weight_decay": 1e-3, "clip_norm": 1.0}
-    config = dataclasses.replace(small_config(optim=optim), augment=TRANSFORMS)
+    config = small_config(model=Perceptron(), optim=optim, augment=TRANSFORMS)
     train_and_stop(config, folder / "stopped", asked=4)
     return config, train(config, folder / "whole"), folder / "stopped"
 
@@ -84,7 +84,7 @@ def test_every_line_of_metrics_follows_from_the_run(finished_run):
 
 def test_a_slow_run_prints_every_step_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(console, "QUIET_SECONDS", 0.0)
-    train(small_config(eval={"every": 0.5}), tmp_path)
+    train(small_config(model=Perceptron(), eval={"every": 0.5}), tmp_path)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     (shown,) = [row[2] for row in rows if row[1:2] == ["4"]]
     losses = [line["loss"] for line in read_metrics(tmp_path) if line["split"] == "train"]
@@ -147,7 +147,10 @@ def check_same(whole: loop.TrainResult, parts: loop.TrainResult) -> None:
         assert figures[0] == pytest.approx(figures[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("forgotten", ["opt_state", "batch_stats", "ema", "step"])
+# One forgotten part shows as another does.
+@pytest.mark.parametrize(
+    "forgotten", ["opt_state", "step", *(pytest.param(part, marks=pytest.mark.slow) for part in ("batch_stats", "ema"))]
+)
 def test_a_resume_that_forgets_something_is_noticed(averaging, tmp_path, monkeypatch, forgotten):
     config, whole, stopped = averaging
     restore = Checkpoints.restore
@@ -227,6 +230,7 @@ def test_other_images_are_refused(copied, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     config = small_config(
+        model=Perceptron(),
         optim={"lr": 1e20, "nesterov": False, "momentum": 0.0},
         schedule={"name": "step", "warmup": 0.0, "unit": "steps", "milestones": (1.0,), "gamma": 1.0},
         checkpoint={"every": 1 / 6},
@@ -256,7 +260,7 @@ def test_the_best_by_validation_is_kept_apart(tmp_path):
 
 
 def test_evaluation_takes_the_averaged_weights(tmp_path):
-    result = train(small_config(optim={"ema_decay": 0.5}), tmp_path)
+    result = train(small_config(model=Perceptron(), optim={"ema_decay": 0.5}), tmp_path)
     assert largest_difference(result.state.params, result.state.ema["params"]) > 0
     plain = dataclasses.replace(load_run(tmp_path), variables=jax.device_get(result.state.variables))
     assert load_run(tmp_path).evaluate("test").loss == result.summary["test_loss"]
