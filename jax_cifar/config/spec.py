@@ -37,7 +37,7 @@ class InputSpec:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "InputSpec":
         """The fields as JSON has them, with lists for tuples; raises `ConfigError` where they are not what they are."""
-        fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        fields: dict[str, Any] = {name: tuple(of) if isinstance(of, list) else of for name, of in values.items()}
         try:
             return cls(**fields)
         except TypeError as error:  # a field is missing, or one too many
