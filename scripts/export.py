@@ -78,9 +78,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="static (the default): calibrated on training images; dynamic: ranges found while running; weights alone."
         " Accuracy, size and latency are shown beside the float model's",
     )
-    for name in ("bfloat16", "float16"):
-        meaning = f"weights in {name}, computing in float32; shown likewise"
-        precision.add_argument(f"--{name}", dest="half", action="store_const", const=name, help=meaning)
+    half: dict[str, Any] = {"dest": "half", "action": "store_const"}
+    halved = "weights of half the size, computing in float32; shown likewise"
+    precision.add_argument("--bfloat16", const="bfloat16", help=halved, **half)
+    precision.add_argument("--float16", const="float16", help=f"{halved}, in the older format", **half)
     parser.add_argument(
         "--torch-twin", metavar="FILE.py:NAME", help="the same network in PyTorch, for a network of one's own"
     )

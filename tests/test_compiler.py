@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
-from small_runs import small_config
+from small_runs import Perceptron, small_config
 
 from jax_cifar.backend import compiler
 from jax_cifar.backend.compiler import ProgramFiles
@@ -121,7 +121,7 @@ def test_training_and_evaluation_are_compiled_as_the_run_says(monkeypatch):
     asked = []
     for place in (programs, predict):
         monkeypatch.setattr(place, "compiler_options", lambda deterministic=False: asked.append(deterministic) or {})
-    config = small_config(train={"deterministic": True})
+    config = small_config(model=Perceptron(), train={"deterministic": True})
     session = Session(config, load_data(config.data), one_run(config), Clock())
     session.compile(session.start([config]))
     assert asked == [True, True]

@@ -15,6 +15,16 @@ from jax_cifar.signals import StopRequest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Whatever started the tests may have signals ignored, as `nohup` does."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"])
 def test_signal_sets_the_flag_and_nothing_else(name):
     with pytest.raises(ZeroDivisionError), StopRequest() as stop:

@@ -41,5 +41,7 @@ def _has_shape(annotation: Any) -> bool:
         return True
     if isinstance(annotation, type) and issubclass(annotation, AbstractArray):
         return True
+    if typing.get_origin(annotation) is typing.Literal:  # its words are no annotations
+        return False
     inner = getattr(annotation, "leaftype", None)  # of jaxtyping's PyTree
     return any(map(_has_shape, typing.get_args(annotation) + ((inner,) if inner else ())))
