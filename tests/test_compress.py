@@ -114,7 +114,7 @@ def test_the_script_shows_every_network_on_the_way(trained, smaller, capsys, mon
     monkeypatch.setattr("jax_cifar.evaluation.latency.measure_latencies", quick)
     main = runpy.run_path(str(Path(__file__).parents[1] / "scripts/compress.py"))["main"]
     words = ["--workdir", str(trained), "--prune", "0.4", "--out", str(trained.with_name("smaller"))]
-    main([*words, "--finetune-epochs", str(EPOCHS), "--log.every", "3"])
+    main([*words, "--finetune-epochs", str(EPOCHS), "--log.every", "2"])
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [row[1].strip() for row in rows[2:]] == list(smaller)
     for row, run in zip(rows[2:], smaller.values(), strict=True):
