@@ -47,8 +47,8 @@ class Part:
     said: str = ""  # the last line of one that failed
 
     def __str__(self) -> str:
-        state = "done" if self.complete else "NOT complete"
-        return f"{state}: {self.name}, {self.seconds:.0f} s{f': {self.said}' if self.said else ''}"
+        state = "" if self.complete else ", NOT complete"
+        return f"{self.name}, {self.seconds:.0f} s{state}{f': {self.said}' if self.said else ''}"
 
 
 class Stopwatch:

@@ -42,6 +42,9 @@ class Runtimes(Case):
     figures: tuple[Figures, ...] = ()  # of every runtime that was at hand
     missing: Mapping[str, str] = field(default_factory=dict)  # the others, and what they lack
 
+    def __str__(self) -> str:
+        return f"{self.name} in {', '.join(row.name for row in self.figures)}"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""

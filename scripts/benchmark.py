@@ -80,7 +80,8 @@ def measure(suite: ModuleType, options: argparse.Namespace) -> None:
     at_end_say("What was measured until then is shown.")
     for case in suite.measure(options):
         cases.append(case)
-        print(f"done: {markdown([case]).splitlines()[-1]}" if hasattr(case, "timings") else case, file=sys.stderr)
+        timed = getattr(case, "timings", None)
+        print(f"done: {markdown([case]).splitlines()[-1] if timed else case}", file=sys.stderr, flush=True)
         if options.json is not None:
             values = getattr(suite, "as_json", as_json)(options.suite, cases)
             write_json(options.json, values)

@@ -34,6 +34,7 @@ def draw_trade_off(points: Sequence[Point], title: str, batch: int, path: Path) 
     by_time.set_xlabel(f"milliseconds of {batch} image{'s' * (batch > 1)}, median", color=MUTED)
     _scatter(by_size, [(p.name, p.kilobytes, p.accuracy) for p in points if p.kilobytes is not None])
     by_size.set_xlabel("kilobytes on disk", color=MUTED)
+    figure.text(0.99, 0.965, "full: no other is as good in both", ha="right", va="center", color=MUTED, fontsize=10)
     return save(figure, path)
 
 
