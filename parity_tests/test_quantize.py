@@ -250,6 +250,15 @@ def test_int8_weights_are_the_float_ones_to_half_a_step():
     assert np.array_equal(turned, rounded.T) and np.array_equal(same, scale)
 
 
+def test_int8_weights_have_a_scale_for_every_output_channel(model):
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in weights.to_int8_weights(model).graph.initializer}
+    for name in layers(model):
+        (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+        rows = numpy_helper.to_array(tensor)  # as PyTorch has them: output channels first
+        largest = np.abs(rows).reshape(len(rows), -1).max(axis=1)
+        assert stored[f"{name}_scale"] == pytest.approx(largest / 127, rel=1e-6)
+
+
 def test_a_weight_beyond_float16_is_refused(model):
     large = copy.deepcopy(model)
     tensor = next(tensor for tensor in large.graph.initializer if "conv1.weight" in tensor.name)
