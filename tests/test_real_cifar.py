@@ -30,13 +30,13 @@ def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("cifar10_tiny_cnn.py", ["--model.width", "4"]),
+        ("cifar100_ablation.py:adam", ["--model.width", "4"]),
         # The same again, with networks, rules and transforms that have tests of their own.
+        pytest.param("cifar10_tiny_cnn.py", ["--model.width", "4"], marks=pytest.mark.slow),
         pytest.param("cifar10_speedrun.py", ["--train.batch_size", "50"], marks=pytest.mark.slow),
         pytest.param("cifar10_speedrun.py:96", NARROW, marks=pytest.mark.slow),
         pytest.param("cifar100_speedrun.py", NARROW, marks=pytest.mark.slow),
         pytest.param("cifar100_cnn.py", ["--model.width", "8"], marks=pytest.mark.slow),
-        pytest.param("cifar100_ablation.py:adam", ["--model.width", "4"], marks=pytest.mark.slow),
         pytest.param("cifar100_ablation.py:sgd_decay", ["--model.width", "4"], marks=pytest.mark.slow),
         pytest.param("cifar100_ablation.py:adamw", ["--model.width", "4"], marks=pytest.mark.slow),
         pytest.param("cifar100_resnet34.py:strong_imagenet", NARROW, marks=pytest.mark.slow),
