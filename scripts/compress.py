@@ -54,7 +54,10 @@ def make_parser() -> Parser:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, compress, measure, print."""
-    options, overrides = make_parser().parse_known_args(arguments)
+    parser = make_parser()
+    options, overrides = parser.parse_known_args(arguments)
+    if not 0 < options.prune < 1:
+        parser.error(f"--prune {options.prune:g} is not allowed: it must be greater than 0 and less than 1")
 
     from jax_cifar.training.finetune import compress
 

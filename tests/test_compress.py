@@ -96,6 +96,12 @@ def test_a_folder_that_holds_something_else_is_refused(trained, smaller):
     assert results_of(folder) == before
 
 
+def test_a_share_that_is_none_is_told_by_the_name_of_its_option(trained, tmp_path):
+    main = runpy.run_path(str(Path(__file__).parents[1] / "scripts/compress.py"))["main"]
+    with pytest.raises(ConfigError, match=r"--prune 1\.5 is not allowed"):
+        main(["--workdir", str(trained), "--prune", "1.5", "--out", str(tmp_path / "out")])
+
+
 def test_what_cannot_be_compressed_is_refused_and_leaves_nothing(trained, tmp_path):
     with pytest.raises(ConfigError, match="conv1 would lose all of its 4 filters"):
         compress(trained, 0.95, tmp_path / "out")
