@@ -75,7 +75,7 @@ def assert_close(actual, expected, tolerance):
 
 
 # Some of each: kernels, strides, paddings, what is split and what is not.
-QUICK = "3x3-uneven 3x3-first-layer 2x2-stride 3x3-many-channels 1x1 1x1-stride 7x7-stride whole-image".split()
+QUICK = ("3x3-uneven", "3x3-first-layer", "2x2-stride", "3x3-many-channels", "1x1", "1x1-stride", "7x7-stride")
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
