@@ -16,7 +16,7 @@ from jax_cifar import load_run
 from jax_cifar.compress.prune import choose, remove
 from jax_cifar.config import Config
 from jax_cifar.config.files import to_dict
-from jax_cifar.errors import CheckpointError, ConfigError, Interrupted
+from jax_cifar.errors import CheckpointError, ConfigError, ExportError, Interrupted
 from jax_cifar.evaluation.latency import measure_latencies
 from jax_cifar.files import write_record
 from jax_cifar.run.folder import CHECKPOINTS, read_config
@@ -92,8 +92,21 @@ def test_a_folder_that_holds_something_else_is_refused(trained, smaller):
     with pytest.raises(CheckpointError, match="another configuration"):
         compress(trained, 0.4, trained, finetune_epochs=EPOCHS)
     with pytest.raises(CheckpointError, match="was begun from other weights than those to start from now"):
-        compress(trained, 0.4, folder, finetune_epochs=EPOCHS, order=np.inf)
+        compress(trained, 0.4, folder, finetune_epochs=EPOCHS, order=np.inf, overrides=["--log.every", "7"])
     assert results_of(folder) == before
+
+
+def read_here(folder, suffix, images, shift=0.0):
+    """What another process would give."""
+    return {0: load_run(folder).logits(images) + np.float32(shift)}
+
+
+def test_a_run_that_another_process_reads_otherwise_is_told(trained, smaller, monkeypatch):
+    folder = trained.with_name("smaller")
+    other = functools.partial(read_here, shift=1e-3)
+    monkeypatch.setattr("jax_cifar.training.finetune.logits_elsewhere", other)
+    with pytest.raises(ExportError, match=f"^{folder}: What was written does not give the network's logits"):
+        compress(trained, 0.4, folder, finetune_epochs=EPOCHS)
 
 
 def test_a_share_that_is_none_is_told_by_the_name_of_its_option(trained, tmp_path):
@@ -116,6 +129,7 @@ def test_what_cannot_be_compressed_is_refused_and_leaves_nothing(trained, tmp_pa
 
 
 def test_the_script_shows_every_network_on_the_way(trained, smaller, capsys, monkeypatch):
+    monkeypatch.setattr("jax_cifar.training.finetune.logits_elsewhere", read_here)
     quick = functools.partial(measure_latencies, seconds=0.0, least=2, most=2)
     monkeypatch.setattr("jax_cifar.evaluation.latency.measure_latencies", quick)
     main = runpy.run_path(str(Path(__file__).parents[1] / "scripts/compress.py"))["main"]

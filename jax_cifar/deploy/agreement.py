@@ -54,7 +54,7 @@ def sample_of(count: int) -> Int[np.ndarray, " sample"]:
 
 
 def require_agreement(logits: Logits, expected: Expected, how: str = "") -> Agreement:
-    """Compare the logits that an exported file gives with what they have to be.
+    """Compare the logits of what was written, read back, with what they have to be.
 
     Args:
         logits: of the first images of `expected`, or of all.
@@ -89,7 +89,6 @@ def _mean(errors: np.ndarray) -> float:
 def _require(gap: float, limit: float, how: str, scale: float) -> None:
     if not gap <= limit:  # a NaN is no agreement
         raise ExportError(
-            f"The exported model does not give the network's logits:{how} they differ by {gap * scale:.2g} at a scale"
-            f" of {scale:.2g}, where rounding explains {limit * scale:.2g}. Nothing was written. Please report this,"
-            " with the configuration."
+            f"What was written does not give the network's logits:{how} they differ by {gap * scale:.2g} at a scale of"
+            f" {scale:.2g}, where rounding explains {limit * scale:.2g}. Please report this, with the configuration."
         )

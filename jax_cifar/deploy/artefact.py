@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from jax_cifar.deploy.agreement import Agreement, Expected, require_agreement
 from jax_cifar.deploy.onnx import load_onnx
 from jax_cifar.deploy.verify import ALL, logits_elsewhere
-from jax_cifar.errors import ConfigError, UserError
+from jax_cifar.errors import ConfigError, ExportError, UserError
 from jax_cifar.files import atomic_write, expand
 
 SUFFIXES = (".onnx", ".stablehlo")
@@ -86,6 +86,8 @@ def write_verified(
             found = logits_elsewhere(Path(file.name), path.suffix, images)
             for size, logits in found.items():
                 require_agreement(logits, expected, f" at batch size {size}" if size else "")
+    except ExportError as error:
+        raise ExportError(f"{error} It was removed.") from None
     except OSError as error:
         raise _unwritable(path, error) from None
     return require_agreement(found[ALL], expected), found[ALL]

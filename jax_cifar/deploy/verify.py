@@ -1,6 +1,6 @@
-"""Exported files loaded afresh: `logits_elsewhere` has another process read one, and compute with it.
+"""What was made of a network loaded afresh: `logits_elsewhere` has another process read it, and compute with it.
 
-That process knows the file and the images, and nothing of what made the file.
+That process knows the file, or the run folder, and the images, and nothing of what made it.
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -17,6 +18,7 @@ from jaxtyping import Float32, UInt8
 from jax_cifar.errors import ExportError
 from jax_cifar.signals import last_acts
 
+RUN = ""  # in place of a file's suffix: a run folder
 ALL = 0  # the key of all images
 BATCHES = (1, 7)  # sizes of a call that the first images are computed with too
 CALLS = 2  # of each size
@@ -27,12 +29,12 @@ Logits = Float32[np.ndarray, "images classes"]
 def logits_elsewhere(
     file: Path, suffix: str, images: UInt8[np.ndarray, "n height width channel"]
 ) -> Mapping[int, Logits]:
-    """Logits by a file in another process: of all images under `ALL`, and of the first ones by the size of a call.
+    """Logits in another process: of all images under `ALL`, and of the first ones by the size of a call.
 
     Args:
-        file: where it lies now, under whatever name.
-        suffix: what it is, ".onnx" or ".stablehlo".
-        images: as the file takes them.
+        file: what is read there, under whatever name.
+        suffix: what it is, ".onnx" or ".stablehlo"; `RUN`: a run folder, whose network is computed in float32.
+        images: as it takes them.
 
     Raises:
         ExportError: it cannot be loaded or run there.
@@ -47,7 +49,7 @@ def logits_elsewhere(
         code, errors = _run(command, environment, folder)
         if code:
             last = (errors.strip().splitlines() or [f"exit code {code}"])[-1]
-            raise ExportError(f"The file was written, but cannot be used in another process: {last}. It was removed.")
+            raise ExportError(f"What was written cannot be used in another process: {last}.")
         return {size: np.load(f"{folder}/{size}.npy", allow_pickle=False) for size in (ALL, *BATCHES)}
 
 
@@ -71,18 +73,28 @@ def _run(command: Sequence[str], environment: Mapping[str, str], folder: str) ->
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Load a file and write the logits of the images: what runs in the other process."""
+    """Load what was made and write the logits of the images: what runs in the other process."""
     file, suffix, folder = arguments
-    if suffix == ".onnx":
-        from jax_cifar.deploy.onnx import load_onnx as load
-    else:
-        from jax_cifar.deploy.stablehlo import load_stablehlo as load
-    model, images = load(file), np.load(f"{folder}/images.npy", allow_pickle=False)
+    model, images = _load(file, suffix), np.load(f"{folder}/images.npy", allow_pickle=False)
     np.save(f"{folder}/{ALL}.npy", model.logits(images))
     for size in BATCHES:
         starts = range(0, min(CALLS * size, len(images)), size)
         parts = [model.logits(images[start : start + size]) for start in starts]
         np.save(f"{folder}/{size}.npy", np.concatenate(parts))
+
+
+def _load(file: str, suffix: str) -> Any:
+    if suffix == RUN:
+        from jax_cifar.run.load import load_run
+
+        return load_run(file, dtype="float32")
+    if suffix == ".onnx":
+        from jax_cifar.deploy.onnx import load_onnx
+
+        return load_onnx(file)
+    from jax_cifar.deploy.stablehlo import load_stablehlo
+
+    return load_stablehlo(file)
 
 
 if __name__ == "__main__":

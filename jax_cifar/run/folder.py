@@ -46,7 +46,7 @@ class RunFolder:
         self._config, self._warn, self._given = config, warn, workdir
         default = Path("runs") / config.name / time.strftime("%Y%m%d-%H%M%S")
         self._shown = str(default if workdir is None else workdir)
-        self._locked, self._is_mine = contextlib.ExitStack(), False
+        self._locked, self._is_mine, self._is_resumed = contextlib.ExitStack(), False, False
 
     def __enter__(self) -> Self:
         """Find the folder, and lock it where it is there already.
@@ -96,25 +96,40 @@ class RunFolder:
     def make(self, spec: InputSpec, data_name: str | None) -> Path:
         """Make the folder with all that it needs to stand on its own: configuration, source, what the network sees.
 
+        One with checkpoints, which may still refuse to be gone on with, keeps what it says until `keep_up` is called.
         `data_name` is the set that `config.data` loads; None for images that were given in Python.
 
         Raises:
             ConfigError: the folder cannot be written, or another process has it.
             CheckpointError: somebody else has filled it meanwhile.
         """
+        with contextlib.ExitStack() as undo, self._told():
+            made = [] if self._is_mine else self._claim()
+            undo.callback(_remove, self.path, set(os.listdir(self.path)) if not made else set(), made)
+            self._is_resumed = self._has_states()
+            if not self._is_resumed:
+                self._record(spec, data_name)
+            undo.pop_all()
+        return self.path
+
+    def keep_up(self, spec: InputSpec, data_name: str | None) -> None:
+        """Have a run that goes on say what it goes on with: settings of the log, versions, devices.
+
+        Raises `ConfigError` where the folder cannot be written.
+        """
+        if self._is_resumed:
+            with self._told():
+                self._record(spec, data_name)
+
+    def _record(self, spec: InputSpec, data_name: str | None) -> None:
         config = to_dict(self._config)
         if config["data"]["dir"] is not None:
             # As it was typed it would mean another folder elsewhere.
             config["data"]["dir"] = str(expand(config["data"]["dir"]).absolute())
-        with contextlib.ExitStack() as undo, self._told():
-            made = [] if self._is_mine else self._claim()
-            undo.callback(_remove, self.path, set(os.listdir(self.path)) if not made else set(), made)
-            write_record(self.path / "config.json", config)
-            write_record(self.path / NETWORK, {**dataclasses.asdict(spec), "data_name": data_name})
-            record_source(self.path, self._config)
-            write_environment(self.path)
-            undo.pop_all()
-        return self.path
+        write_record(self.path / "config.json", config)
+        write_record(self.path / NETWORK, {**dataclasses.asdict(spec), "data_name": data_name})
+        record_source(self.path, self._config)
+        write_environment(self.path)
 
     def _check_above(self) -> None:
         above = _existing(self.path.parent)

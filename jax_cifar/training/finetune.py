@@ -9,13 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from jax_cifar.compress.prune import Scope, choose, narrowed, remove
 from jax_cifar.config import Config, ModelConfig, ScheduleConfig
 from jax_cifar.config.files import apply_overrides
 from jax_cifar.config.revive import has_placeholders, revive_all
 from jax_cifar.config.source import trusted_namespaces
-from jax_cifar.data import Splits
-from jax_cifar.errors import ConfigError, DataError, Interrupted, UserError, check, print_warning
+from jax_cifar.data import Dataset, Splits
+from jax_cifar.deploy.agreement import require_agreement
+from jax_cifar.deploy.source import Source
+from jax_cifar.deploy.verify import RUN, logits_elsewhere
+from jax_cifar.errors import ConfigError, DataError, ExportError, Interrupted, UserError, check, print_warning
 from jax_cifar.files import expand
 from jax_cifar.run.folder import RunFolder, read_config
 from jax_cifar.run.load import Run, load_run
@@ -26,6 +31,7 @@ Schedule = Literal["one-shot", "iterative"]
 
 ITERATIONS = 3  # of the iterative schedule
 STAGES = "stages"  # folder, in the new run's, of the runs in between
+READ_BACK = 1000  # test images that another process predicts with the new run
 LR_FACTOR = 0.1  # fine-tuning starts at this share of the run's own peak rate
 
 
@@ -67,6 +73,7 @@ def compress(
 
     Raises:
         ConfigError, DataError, CheckpointError: what the user can put right.
+        ExportError: another process that reads `out` gets other logits for real images.
         Interrupted: a signal came while fine-tuning, and the state is saved.
     """
     _require_prunable(read_config(expand(workdir)).model)
@@ -89,8 +96,11 @@ def compress(
         place = expand(out) if step == steps else expand(out) / STAGES / str(step)
         with _told_of(out):
             config = dataclasses.replace(recipe, model=pruned.config.model)
-            train(config, place, splits=splits, init_from=pruned.variables)
+            trained_on = train(config, place, splits=splits, init_from=pruned.variables)
         run = load_run(place)
+        if step == steps:
+            test = run.part("test") if splits is None else splits.test
+            _require_same_elsewhere(run, trained_on.state.eval_variables, test)
         runs |= {f"pruned by {share:.3g}": pruned, f"pruned by {share:.3g}, fine-tuned": run}
     return runs
 
@@ -137,6 +147,18 @@ def _removed(run: Run, kept: Any) -> Run:
     config = dataclasses.replace(run.config, model=narrowed(run.config.model, kept))
     variables = remove(run.config.model, run.variables, kept)
     return dataclasses.replace(run, config=config, network=make_network(config, run.network.spec), variables=variables)
+
+
+def _require_same_elsewhere(run: Run, variables: Any, test: Dataset) -> None:
+    """Have another process read the folder of a run, and compare its logits with those of the weights in memory."""
+    test = test.take(np.arange(min(READ_BACK, len(test))))
+    here = dataclasses.replace(load_run(run.folder, dtype="float32"), variables=variables)
+    expected = Source(here, here, test).expected
+    try:
+        for logits in logits_elsewhere(run.folder, RUN, test.images).values():
+            require_agreement(logits, expected)
+    except ExportError as error:
+        raise ExportError(f"{run.folder}: {error}") from None
 
 
 def _check_place(out: str | Path, recipe: Config) -> None:

@@ -88,11 +88,13 @@ def train(
         session.trace(state)
         place.require(bytes_on_disk(session, state), session.plan.checkpoint_every)
         # Only now: a run that cannot start leaves nothing behind.
-        folder = place.make(session.network.spec, data_name=None if given else splits.name)
+        seen = session.network.spec, None if given else splits.name
+        folder = place.make(*seen)
         keep = config.checkpoint.keep
         stack.enter_context(log_of_nothing_set_aside(folder))
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
         state, progress = resume(session, checkpoints, state, console, allow_different_numbers, start)
+        place.keep_up(*seen)
         told = Callbacks(callbacks, console.warn)
         if (finished := finished_result(session, folder, state, progress)) is not None:
             console.summary(finished.summary, folder)
