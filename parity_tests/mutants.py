@@ -4,8 +4,8 @@
 """
 
 from mutants_augment import AUGMENTATION
+from mutants_deploy import DEPLOYMENT
 from mutants_networks import NETWORKS
-from mutants_quantize import QUANTIZATION
 from mutants_training import LEARNING, STEPS
 
-MUTANTS = (*NETWORKS, *LEARNING, *AUGMENTATION, *STEPS, *QUANTIZATION)
+MUTANTS = (*NETWORKS, *LEARNING, *AUGMENTATION, *STEPS, *DEPLOYMENT)

@@ -7,7 +7,6 @@ CNN = "jax_cifar/models/cnn.py"
 RESNET = "jax_cifar/models/resnet.py"
 SPEEDRUN = "jax_cifar/models/speedrun.py"
 CONVERT = "torch_ref/convert.py"
-PRUNE = "jax_cifar/compress/prune.py"
 
 NETWORKS = (
     # Layers.
@@ -188,49 +187,5 @@ NETWORKS = (
         'dynamic_shapes=({0: torch.export.Dim("batch")},),',
         "",
         "test_export.py::test_every_network_agrees_at_every_batch_size[simple_cnn-none]",
-    ),
-    # Pruning.
-    Mutant(
-        "pruning: int() for round",
-        PRUNE,
-        "removed = round(amount * filters)",
-        "removed = int(amount * filters)",
-        "test_prune.py::test_the_filters_that_go_are_those_of_ln_structured",
-    ),
-    Mutant(
-        "pruning: filters removed in the wrong layer",
-        PRUNE,
-        "layers = {layer: layer for layer, _ in _pairs(config)}",
-        "layers = {reader: layer for layer, reader in _pairs(config)}",
-        "test_prune.py::test_the_smaller_network_is_the_masked_one_in_jax_and_in_pytorch[simple_cnn-none]",
-    ),
-    Mutant(
-        "pruning: the next layer loses its first inputs, not those that went",
-        PRUNE,
-        "_fewer_inputs(leaves[path], kept[layer])",
-        "_fewer_inputs(leaves[path], np.sort(kept[layer]))",
-        "test_prune.py::test_the_smaller_network_is_the_masked_one_in_jax_and_in_pytorch[simple_cnn-none]",
-    ),
-    Mutant(
-        "pruning: flattened rows counted with the channel slowest",
-        PRUNE,
-        "kernel.reshape(*positions, -1, len(stays), filters)[..., stays, :]",
-        "kernel.reshape(*positions, len(stays), -1, filters)[..., stays, :, :]",
-        "test_prune.py::test_the_smaller_network_is_the_masked_one_in_jax_and_in_pytorch[simple_cnn-none]",
-    ),
-    Mutant(
-        "pruning: batch statistics of the first channels, not of those that stay",
-        PRUNE,
-        "leaves[path] = leaves[path][..., kept[layer]]",
-        "leaves[path] = leaves[path][..., np.sort(kept[layer])[::-1]] if path.endswith(('mean', 'var'))"
-        " else leaves[path][..., kept[layer]]",
-        "test_prune.py::test_the_smaller_network_is_the_masked_one_in_jax_and_in_pytorch[simple_cnn]",
-    ),
-    Mutant(
-        "pruning: the bias of a masked filter's norm left",
-        PRUNE,
-        'if path.startswith("params/"):',
-        'if path.startswith("params/") and not path.endswith("/bias"):',
-        "test_prune.py::test_the_smaller_network_is_the_masked_one_in_jax_and_in_pytorch[simple_cnn]",
     ),
 )
