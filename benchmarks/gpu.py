@@ -28,6 +28,7 @@ from benchmarks.processes import REPORT, ROOT
 from jax_cifar.errors import check
 from jax_cifar.files import read_json
 from jax_cifar.lab.tables import markdown, spread
+from jax_cifar.signals import ending_with_us
 
 SECONDS_TO_STOP = 20  # what a part may take to end, once it is asked to
 PARTS = ("resume", "speedrun", "peer", "larger", "train", "step", "startup", "tests")
@@ -142,7 +143,10 @@ def run(command: Sequence[str], watch: Stopwatch, environment: Mapping[str, str]
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         arguments = [sys.executable, *command]
-        with subprocess.Popen(arguments, env=env, stdout=out, stderr=errors, start_new_session=True) as process:
+        with (
+            subprocess.Popen(arguments, env=env, stdout=out, stderr=errors, start_new_session=True) as process,
+            ending_with_us(process),
+        ):
             try:
                 process.wait(max(1.0, watch.left()))
             except subprocess.TimeoutExpired:
@@ -228,7 +232,8 @@ def run_until_stopped(command: Sequence[str], workdir: Path, watch: Stopwatch) -
     """Start a run, stop it by SIGTERM after its second epoch; the step it saved, None where it ended before."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     log, quiet = workdir / "metrics.jsonl", subprocess.DEVNULL
-    with subprocess.Popen([sys.executable, *command], env=env, stdout=quiet, stderr=quiet) as process:
+    arguments = [sys.executable, *command]
+    with subprocess.Popen(arguments, env=env, stdout=quiet, stderr=quiet) as process, ending_with_us(process):
         while process.poll() is None and watch.left() > 0:
             if log.exists() and '"epoch": 2.' in log.read_text():
                 break

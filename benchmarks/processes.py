@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_cifar.errors import ConfigError
+from jax_cifar.signals import ending_with_us
 
 ROOT = Path(__file__).parents[1]
 REPORT = "benchmark report: "
@@ -40,7 +41,11 @@ def run_python(
     env, command = {**environment, "PYTHONPATH": path}, [sys.executable, *arguments]
     reports: list[Any] = []
     with tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        kept = subprocess.PIPE
+        with (
+            subprocess.Popen(command, env=env, stdout=kept, stderr=errors, text=True) as process,
+            ending_with_us(process),
+        ):
             for line in process.stdout or ():
                 if line.startswith(REPORT):
                     reports.append(json.loads(line.removeprefix(REPORT)))

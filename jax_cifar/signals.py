@@ -11,9 +11,12 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:  # it would be imported before the signals are guarded
+    import subprocess
 
 STOPPED = 75  # exit code of a process that a signal ended: EX_TEMPFAIL, "try again later"
 # SIGHUP: the terminal was closed. SIGUSR1: Slurm's warning before the time is up. Not every platform has all.
@@ -22,6 +25,19 @@ SECONDS_TO_SAY = 0.2  # how long a line may wait for a reader that has stopped r
 
 # What is still done when a process ends at once, in the thread of the signals: quick, and it cannot wait for others.
 last_acts: list[Callable[[], object]] = []
+
+
+@contextlib.contextmanager
+def ending_with_us(process: "subprocess.Popen[Any]") -> Iterator[None]:
+    """Inside, a process that was started is told to end where this one does, by an exception or at once by a signal."""
+    last_acts.append(process.terminate)
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        last_acts.remove(process.terminate)
 
 
 class StopRequest:

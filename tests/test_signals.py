@@ -189,6 +189,17 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert script(body) == (0, ["-15"], [])
 
 
+def test_a_process_that_a_script_started_does_not_outlive_it():
+    body = """
+import subprocess
+from jax_cifar.signals import ending_with_us
+with subprocess.Popen(["sleep", "60"]) as process, ending_with_us(process):
+    send("SIGTERM")
+"""
+    # It has the same standard output, whose end comes with the last process that could write to it.
+    assert script(body) == (75, [], ["Stopped by SIGTERM. There was nothing to save."])
+
+
 def test_a_reader_that_goes_away_or_a_full_disk_changes_neither_the_work_nor_the_exit_code(tmp_path):
     body = """
 for i in range(3):

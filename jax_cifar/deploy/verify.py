@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jax_cifar.errors import ExportError
-from jax_cifar.signals import last_acts
+from jax_cifar.signals import ending_with_us, last_acts
 
 RUN = ""  # in place of a file's suffix: a run folder
 ALL = 0  # the key of all images
@@ -55,20 +55,18 @@ def logits_elsewhere(
 
 def _run(command: Sequence[str], environment: Mapping[str, str], folder: str) -> tuple[int, str]:
     """Exit code and errors of a process that does not outlive this one, nor does the folder that it works in."""
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
-    def give_up() -> None:
-        process.kill()
+    def clear() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
-    last_acts.append(give_up)
-    try:
-        _, errors = process.communicate()
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        last_acts.remove(give_up)
+    quiet, kept = subprocess.DEVNULL, subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=quiet, stderr=kept, text=True) as process:
+        last_acts.append(clear)
+        try:
+            with ending_with_us(process):
+                _, errors = process.communicate()
+        finally:
+            last_acts.remove(clear)
     return process.returncode, errors
 
 
