@@ -225,6 +225,7 @@ def test_config_shows_main_fields_and_what_differs():
         "schedule": "cosine",
         "train": "epochs 10, batch_size 128, dtype auto, seed 0",
     }
+    assert describe_config(config, own_images=True)["data"] == "given in Python"
 
 
 class OwnNet(nn.Module):

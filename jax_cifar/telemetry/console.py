@@ -101,9 +101,9 @@ class Console:
             for line in _wrapped(f"{name:<{width}}  ", text, self._width):
                 self._print(line)
 
-    def config(self, config: Any) -> None:
+    def config(self, config: Any, own_images: bool = False) -> None:
         """Print what sets a `Config` apart from the defaults, one line per section."""
-        self.facts(describe_config(config))
+        self.facts(describe_config(config, own_images))
 
     def parameter_table(self, rows: Sequence[tuple[str, tuple[int, ...], int]]) -> None:
         """Print name, shape and count of every parameter, and the total."""

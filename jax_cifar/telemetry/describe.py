@@ -20,10 +20,11 @@ MAIN_FIELDS = {
 LINEN_FIELDS = ("parent", "name")
 
 
-def describe_config(config: Any) -> dict[str, str]:
+def describe_config(config: Any, own_images: bool = False) -> dict[str, str]:
     """One line per section of a `Config`: its main fields, and those that differ from their defaults.
 
-    Of a network of one's own its class and all its fields are told, of a function its name.
+    Of a network of one's own its class and all its fields are told, of a function its name. `own_images`: they were
+    given in Python, and the set that `data` names is not used.
     """
     rows = {}
     for section in dataclasses.fields(config):
@@ -33,7 +34,8 @@ def describe_config(config: Any) -> dict[str, str]:
         if is_network(value):
             rows[section.name] = _describe_network(value)
         elif dataclasses.is_dataclass(value):
-            rows[section.name] = _describe_section(value, MAIN_FIELDS.get(section.name, ()))
+            name = "given in Python" if own_images and section.name == "data" else None
+            rows[section.name] = _describe_section(value, MAIN_FIELDS.get(section.name, ()), name)
         elif section.name != "name" and value:
             rows[section.name] = ", ".join(map(describe, value)) if isinstance(value, tuple) else describe(value)
     return {name: text for name, text in rows.items() if text}
@@ -62,12 +64,12 @@ def _describe_network(network: Any) -> str:
     return ", ".join([type(network).__name__, *(f"{name} {describe(getattr(network, name))}" for name in names)])
 
 
-def _describe_section(section: Any, main: Sequence[str]) -> str:
+def _describe_section(section: Any, main: Sequence[str], name: str | None) -> str:
     shown = []
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if field.name in main or value != _default(field):
-            shown.append(describe(value) if field.name == "name" else f"{field.name} {describe(value)}")
+            shown.append(name or describe(value) if field.name == "name" else f"{field.name} {describe(value)}")
     return ", ".join(shown)
 
 

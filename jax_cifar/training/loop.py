@@ -73,7 +73,7 @@ def train(
         place = stack.enter_context(RunFolder(config, workdir, console.warn))
         stack.enter_context(compilation_cache(config))
         console.facts(machine_facts(config))
-        console.config(config)
+        console.config(config, own_images=splits is not None)
         if warning := mirror_warning(config.eval.tta, config.augment):
             console.warn(warning)
 
