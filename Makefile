@@ -20,8 +20,8 @@ help:
 
 setup: $(STAMP)
 
-# Made anew whenever pyproject.toml changes, so that nothing that was dropped from it lingers.
-$(STAMP): pyproject.toml
+# Made anew whenever pyproject.toml or setup.py changes, so that nothing that was dropped from it lingers.
+$(STAMP): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "This project needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..." >&2; exit 2; }
 	rm -rf $(VENV)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from jax_cifar.errors import ConfigError
 from jax_cifar.signals import last_acts
@@ -24,12 +24,19 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+_LIBRARY = Path(__file__).parent
 _SUFFIX = ".unfinished"
 _DAY = 86_400  # seconds
 _LARGEST_JSON = 1 << 26  # bytes; what runs write has kilobytes
 _DEEPEST_JSON = 64  # lists and tables in one another; Python's own limit depends on who asks
 _being_written: set[Path] = set()
 _VARIABLE = re.compile(r"\$([A-Za-z_]\w*|\{[^}]*\})")
+
+
+def shipped(name: Literal["scripts", "configs"]) -> Path:
+    """The folder of the scripts, or of the experiments: in the library where a wheel was installed, else beside it."""
+    inside = _LIBRARY / name
+    return inside if inside.is_dir() else _LIBRARY.parent / name
 
 
 def expand(path: str | Path) -> Path:

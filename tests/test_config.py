@@ -42,12 +42,13 @@ def test_json_keeps_each_transform_of_the_library(transform):
         lambda: OptimConfig(lr="0.1"),  # type: ignore[arg-type]
         lambda: OptimConfig(nesterov=1),  # type: ignore[arg-type]
         lambda: DataConfig(subset=True),
+        lambda: DataConfig(dir=""),
         lambda: ScheduleConfig(milestones=[1, 2]),  # type: ignore[arg-type]
         lambda: Config(name="a b"),
         lambda: Config(name="x", optim="sgd"),  # type: ignore[arg-type]
     ],
 )
-def test_a_wrong_type_in_a_config_file_is_refused(make):
+def test_a_wrong_type_or_an_empty_name_in_a_config_file_is_refused(make):
     with pytest.raises(ConfigError, match="is not allowed"):
         make()
 

@@ -77,7 +77,20 @@ def test_a_missing_config_file_names_the_nearest_where_one_is_near(tmp_path):
         load_config(tmp_path / "quickstar.py")
     with pytest.raises(ConfigError, match=r"There is no config file .*e\.py\. A config file is a Python file"):
         load_config(tmp_path / "e.py")
-    with pytest.raises(ConfigError, match=r"no config file quickstart\. Did you mean configs/quickstart\.py\?"):
+    with pytest.raises(ConfigError, match=r"no config file quickstar\. Did you mean configs/quickstart\.py\?"):
+        load_config("quickstar")
+
+
+def test_what_ships_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("quickstart").name == "quickstart"
+    assert load_config("cifar10_speedrun:88", ["--train.seed", "3"]).train.seed == 3
+    with pytest.raises(ConfigError, match="choose one of"):
+        load_config("cifar10_speedrun:80")
+    with pytest.raises(ConfigError, match=r"no config file configs/quickstart\.py\. Did you mean quickstart\?"):
+        load_config("configs/quickstart.py")
+    (tmp_path / "quickstart").write_text("mine")  # a file of this name is what is meant
+    with pytest.raises(ConfigError, match="its name does not end in"):
         load_config("quickstart")
 
 

@@ -14,6 +14,7 @@ from jax_cifar.config.record import check_recordable, to_dict
 from jax_cifar.config.revive import FREE_TO_CHANGE, differing_fields, flat, from_dict
 from jax_cifar.config.sections import Config
 from jax_cifar.errors import ConfigError, check
+from jax_cifar.files import shipped
 
 __all__ = [
     "FREE_TO_CHANGE",
@@ -33,23 +34,32 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The `Config` of a config file, with command-line overrides such as `["--optim.lr", "0.1"]` applied.
 
     A file may describe several experiments, `get_config(variant: Literal["a", "b"] = "a")`: `file.py:b` is the second.
-    It may import files beside it, at its top or in `get_config`.
+    It may import files beside it, at its top or in `get_config`. The experiments that ship are found by their names
+    alone, from any folder: `quickstart`, `cifar10_speedrun:72`.
 
     Raises:
         ConfigError: a file is missing, fails or returns something else, has no such variant, or an override names an
             unknown field, has the wrong type or is out of range.
     """
-    name, _, variant = str(path).rpartition(":")
-    path = Path(name if name.endswith(".py") else path)
+    path, variant = _find(str(path))
     _check_file(path)
     with running(path) as module:
         get_config = getattr(module, "get_config", None)
         if not callable(get_config):
             raise ConfigError("it defines no function get_config().")
-        config = get_config(*_variant(get_config, variant if name.endswith(".py") else None))
+        config = get_config(*_variant(get_config, variant))
         if not isinstance(config, Config):
             raise ConfigError(f"get_config() returned {type(config).__name__}, not a jax_cifar Config.")
     return apply_overrides(dataclasses.replace(config, loaded_as=module.__name__), overrides)
+
+
+def _find(given: str) -> tuple[Path, str | None]:
+    """The file that is meant, which need not be there, and the variant."""
+    name, colon, variant = given.partition(":")
+    if "/" not in given and (file := shipped("configs") / f"{name}.py").is_file() and not Path(given).exists():
+        return file, variant if colon else None
+    name, _, variant = given.rpartition(":")
+    return (Path(name), variant) if name.endswith(".py") else (Path(given), None)
 
 
 def _check_file(path: Path) -> None:
@@ -60,6 +70,7 @@ def _check_file(path: Path) -> None:
         raise ConfigError(f"{path} is a folder. {f'Name one of its files, such as {files}.' if files else expected}")
     if not path.is_file():
         known = [file for folder in (path.parent, Path("configs")) for file in sorted(folder.glob("*.py"))]
+        known += [Path(file.stem) for file in sorted(shipped("configs").glob("*.py"))]
         near = difflib.get_close_matches(path.stem, [file.stem for file in known], n=1, cutoff=0.7)
         hint = next((f"Did you mean {file}?" for file in known if file.stem in near and file != path), expected)
         raise ConfigError(f"There is no config file {path}. {hint}")

@@ -63,6 +63,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
+        check(self.dir != "", "data.dir", self.dir, "name a folder, or leave it out")
 
 
 @dataclass(frozen=True)
