@@ -56,8 +56,8 @@ def places(depth: int) -> list[tuple[int, bool]]:
     return [(int(i >= first), i in (first - 1, depth - 1)) for i in range(depth)]
 
 
-def costs(depth: int, widths: tuple[int, int]) -> dict[str, int]:
-    """Trained numbers, and multiply-adds in convolutions and dense layers for one image, with ten classes."""
+def costs(depth: int, widths: tuple[int, int], classes: int = 10) -> dict[str, int]:
+    """Trained numbers, and multiply-adds in convolutions and dense layers for one image."""
     parameters, multiply_adds, channels, side = 0, 0, 3, SIDE
     for stage, last in places(depth):
         kernel, channels = 9 * channels * widths[stage], widths[stage]
@@ -65,8 +65,8 @@ def costs(depth: int, widths: tuple[int, int]) -> dict[str, int]:
         multiply_adds += kernel * side**2
         side //= 1 + last
     hidden = 2 * widths[1]
-    dense = channels * side**2 * hidden + hidden * 10
-    return {"parameters": parameters + dense + hidden + 10, "multiply_adds": multiply_adds + dense}
+    dense = channels * side**2 * hidden + hidden * classes
+    return {"parameters": parameters + dense + hidden + classes, "multiply_adds": multiply_adds + dense}
 
 
 def narrow(depth: int, budget: str) -> tuple[int, int]:

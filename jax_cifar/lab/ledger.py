@@ -16,9 +16,9 @@ from jax_cifar.config.files import to_dict
 from jax_cifar.config.modules import PROGRAMS
 from jax_cifar.config.record import code_of
 from jax_cifar.config.revive import computed_fields
-from jax_cifar.errors import CheckpointError, ConfigError
+from jax_cifar.errors import CheckpointError
 from jax_cifar.files import read_record, sha256_of_json, write_record
-from jax_cifar.training.many import ManyResult, check_lot, train_many
+from jax_cifar.training.many import ManyResult, program_of, train_many
 
 
 def identity(config: Config) -> str:
@@ -66,39 +66,21 @@ class Ledger:
         Raises:
             ConfigError, DataError: what the user can put right. A run that diverges is a result like any other.
         """
-        from jax_cifar.telemetry.environment import describe_devices, git_commit, package_versions
+        from jax_cifar.telemetry.environment import environment
 
-        commit = git_commit(Path(__file__).parents[2])
-        on = {"device": describe_devices(), "versions": package_versions(), "commit": commit}
-        began = time.perf_counter()
+        here, began = environment(), time.perf_counter()
 
         def keep(result: ManyResult) -> None:
             nonlocal began
             now = time.perf_counter()
-            own = {"config": to_dict(result.config), "wall_seconds": now - began, **on}
+            own = {"config": to_dict(result.config), "wall_seconds": now - began, "environment": here}
             self.runs[identity(result.config)] = result.to_dict() | own
             write_record(self.path, {"runs": self.runs})
             began = now
             on_run(result)
 
-        for lot in lots(self.missing(configs)):
+        lots: dict[str, list[Config]] = {}
+        for config in self.missing(configs):
+            lots.setdefault(program_of(config), []).append(config)
+        for lot in lots.values():
             train_many(lot, on_result=keep)
-
-
-def lots(configs: Sequence[Config]) -> list[list[Config]]:
-    """Runs in groups that share a compiled program, in the order of their first members."""
-    groups: list[list[Config]] = []
-    for config in configs:
-        group = next((group for group in groups if _share_a_program(group[0], config)), None)
-        if group is None:
-            groups.append(group := [])
-        group.append(config)
-    return groups
-
-
-def _share_a_program(one: Config, other: Config) -> bool:
-    try:
-        check_lot([one, other])
-    except ConfigError:
-        return False
-    return True
