@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import flax.linen as nn
 import numpy as np
 import pytest
 from small_runs import Perceptron, small_config, with_fields
@@ -275,10 +276,20 @@ def test_the_script_refuses_in_one_message(options, message, script, trained, tm
     assert not trained and not (tmp_path / "out").exists()
 
 
+class Linear(nn.Module):
+    """Compiled in a blink."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images, train):
+        return nn.Dense(self.num_classes, use_bias=False)(images[:, ::4, ::4].reshape(len(images), -1))
+
+
 def test_of_trained_networks_the_vital_ingredient_is_found_and_the_useless_is_not(tmp_path):
-    train = {"epochs": 4, "label_smoothing": 0.0}
-    optim = {"lr": 0.02, "weight_decay": 1e-6, "nesterov": False}
-    config = small_config(model=Perceptron(dropout=0.0), data={"subset": 400}, optim=optim, train=train)
+    optim = {"lr": 0.002, "weight_decay": 1e-6, "nesterov": False}
+    schedule = {"name": "constant", "warmup": 0.0}
+    config = small_config(model=Linear(), optim=optim, schedule=schedule, train={"epochs": 3}, eval={"batch_size": 500})
     ablation = ablation_of(config, tmp_path, "momentum", "weight decay")
     ablation.ledger.train(ablation.members(), lambda result: None)
     _, momentum, decay = ablation.ranked()
