@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from jax_cifar.lab.ingredients import Ingredient
     from jax_cifar.training.many import ManyResult
 
+LEDGER = "runs.json"
+
 
 def make_parser() -> ExperimentParser:
     """The options that are not the configuration's."""
@@ -52,7 +54,7 @@ def make_parser() -> ExperimentParser:
     parser.add_argument("--variants", action="store_true", help="the file's experiments, compared with --config's")
     parser.add_argument("--against", metavar="FIELD", help="variants: draw accuracy against this field")
     parser.add_argument("--list", action="store_true", help="show what would be trained, and how long it would take")
-    parser.add_argument("--workdir", metavar="DIR", type=expand, help="folder of results (runs/NAME/ablation)")
+    parser.add_argument("--workdir", metavar="DIR", type=expand, help="folder of results (runs/ablations/NAME)")
     return parser
 
 
@@ -98,9 +100,9 @@ def plan(ablation: "Ablation") -> str:
 
 def summary(ablation: "Ablation") -> str:
     """The table, and what its figures mean."""
-    count, arms = len(ablation.seeds), len(ablation.arms)
+    arms, seeds = len(ablation.arms), len(ablation.seeds)
     return (
-        f"{ablation.table()}\n\n{ablation.config.name}, {count} seeds each, compared seed by seed. Of {arms} that are"
+        f"{ablation.table()}\n\n{ablation.config.name}, n = {seeds}, compared seed by seed. Of {arms} that are"
         f" worth nothing about {0.05 * arms:.2g} would look otherwise: an interval misses the truth once in 20 times."
     )
 
@@ -139,18 +141,18 @@ def main(arguments: Sequence[str]) -> None:
     folder = options.workdir or Path("runs/ablations") / config.name
     arms = arms_of(options, config, parser.parse_known_args(arguments)[1])
     seeds = range(config.train.seed, config.train.seed + options.seeds)
-    ablation = Ablation(config, arms, seeds, Ledger(folder / "runs.json"))
     if options.list:
-        print(plan(ablation))
+        print(plan(Ablation(config, arms, seeds, Ledger(folder / LEDGER))))
         return
     folder.mkdir(parents=True, exist_ok=True)
-    last_acts.append(lambda: ablation.ledger.runs and say(summary(ablation), 1))
-    try:
-        with RunLock(folder, str(folder), print_warning):
+    with RunLock(folder, str(folder), print_warning):
+        ablation = Ablation(config, arms, seeds, Ledger(folder / LEDGER))
+        last_acts.append(lambda: ablation.ledger.runs and say(summary(ablation), 1))
+        try:
             train(ablation)
-    finally:
-        if ablation.ledger.runs:
-            print(summary(ablation))
+        finally:
+            if ablation.ledger.runs:
+                print(summary(ablation))
     if options.seeds > 1 or options.against:
         print(f"\ndrawn in {draw(ablation, folder, options.against)}")
 

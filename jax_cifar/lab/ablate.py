@@ -19,7 +19,7 @@ from jax_cifar.lab.statistics import Difference, difference
 from jax_cifar.lab.tables import markdown, spread
 
 if TYPE_CHECKING:
-    from jax_cifar.telemetry.worth import Interval
+    from jax_cifar.telemetry.worth import Worth
 
 FIGURES = {
     "validation_accuracy": "validation accuracy",
@@ -101,9 +101,10 @@ class Ablation:
 
     def table(self) -> str:
         """The rows as Markdown, in points of accuracy and seconds of training."""
-        variants = any(arm.way == "instead" for arm in self.arms)
-        first, worth = ("experiment", "difference") if variants else ("ingredient", "worth")
-        head = (first, "change", FIGURES[self.figure], f"{worth}, points (95 %)", "", "training time", "difference")
+        first, worth, cost = ("ingredient", "worth", "costs")
+        if any(arm.way == "instead" for arm in self.arms):
+            first, worth, cost = ("experiment", "difference", "difference")
+        head = (first, "change", FIGURES[self.figure], f"{worth}, points (95 %)", "", "training time", cost)
         return markdown(head, map(_cells, self.ranked()))
 
     def _seen(self, config: Config, figure: str | None = None) -> _Seen:
@@ -180,13 +181,13 @@ def worth_text(row: Row) -> str:
     return f"{points} ({100 * row.worth.low:+.2f} to {100 * row.worth.high:+.2f})" if row.worth.known else points
 
 
-def _interval(row: Row) -> "Interval":
-    from jax_cifar.telemetry.worth import Interval
+def _drawn(row: Row) -> "Worth":
+    from jax_cifar.telemetry.worth import Worth
 
     if row.worth is None or not row.worth.known:
-        return Interval(row.name, None, note=row.verdict)
+        return Worth(row.name, None, note=row.verdict)
     value, low, high = (100 * share for share in (row.worth.difference, row.worth.low, row.worth.high))
-    return Interval(row.name, value, low, high)
+    return Worth(row.name, value, low, high)
 
 
 def draw(ablation: Ablation, folder: Path, against: str | None = None) -> Path:
@@ -197,7 +198,7 @@ def draw(ablation: Ablation, folder: Path, against: str | None = None) -> Path:
     detail = f"{FIGURES[ablation.figure]} on {config.data.name}, n = {len(ablation.seeds)} seeds"
     if against is None:
         detail = f"worth in points of {detail}, 95 %; hollow: cannot tell"
-        return draw_worth([_interval(row) for row in ablation.ranked()[1:]], config.name, detail, folder / "worth.png")
+        return draw_worth([_drawn(row) for row in ablation.ranked()[1:]], config.name, detail, folder / "worth.png")
     lines: dict[str, list[tuple[float, Sequence[float]]]] = {}
     for one, row in zip([config, *(arm.config for arm in ablation.arms)], rows, strict=True):
         if row.accuracies:

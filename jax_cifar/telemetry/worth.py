@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_cifar.errors import printable
-from jax_cifar.telemetry.plots import GRID, INK, MUTED, label_ends, save
+from jax_cifar.telemetry.plots import GRID, INK, MUTED, SPLITS, label_ends, save
 
-COLORS = ("#2563a8", "#d9480f", "#7a9a01", "#7c3aed")
+COLORS = (SPLITS["train"][1], SPLITS["test"][1], SPLITS["validation"][1], "#7c3aed")
 
 
-class Interval(NamedTuple):
+class Worth(NamedTuple):
     """A value and between what it lies, in points; `note` stands in its place where there is none."""
 
     name: str
@@ -22,16 +22,16 @@ class Interval(NamedTuple):
     note: str = ""
 
 
-def draw_worth(intervals: Sequence[Interval], title: str, detail: str, path: Path) -> Path:
+def draw_worth(worths: Sequence[Worth], title: str, detail: str, path: Path) -> Path:
     """Draw a dot with its interval for each name, from above in the order given; returns the path.
 
     Dots whose interval has zero in it are hollow.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 1.5 + 0.38 * len(intervals)), layout="constrained")
+    figure = Figure(figsize=(9, 1.5 + 0.38 * len(worths)), layout="constrained")
     axes = _axes(figure, title, detail)
-    for place, one in enumerate(intervals):
+    for place, one in enumerate(worths):
         if one.value is None:
             # Beside the line of no difference, in the coordinates of a value and a row.
             style = {"va": "center", "color": MUTED, "fontsize": 9, "textcoords": "offset points"}
@@ -41,8 +41,8 @@ def draw_worth(intervals: Sequence[Interval], title: str, detail: str, path: Pat
         axes.plot((one.low, one.high), (place, place), color=COLORS[0], linewidth=2, solid_capstyle="butt", zorder=2)
         axes.plot(one.value, place, "o", color=COLORS[0], markerfacecolor=filling, markersize=8, zorder=3)
     axes.axvline(0, color=MUTED, linewidth=1, zorder=1)
-    axes.set_yticks(range(len(intervals)), [_shown(one.name) for one in intervals])
-    axes.set_ylim(len(intervals) - 0.4, -0.6)
+    axes.set_yticks(range(len(worths)), [_shown(one.name) for one in worths])
+    axes.set_ylim(len(worths) - 0.4, -0.6)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.tick_params(axis="y", colors=INK)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
