@@ -229,9 +229,7 @@ def test_the_script_lists_trains_and_draws(script, trained, tmp_path, capsys):
     worth = r"without momentum: 60\.0\d% \(sd 0\.\d\d%\) \+9\.9\d \(\+9\.\d\d to \+10\.\d\d\) helps, p = "
     assert re.search(worth, printed.err)
     assert "| momentum | without: `--optim.momentum 0.0` | 60.0" in printed.out
-    assert (
-        "net_False, n = 3 seeds each, compared seed by seed. Of 2 that are worth nothing about 0.1 would" in printed.out
-    )
+    assert "net_False, n = 3, compared seed by seed. Of 2 that are worth nothing about 0.1 would" in printed.out
     assert (tmp_path / "out/worth.png").stat().st_size > 10_000
     script("--only", "momentum", "label smoothing", "dropout", "--add", "--list")
     printed = capsys.readouterr().out
