@@ -84,7 +84,7 @@ def get_config(variant: Variant = "parameters_2") -> Config:
         model=DeepSimpleCNN(depth=int(depth), widths=narrow(int(depth), budget)),
         optim=OptimConfig(name="sgd", lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
         schedule=ScheduleConfig(name="cosine", unit="run", warmup=0.1),
-        train=TrainConfig(epochs=4, batch_size=128, resolutions=((SIDE, 1.0),)),
+        train=TrainConfig(epochs=3, batch_size=128, resolutions=((SIDE, 1.0),)),
         eval=EvalConfig(every=0),
         checkpoint=CheckpointConfig(every=0),
     )

@@ -195,7 +195,7 @@ def draw(ablation: Ablation, folder: Path, against: str | None = None) -> Path:
     from jax_cifar.telemetry.worth import draw_lines, draw_worth
 
     config, rows = ablation.config, ablation.rows()
-    detail = f"{FIGURES[ablation.figure]} on {config.data.name}, n = {len(ablation.seeds)} seeds"
+    detail = f"{FIGURES[ablation.figure]} on {config.data.name}, n = {len(ablation.seeds)}"
     if against is None:
         detail = f"worth in points of {detail}, 95 %; hollow: cannot tell"
         return draw_worth([_drawn(row) for row in ablation.ranked()[1:]], config.name, detail, folder / "worth.png")
