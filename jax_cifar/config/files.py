@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,9 @@ __all__ = [
     "from_dict",
     "help_text",
     "load_config",
+    "split_variant",
     "to_dict",
+    "variants_of",
 ]
 
 
@@ -41,25 +44,44 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: a file is missing, fails or returns something else, has no such variant, or an override names an
             unknown field, has the wrong type or is out of range.
     """
-    path, variant = _find(str(path))
-    _check_file(path)
-    with running(path) as module:
-        get_config = getattr(module, "get_config", None)
-        if not callable(get_config):
-            raise ConfigError("it defines no function get_config().")
-        config = get_config(*_variant(get_config, variant))
+    file, variant = split_variant(path)
+    _check_file(file)
+    with running(file) as module:
+        config = (get_config := _get_config(module))(*_variant(get_config, variant))
         if not isinstance(config, Config):
             raise ConfigError(f"get_config() returned {type(config).__name__}, not a jax_cifar Config.")
     return apply_overrides(dataclasses.replace(config, loaded_as=module.__name__), overrides)
 
 
-def _find(given: str) -> tuple[Path, str | None]:
-    """The file that is meant, which need not be there, and the variant."""
-    name, colon, variant = given.partition(":")
-    if "/" not in given and (file := shipped("configs") / f"{name}.py").is_file() and not Path(given).exists():
+def split_variant(path: str | Path) -> tuple[Path, str | None]:
+    """`file.py:b` -> the file, which need not be there, and the name of the experiment in it if one is given.
+
+    What ships needs no more than its name: `cifar10_speedrun:72`.
+    """
+    name, colon, variant = str(path).partition(":")
+    if "/" not in name and (file := shipped("configs") / f"{name}.py").is_file() and not Path(path).exists():
         return file, variant if colon else None
-    name, _, variant = given.rpartition(":")
-    return (Path(name), variant) if name.endswith(".py") else (Path(given), None)
+    name, _, variant = str(path).rpartition(":")
+    return (Path(name), variant) if name.endswith(".py") else (Path(path), None)
+
+
+def variants_of(path: str | Path) -> tuple[str, ...]:
+    """The names of the experiments in a config file; none where it describes one only. Raises as `load_config`."""
+    file, _ = split_variant(path)
+    _check_file(file)
+    with running(file) as module:
+        return _choices(_get_config(module))
+
+
+def _get_config(module: types.ModuleType) -> Callable[..., Any]:
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise ConfigError("it defines no function get_config().")
+    return get_config
+
+
+def _choices(get_config: Callable[..., Any]) -> tuple[str, ...]:
+    return typing.get_args(typing.get_type_hints(get_config).get("variant"))
 
 
 def _check_file(path: Path) -> None:
@@ -87,7 +109,7 @@ def _check_file(path: Path) -> None:
 
 def _variant(get_config: Callable[..., Any], variant: str | None) -> list[str]:
     """The arguments for `get_config`; raises `ConfigError` for a variant that it does not name."""
-    choices = typing.get_args(typing.get_type_hints(get_config).get("variant"))
+    choices = _choices(get_config)
     known = f"choose one of {', '.join(choices)}" if choices else "the file describes one experiment only"
     check(variant is None or variant in choices, "variant", variant, known)
     parameters = inspect.signature(get_config).parameters

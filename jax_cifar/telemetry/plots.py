@@ -163,10 +163,10 @@ def _draw_curves(axes: Any, curves: dict[str, tuple[np.ndarray, np.ndarray]]) ->
         last = np.flatnonzero(np.isfinite(shown))[-1]
         ends.append((epochs[last], shown[last], label, color))
     axes.set_xlim(left=0)
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
 
 
-def _label_ends(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
+def label_ends(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
     """Write every curve's name at its end."""
     points = axes.transAxes.inverted().transform(axes.transData.transform([end[:2] for end in ends]))
     for (_, _, text, color), height in zip(ends, _apart(points[:, 1]), strict=True):

@@ -1,0 +1,206 @@
+"""What each ingredient of an experiment is worth: each changed alone, trained with the same seeds, told with intervals.
+
+ablation = Ablation(config, removable(config), range(3), Ledger(folder / "runs.json"))
+ablation.ledger.train(ablation.members(), on_run=lambda result: ...)
+print(ablation.table())
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from jax_cifar.config import Config
+from jax_cifar.config.files import flat, to_dict
+from jax_cifar.lab.ingredients import Ingredient
+from jax_cifar.lab.ledger import Ledger
+from jax_cifar.lab.statistics import Difference, difference
+from jax_cifar.lab.tables import markdown, spread
+
+if TYPE_CHECKING:
+    from jax_cifar.telemetry.worth import Worth
+
+FIGURES = {
+    "validation_accuracy": "validation accuracy",
+    "test_accuracy_tta": "test accuracy with test-time augmentation",
+    "test_accuracy": "test accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment of the table and, unless it is the one that others are compared with, what it is worth."""
+
+    name: str
+    way: str  # as an ingredient's; empty for the experiment as it is
+    change: str
+    accuracies: tuple[float, ...]  # of the runs that are finished and did not diverge
+    diverged: int
+    missing: int  # runs still to do
+    seconds: float | None  # of training, mean of those
+    worth: Difference | None = None  # accuracy with the ingredient less that without it, as shares of 1
+    cost: float | None = None  # seconds of training with it less those without it, mean
+
+    @property
+    def verdict(self) -> str:
+        """What the runs say, in words."""
+        lost = f"{self.diverged} of {len(self.accuracies) + self.diverged} diverged" if self.diverged else ""
+        return ", ".join(filter(None, (self._told(), lost)))
+
+    def _told(self) -> str:
+        if self.missing:
+            return f"{self.missing} to do"
+        if not self.way or not self.accuracies:
+            return ""
+        if self.worth is None or not self.worth.known:
+            return "cannot tell from one seed" if self.worth is None else "cannot tell: seeds make no difference"
+        better, worse = ("better", "worse") if self.way == "instead" else ("helps", "hurts")
+        word = (better if self.worth.difference > 0 else worse) if self.worth.decided else "cannot tell"
+        return f"{word}, p = {self.worth.p:.2g}"
+
+
+class _Seen(NamedTuple):
+    """The figures of one experiment by seed: accuracy (None: it diverged) and seconds of training."""
+
+    accuracies: dict[int, float | None]
+    seconds: dict[int, float]  # of those that did not diverge
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """An experiment, what it is compared with, and the runs of both that are finished."""
+
+    config: Config
+    arms: Sequence[Ingredient]
+    seeds: Sequence[int]
+    ledger: Ledger
+
+    @property
+    def figure(self) -> str:
+        """What runs are judged by: held-out training images where there are any, else the test images."""
+        if self.config.data.val_fraction > 0:
+            return "validation_accuracy"
+        return "test_accuracy" if self.config.eval.tta == "none" else "test_accuracy_tta"
+
+    def members(self) -> list[Config]:
+        """Every experiment with every seed."""
+        configs = [self.config, *(arm.config for arm in self.arms)]
+        return [with_seed(config, seed) for config in configs for seed in self.seeds]
+
+    def rows(self) -> list[Row]:
+        """The experiment as it is, then each of its arms."""
+        base = self._seen(self.config)
+        arms = [self._row(arm, self._seen(arm.config, arm.figure), base) for arm in self.arms]
+        return [Row("as it is", "", "", *self._figures(base)), *arms]
+
+    def ranked(self) -> list[Row]:
+        """The experiment as it is, then its arms: what is worth most first, what nobody knows yet last."""
+        first, *arms = self.rows()
+        return [first, *sorted(arms, key=_rank)]
+
+    def table(self) -> str:
+        """The rows as Markdown, in points of accuracy and seconds of training."""
+        first, worth, cost = ("ingredient", "worth", "costs")
+        if any(arm.way == "instead" for arm in self.arms):
+            first, worth, cost = ("experiment", "difference", "difference")
+        head = (first, "change", FIGURES[self.figure], f"{worth}, points (95 %)", "", "training time", cost)
+        return markdown(head, map(_cells, self.ranked()))
+
+    def _seen(self, config: Config, figure: str | None = None) -> _Seen:
+        found = {seed: self.ledger[with_seed(config, seed)] for seed in self.seeds}
+        runs = {seed: run for seed, run in found.items() if run is not None}
+        accuracies = {seed: run[figure or self.figure] for seed, run in runs.items()}
+        # One that diverged was stopped early.
+        seconds = {seed: run["seconds"] for seed, run in runs.items() if run["diverged_at"] is None}
+        return _Seen(accuracies, seconds)
+
+    def _figures(self, seen: _Seen) -> tuple[tuple[float, ...], int, int, float | None]:
+        accuracies = tuple(value for value in seen.accuracies.values() if value is not None)
+        diverged, missing = len(seen.accuracies) - len(accuracies), len(self.seeds) - len(seen.accuracies)
+        return accuracies, diverged, missing, _mean(seen.seconds.values())
+
+    def _row(self, arm: Ingredient, seen: _Seen, base: _Seen) -> Row:
+        """A row with the worth by pairs of one seed, whose runs saw the images in the same order."""
+        there, other = (base, seen) if arm.way == "without" else (seen, base)
+        pairs = [(there.accuracies.get(seed), other.accuracies.get(seed)) for seed in self.seeds]
+        known = [(one, two) for one, two in pairs if one is not None and two is not None]
+        worth = None
+        if len(known) > 1:
+            worth = difference([one for one, _ in known], [two for _, two in known], paired=True)
+        both = there.seconds.keys() & other.seconds.keys()
+        cost = _mean(there.seconds[seed] - other.seconds[seed] for seed in both)
+        return Row(arm.name, arm.way, arm.change, *self._figures(seen), worth=worth, cost=cost)
+
+
+def with_seed(config: Config, seed: int) -> Config:
+    """The same experiment with another seed."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
+
+
+def variants(config: Config, others: Mapping[str, Config]) -> list[Ingredient]:
+    """Experiments by name, each to be compared with one of them."""
+    ours, arms = flat(to_dict(config)), []
+    for name, other in others.items():
+        theirs = flat(to_dict(other))
+        fields = [field for field in theirs if theirs[field] != ours.get(field)]
+        if fields:
+            arms.append(Ingredient(name, "instead", ", ".join(fields), other))
+    return arms
+
+
+def _rank(row: Row) -> tuple[int, float]:
+    """What no run gets through without is worth most, what no run gets through with is worth least."""
+    if row.worth is not None:
+        return (1, -row.worth.difference)
+    lost = row.diverged > 0 and not row.accuracies and not row.missing
+    return (0 if row.way == "without" else 2, 0.0) if lost else (3, 0.0)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return sum(known) / len(known) if known else None
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    seconds = "-" if row.seconds is None else f"{row.seconds:.3g} s"
+    cost = "" if row.cost is None else f"{row.cost:+.2g} s"
+    return (row.name, change_text(row), spread(row.accuracies, ".2%"), worth_text(row), row.verdict, seconds, cost)
+
+
+def change_text(row: Row) -> str:
+    """What was done: `without: --model.norm none`; of a variant, which fields differ."""
+    return f"{row.way}: `{row.change}`" if row.way in ("without", "with") else row.change
+
+
+def worth_text(row: Row) -> str:
+    """`+1.79 (+1.21 to +2.37)`, in points."""
+    if row.worth is None:
+        return ""
+    points = f"{100 * row.worth.difference:+.2f}"
+    return f"{points} ({100 * row.worth.low:+.2f} to {100 * row.worth.high:+.2f})" if row.worth.known else points
+
+
+def _drawn(row: Row) -> "Worth":
+    from jax_cifar.telemetry.worth import Worth
+
+    if row.worth is None or not row.worth.known:
+        return Worth(row.name, None, note=row.verdict)
+    value, low, high = (100 * share for share in (row.worth.difference, row.worth.low, row.worth.high))
+    return Worth(row.name, value, low, high)
+
+
+def draw(ablation: Ablation, folder: Path, against: str | None = None) -> Path:
+    """The rows as a picture: what each arm is worth; or accuracy against a field, a line for every name of a config."""
+    from jax_cifar.telemetry.worth import draw_lines, draw_worth
+
+    config, rows = ablation.config, ablation.rows()
+    detail = f"{FIGURES[ablation.figure]} on {config.data.name}, n = {len(ablation.seeds)}"
+    if against is None:
+        detail = f"worth in points of {detail}, 95 %; hollow: cannot tell"
+        return draw_worth([_drawn(row) for row in ablation.ranked()[1:]], config.name, detail, folder / "worth.png")
+    lines: dict[str, list[tuple[float, Sequence[float]]]] = {}
+    for one, row in zip([config, *(arm.config for arm in ablation.arms)], rows, strict=True):
+        if row.accuracies:
+            lines.setdefault(one.name, []).append((flat(to_dict(one))[against], row.accuracies))
+    return draw_lines(lines, against, f"Accuracy against {against}", detail, folder / "lines.png")

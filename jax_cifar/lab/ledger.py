@@ -1,0 +1,86 @@
+"""Finished runs by what they are, in one file: many experiments are trained once each, whatever stops the process.
+
+ledger = Ledger(folder / "runs.json")
+ledger.train(configs, on_run=lambda result: ...)
+ledger[configs[0]]["test_accuracy"]
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax_cifar.config import Config
+from jax_cifar.config.files import to_dict
+from jax_cifar.config.modules import PROGRAMS
+from jax_cifar.config.record import code_of
+from jax_cifar.config.revive import computed_fields
+from jax_cifar.errors import CheckpointError
+from jax_cifar.files import read_record, sha256_of_json, write_record
+from jax_cifar.training.many import ManyResult, program_of, train_many
+
+
+def identity(config: Config) -> str:
+    """The same for two configurations that give the same results and are judged alike, whatever they are called.
+
+    Code of the user's own counts by its text, the library's does not.
+    """
+    programs = [PROGRAMS[module][0] for module in code_of(config).values() if module in PROGRAMS]
+    code = {name: hashlib.sha256(text).hexdigest() for one in programs for name, text in one.sources.items()}
+    own = {"name": None, "eval.tta": config.eval.tta, "code": code}
+    return sha256_of_json(computed_fields(to_dict(config)) | own)
+
+
+class Ledger:
+    """The finished runs of a file, which is whole after each of them; it is made with the first.
+
+    Raises:
+        CheckpointError: the file is damaged, or something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            try:
+                self.runs = dict(read_record(path)["runs"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                told = f"{type(error).__name__}: {error}"
+                raise CheckpointError(f"{path} holds no finished runs ({told}). Choose another folder.") from None
+
+    def __getitem__(self, config: Config) -> dict[str, Any] | None:
+        """The figures of a finished run; None where it is still to do."""
+        return self.runs.get(identity(config))
+
+    def missing(self, configs: Sequence[Config]) -> list[Config]:
+        """Those without a finished run, each once, in their order."""
+        found: dict[str, Config] = {}
+        for config in configs:
+            found.setdefault(identity(config), config)
+        return [config for key, config in found.items() if key not in self.runs]
+
+    def train(self, configs: Sequence[Config], on_run: Callable[[ManyResult], object]) -> None:
+        """Train what is missing, and call `on_run` with each as soon as it is kept.
+
+        Raises:
+            ConfigError, DataError: what the user can put right. A run that diverges is a result like any other.
+        """
+        from jax_cifar.telemetry.environment import environment
+
+        here, began = environment(), time.perf_counter()
+
+        def keep(result: ManyResult) -> None:
+            nonlocal began
+            now = time.perf_counter()
+            own = {"config": to_dict(result.config), "wall_seconds": now - began, "environment": here}
+            self.runs[identity(result.config)] = result.to_dict() | own
+            write_record(self.path, {"runs": self.runs})
+            began = now
+            on_run(result)
+
+        lots: dict[str, list[Config]] = {}
+        for config in self.missing(configs):
+            lots.setdefault(program_of(config), []).append(config)
+        for lot in lots.values():
+            train_many(lot, on_result=keep)
