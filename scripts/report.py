@@ -17,94 +17,15 @@ from jax_cifar.signals import guard
 if __name__ == "__main__":
     guard()  # before all that takes long to import
 
-import statistics
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jax_cifar.cli import Parser, run
-from jax_cifar.config.files import differing_fields, from_dict
-from jax_cifar.errors import CheckpointError, ConfigError, check, printable
+from jax_cifar.errors import ConfigError, check
 from jax_cifar.files import expand, read_record
-from jax_cifar.lab.tables import markdown, spread
-
-HEAD = ("experiment", "runs", "epochs", "test accuracy", "test loss", "train accuracy", "training time", "on")
-FILES = ("config", "environment", "summary")
-
-
-def read_run(folder: Path) -> dict[str, Any] | str:
-    """What a finished run left, as one dict; in words, why there is nothing to be counted.
-
-    Raises:
-        CheckpointError: the folder holds no run.
-    """
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} is no run folder: it holds no config.json. Give folders of scripts/train.py.")
-    if not (folder / "summary.json").is_file():
-        return "it is not finished: it holds no summary.json"
-    contents: dict[str, Any] = {}
-    for path in (folder / f"{name}.json" for name in FILES):
-        try:
-            contents[path.stem] = read_record(path)
-        except (OSError, ValueError) as error:
-            return f"{path.name} cannot be read ({error})"
-    try:
-        row([contents])
-        from_dict(contents["config"])
-    except (KeyError, TypeError, AttributeError, ConfigError) as error:
-        return f"its files are not those of a run of this version ({type(error).__name__}: {error})"
-    return contents if contents["summary"]["test_loss"] is not None else "it diverged: its test loss is not finite"
-
-
-def finished_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """The finished runs, each once, however often it was named; what is left out is told on stderr."""
-    runs = []
-    for folder in dict.fromkeys(folder.resolve() for folder in folders):
-        one = read_run(folder)
-        if isinstance(one, str):
-            print(printable(f"{folder} is left out: {one}."), file=sys.stderr)
-        else:
-            runs.append(one)
-    if not runs:
-        raise CheckpointError("There is no finished run to show.")
-    return runs
-
-
-def share_a_row(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two runs are the same experiment on the same devices."""
-    unseeded = [{**run["config"], "train": {**run["config"]["train"], "seed": 0}} for run in (one, other)]
-    return one["environment"]["devices"] == other["environment"]["devices"] and not differing_fields(*unseeded)
-
-
-def rows(runs: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """A row per experiment, in the order of their first runs."""
-    groups: list[list[dict[str, Any]]] = []
-    for one in runs:
-        group = next((group for group in groups if share_a_row(group[0], one)), None)
-        if group is None:
-            groups.append(group := [])
-        group.append(one)
-    return [row(group) for group in groups]
-
-
-def row(runs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """The cells of one experiment."""
-    summaries, environment = [one["summary"] for one in runs], runs[0]["environment"]
-    device = ", ".join(f"{count} x {kind}" for kind, count in environment["devices"].items())
-    if environment["backend"] == "cpu":
-        device = f"CPU, {environment['cpu_count']} cores"
-    return (
-        summaries[0]["config_name"],
-        str(len(runs)),
-        f"{summaries[0]['epochs']:g}",
-        spread((summary["test_accuracy"] for summary in summaries), ".2%"),
-        spread((summary["test_loss"] for summary in summaries), ".4f"),
-        spread((summary["train_accuracy"] for summary in summaries), ".2%"),
-        f"{statistics.median(summary['seconds']['train'] for summary in summaries):.0f} s",
-        f"{device}, jax {environment['versions']['jax']}",
-    )
+from jax_cifar.lab.runs import finished_runs, overview
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -124,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     for name in ("prune", "finetune_epochs", "data_dir", "seconds"):
         given = getattr(options, name)
         check(given is None, f"--{name}".replace("_", "-"), given, "it is for report.py variants")
-    print(markdown(HEAD, rows(finished_runs(options.workdir))))
+    print(overview(finished_runs(options.workdir)))
 
 
 def show_variants(options: Namespace) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import io
 import json
-import runpy
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import strictness  # noqa: F401
-from processes import ROOT
 from resume_matrix import stop_at
 from small_runs import loop, same_bits, small_config
 
 from jax_cifar.errors import UserError
+from jax_cifar.lab.runs import finished_runs, overview
 from jax_cifar.run.arrays import read_verified
 from jax_cifar.run.load import load_run
 from jax_cifar.run.reading import steps
@@ -54,12 +53,6 @@ def silence() -> Any:
 
 
 @functools.cache
-def report_script() -> dict[str, Any]:
-    """The names of scripts/report.py."""
-    return runpy.run_path(str(ROOT / "scripts/report.py"))
-
-
-@functools.cache
 def scratch() -> Path:
     """A folder that goes with the process."""
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
@@ -75,9 +68,9 @@ def whole() -> TrainResult:
 
 
 @functools.cache
-def sound_table() -> Any:
+def sound_table() -> str:
     """What scripts/report.py says of it."""
-    return report_script()["rows"](report_script()["finished_runs"]([whole().workdir]))
+    return overview(finished_runs([whole().workdir]))
 
 
 @functools.cache
@@ -140,7 +133,7 @@ def goes_on(folder: Path, **options: Any) -> None:
 def reports(folder: Path) -> str:
     """scripts/report.py: the row that it was, or none."""
     try:
-        found = report_script()["rows"](report_script()["finished_runs"]([folder]))
+        found = overview(finished_runs([folder]))
     except UserError as error:
         return str(error)
     require(found == sound_table(), "the table has other numbers")

@@ -242,16 +242,19 @@ def has_placeholders(config: Config) -> bool:
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Lines such as `optim.lr: 0.1 there, 0.2 here` for the fields that change what is computed.
-
-    Both are read as `from_dict` reads them, so that a field which only one of them names counts by its default.
-    """
-    before, after = (flat(to_dict(from_dict(values))) for values in (old, new))
+    """Lines such as `optim.lr: 0.1 there, 0.2 here` for the fields that change what is computed."""
+    before, after = computed_fields(old), computed_fields(new)
     return [
         f"{name}: {before.get(name)!r} there, {after.get(name)!r} here"
         for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and not FREE_TO_CHANGE.fullmatch(name)
+        if before.get(name) != after.get(name)
     ]
+
+
+def computed_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that change what is computed, flat, as `from_dict` reads them: one not named counts by its default."""
+    fields = flat(to_dict(from_dict(values)))
+    return {name: value for name, value in fields.items() if not FREE_TO_CHANGE.fullmatch(name)}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
