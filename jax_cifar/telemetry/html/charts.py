@@ -1,4 +1,4 @@
-"""Curves and the reliability diagram as SVG: colours come from report.css, readings under the pointer from report.js."""
+"""Curves and the reliability diagram as SVG: report.css has the colours, report.js reads values under the pointer."""
 
 import math
 from collections.abc import Callable, Sequence

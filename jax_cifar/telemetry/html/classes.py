@@ -119,7 +119,9 @@ def confused_pairs(confusion: Matrix, label_names: Sequence[str]) -> Markup | No
         )
         for i, j in pairs
     )
-    return tag("div", tag("h4", "Confused most often"), tag("ol", items, class_="pairs")) if pairs else None
+    return (
+        tag("div", tag("p", "Confused most often", class_="head"), tag("ol", items, class_="pairs")) if pairs else None
+    )
 
 
 def class_table(judged: Judged) -> Markup:
@@ -128,8 +130,10 @@ def class_table(judged: Judged) -> Markup:
     many = len(order) > FEW
     shown, folded = (order[:ROWS], order[ROWS:]) if many else (order, [])
     head = f"The {ROWS} worst classes" if many else "Classes, the worst first"
-    rest = tag("details", tag("summary", f"The other {len(folded)} classes"), _table(judged, folded)) if folded else None
-    return tag("div", tag("h4", head), _table(judged, shown), rest)
+    rest = (
+        tag("details", tag("summary", f"The other {len(folded)} classes"), _table(judged, folded)) if folded else None
+    )
+    return tag("div", tag("p", head, class_="head"), _table(judged, shown), rest)
 
 
 def _table(judged: Judged, order: Sequence[int]) -> Markup:
@@ -152,7 +156,5 @@ def _table(judged: Judged, order: Sequence[int]) -> Markup:
 
 
 def _bars(shares: Sequence[float]) -> Markup:
-    bars = (
-        tag("rect", y=i * 6, width=100 * share, height=5, class_=f"b{i}") for i, share in enumerate(shares)
-    )
+    bars = (tag("rect", y=i * 6, width=100 * share, height=5, class_=f"b{i}") for i, share in enumerate(shares))
     return tag("svg", bars, viewBox="0 0 100 17", preserveAspectRatio="none", aria_hidden="true")

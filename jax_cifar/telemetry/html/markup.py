@@ -14,7 +14,7 @@ class Markup(str):
     """Text that is HTML already: only `tag` and `join` make it, and who reads a file of this package."""
 
 
-def tag(name: str, *children: Child, **attributes: object) -> Markup:
+def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
     """An element. `_` in the name of an attribute is `-`, and at its end nothing: `class_`, `data_x`.
 
     An attribute that is None or False is left out, True stands there without a value.
