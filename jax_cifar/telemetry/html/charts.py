@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,16 +17,25 @@ LEFT, TOP, BOTTOM = 46.0, 12.0, 36.0
 MOST_POINTS = 300  # of a curve: more cannot be told apart
 
 Form = Callable[[float], str]
+Kind = Literal["share", "wide", "plain"]
 
 
-def percent(value: float) -> str:
-    """A share as `72.65 %`."""
-    return f"{100 * value:.4g} %"
+def percent(value: float, digits: int = 2) -> str:
+    """A share as `72.65 %`, which no line breaks."""
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def figure_of(value: float) -> str:
     """A number in four digits."""
     return f"{value:.4g}"
+
+
+def _general(value: float) -> str:
+    return f"{value:g}"
+
+
+def _round_percent(value: float) -> str:
+    return percent(value, 0)
 
 
 @dataclass(frozen=True)
@@ -78,38 +87,37 @@ def log_axis(low: float, high: float) -> Axis:
     return Axis(low, high, True, tuple(tick for tick in ticks if low * 0.999 <= tick <= high * 1.001))
 
 
-def value_axis(curves: Sequence[Curve], share: bool) -> Axis:
+def value_axis(curves: Sequence[Curve], kind: Kind) -> Axis:
     """The vertical axis: of shares about as far as they reach; else from zero, or logarithmic over a wide range."""
     values = np.concatenate([curve.ys[np.isfinite(curve.ys)] for curve in curves])
     low, high = float(values.min()), float(values.max())
-    if share:
+    if kind == "share":
         return linear_axis(max(0.0, low - 0.04), min(1.0, high + 0.02))
-    if low > 0 and high / low > LOG_RANGE:
+    if kind == "wide" and low > 0 and high / low > LOG_RANGE:
         return log_axis(low, high)
     return linear_axis(min(0.0, low), high * 1.04)
 
 
-def line_chart(title: str, curves: Sequence[Curve], form: Form = figure_of, share: bool = False) -> Markup | None:
+def line_chart(title: str, curves: Sequence[Curve], kind: Kind = "wide") -> Markup | None:
     """A figure of curves over epochs, with their last values in its caption; None without a single finite value.
 
     Args:
         title: what is drawn.
         curves: in the order of the caption.
-        form: how a value is written.
-        share: values lie between 0 and 1.
+        kind: what values are: shares between 0 and 1; of a wide range, which may ask for a logarithmic axis; or plain.
     """
     curves = [curve for curve in curves if np.isfinite(curve.ys).any()]
     if not curves:
         return None
     right = 12.0 + 6.6 * max(len(curve.label) for curve in curves)
     across = linear_axis(0.0, max(float(curve.xs.max()) for curve in curves))
-    up = value_axis(curves, share)
+    up, form = value_axis(curves, kind), percent if kind == "share" else figure_of
     frame = Frame(across, up, right)
     drawn = [line for curve in curves for line in frame.curve(curve, form)]
     last = ", ".join(f"{curve.label} {form(_last(curve))}" for curve in curves)
     image = tag(
         "svg",
-        frame.grid(form if share else lambda value: f"{value:g}"),
+        frame.grid(_round_percent if kind == "share" else _general),
         drawn,
         frame.names(curves),
         tag("g", class_="cursor"),
@@ -142,8 +150,8 @@ class Frame(NamedTuple):
         """Vertical places in the picture."""
         return HEIGHT - BOTTOM - self.up.place(values) * (HEIGHT - BOTTOM - TOP)
 
-    def grid(self, form: Form, label: str = "epoch") -> Markup:
-        """Lines and numbers of both axes."""
+    def grid(self, form: Form, label: str = "epoch", across: Form = _general) -> Markup:
+        """Lines and numbers of both axes: vertical numbers in this form, horizontal ones in that of `across`."""
         end, bottom = WIDTH - self.right, HEIGHT - BOTTOM
         parts = []
         for value, y in zip(self.up.ticks, self.ys(np.array(self.up.ticks)).tolist(), strict=True):
@@ -152,7 +160,7 @@ class Frame(NamedTuple):
                 tag("text", form(value), x=LEFT - 7, y=y + 4, class_="end"),
             ]
         for value, x in zip(self.across.ticks, self.xs(np.array(self.across.ticks)).tolist(), strict=True):
-            parts.append(tag("text", f"{value:g}", x=x, y=bottom + 16, class_="middle"))
+            parts.append(tag("text", across(value), x=x, y=bottom + 16, class_="middle"))
         parts.append(tag("text", label, x=(LEFT + end) / 2, y=HEIGHT - 4, class_="middle"))
         parts.append(tag("path", d=f"M{LEFT:g} {bottom:g}H{end:.1f}", class_="base"))
         return tag("g", parts, class_="grid", aria_hidden="true")
@@ -239,7 +247,7 @@ def reliability_chart(
     corner = f"M{LEFT:g} {bottom:g}L{WIDTH - 12:g} {TOP:g}"
     return tag(
         "svg",
-        frame.grid(lambda value: f"{value:.0%}", "how sure the network is"),
+        frame.grid(_round_percent, "how sure the network is", _round_percent),
         parts,
         tag("path", d=corner, class_="diagonal"),
         viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",

@@ -8,6 +8,7 @@ from itertools import groupby
 import numpy as np
 from jaxtyping import Float, Int
 
+from jax_cifar.telemetry.html.charts import percent
 from jax_cifar.telemetry.html.markup import Markup, tag
 
 FEW = 20  # classes whose counts are written into the cells
@@ -32,7 +33,8 @@ class Judged:
 def heat_map(confusion: Matrix, label_names: Sequence[str]) -> Markup:
     """A cell for every true (row) and predicted class (column), shaded by its share of the row.
 
-    The root of a share is what is shaded: a confusion of 4 % is seen beside a diagonal of 90 %.
+    What is right and what is confused have a colour each, which is full for the largest share: a confusion of 4 % is
+    seen beside a diagonal of 90 %.
     """
     few = len(label_names) <= FEW
     cell, size = (34, 12.0) if few else (9, 7.5)
@@ -58,7 +60,9 @@ def heat_map(confusion: Matrix, label_names: Sequence[str]) -> Markup:
         data_counts=json.dumps([[*map(int, at), int(confusion[tuple(at)])] for at in np.argwhere(confusion)]),
         data_place=json.dumps([space, top, cell]),
     )
-    caption = tag("figcaption", tag("strong", "Confusion matrix"), " ", tag("output", "row: true class, column: said"))
+    caption = tag(
+        "figcaption", tag("strong", "Confusion matrix"), " ", tag("output", "rows are true, columns predicted")
+    )
     box = tag("div", image, class_="scroll", tabindex=0, role="region", aria_label="Confusion matrix")
     return tag("figure", caption, box, class_="chart")
 
@@ -73,7 +77,9 @@ def _shares(confusion: Matrix) -> Float[np.ndarray, "classes classes"]:
 
 def _shades(confusion: Matrix, cell: int, left: float, top: float) -> list[Markup]:
     """All cells of one shade as one path: a hundred classes have ten thousand cells."""
-    shades = np.ceil(np.sqrt(_shares(confusion)) * SHADES).astype(int)
+    shares, right = _shares(confusion), np.eye(len(confusion), dtype=bool)
+    largest = np.where(right, shares[right].max(), shares[~right].max(initial=0))
+    shades = np.ceil(shares / np.maximum(largest, 1e-9) * SHADES).astype(int)
     places = [(int(shades[i, j]), i != j, i, j) for i, j in np.argwhere(confusion).tolist()]
     gap = 1 if cell > 20 else 0
     paths = []
@@ -81,7 +87,7 @@ def _shades(confusion: Matrix, cell: int, left: float, top: float) -> list[Marku
         corners = (f"M{left + j * cell + gap:g} {top + i * cell + gap:g}" for *_, i, j in cells)
         side = cell - 2 * gap
         d = "".join(f"{corner}h{side}v{side}h-{side}z" for corner in corners)
-        paths.append(tag("path", d=d, class_="wrong" if wrong else "right", fill_opacity=0.1 + 0.9 * shade / SHADES))
+        paths.append(tag("path", d=d, class_="wrong" if wrong else "right", fill_opacity=0.04 + 0.96 * shade / SHADES))
     return paths
 
 
@@ -115,7 +121,7 @@ def confused_pairs(confusion: Matrix, label_names: Sequence[str]) -> Markup | No
         tag(
             "li",
             tag("span", label_names[i], tag("span", " taken for ", class_="quiet"), label_names[j]),
-            tag("span", f"{shares[i, j]:.1%}", class_="number"),
+            tag("span", percent(shares[i, j], 1), class_="number"),
         )
         for i, j in pairs
     )
@@ -146,7 +152,7 @@ def _table(judged: Judged, order: Sequence[int]) -> Markup:
             "tr",
             tag("th", judged.label_names[at], scope="row"),
             tag("td", _bars([float(column[at]) for column in columns]), class_="bars"),
-            [tag("td", f"{column[at]:.1%}", class_="number") for column in columns],
+            [tag("td", percent(column[at], 1), class_="number") for column in columns],
             tag("td", f"{judged.confusion[at].sum():,}", class_="number"),
         )
         for at in order

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from jax_cifar.telemetry.html.charts import line_chart, percent, style
+from jax_cifar.telemetry.html.charts import Form, Kind, line_chart, percent, style
 from jax_cifar.telemetry.html.markup import Child, Markup, join, tag
 from jax_cifar.telemetry.html.sections import data_table, duration, figures, run_sections, verdict
 from jax_cifar.telemetry.html.shown import Shown
@@ -25,14 +25,14 @@ def report_page(runs: Sequence[Shown], groups: Sequence[str] = ()) -> str:
         run = runs[0]
         return _document(run.name, _header(run), figures(run), run_sections(run))
     letters = [_letter(i) for i in range(len(runs))]
-    names = list(dict.fromkeys(run.name for run in runs))
+    keys, names = _keys(runs, letters), list(dict.fromkeys(run.name for run in runs))
     title = f"{len(runs)} runs of {', '.join(names)}" if len(names) <= 3 else f"{len(runs)} runs"
     parts = [
         tag("header", tag("h1", title)),
-        _section("Figures", _figures(runs, letters), (tag("p", group) for group in groups)),
-        _section("Curves", _curves(runs, letters)),
+        _section("Figures", _figures(runs, keys), (tag("p", group) for group in groups)),
+        _section("Curves", _curves(runs, letters, keys)),
         _section("What differs between them", _differences(runs, letters)),
-        _section("Each run", map(_folded, runs, letters, range(len(runs)))),
+        _section("Each run", map(_folded, runs, keys)),
     ]
     return _document(title, *parts)
 
@@ -54,72 +54,63 @@ def _section(title: str, *children: Child) -> Markup:
     return tag("section", tag("h2", title), children)
 
 
-def _key(letter: str, index: int) -> Markup:
-    """A run's letter in its colour."""
-    return tag("span", letter, class_=f"letter {style(index)}")
+def _keys(runs: Sequence[Shown], letters: Sequence[str]) -> list[Markup]:
+    """What a run is called: its letter in its colour, and its name, or that of its folder where others have the same."""
+    names = [run.name for run in runs]
+    called = [Path(run.folder).name if names.count(run.name) > 1 else run.name for run in runs]
+    pairs = enumerate(zip(letters, called, strict=True))
+    return [tag("span", tag("span", letter, class_=f"letter {style(i)}"), " ", name) for i, (letter, name) in pairs]
 
 
-def _figures(runs: Sequence[Shown], letters: Sequence[str]) -> Markup:
+def _figures(runs: Sequence[Shown], keys: Sequence[Markup]) -> Markup:
     """One row for each run; the best accuracy of them is marked."""
     accuracies = [run.figure("test_accuracy") for run in runs]
     best = max((value for value in accuracies if value is not None), default=None)
     rows = []
-    for i, (run, letter) in enumerate(zip(runs, letters, strict=True)):
-        accuracy = _shown(accuracies[i], "{:.2%}") if run.problem is None else f"- ({run.problem})"
-        marked = tag("strong", accuracy, " best") if accuracies[i] == best is not None else accuracy
+    for run, key, accuracy in zip(runs, keys, accuracies, strict=True):
+        shown = _shown(accuracy, percent) if run.problem is None else "not finished"
         seconds = run.figure("seconds", "train")
         rows.append(
             [
-                [_key(letter, i), " ", run.name],
-                marked,
-                _shown(run.figure("test_loss"), "{:.4f}"),
-                _shown(run.figure("train_accuracy"), "{:.2%}"),
-                "-" if run.reliability is None else f"{run.reliability.error:.2%}",
-                _shown(run.figure("parameters"), "{:,.0f}"),
-                _shown(run.figure("epochs"), "{:g}"),
+                key,
+                tag("strong", shown, " (best)") if accuracy is not None and accuracy == best else shown,
+                _shown(run.figure("test_loss"), "{:.4f}".format),
+                _shown(run.figure("train_accuracy"), percent),
+                "-" if run.reliability is None else percent(run.reliability.error),
+                _shown(run.figure("parameters"), "{:,.0f}".format),
+                _shown(run.figure("epochs"), "{:g}".format),
                 "-" if seconds is None else duration(seconds),
                 run.fields.get("train.seed", "-"),
-                run.folder,
             ]
         )
-    head = [
-        "run",
-        "test accuracy",
-        "test loss",
-        "train accuracy",
-        "ECE",
-        "parameters",
-        "epochs",
-        "training",
-        "seed",
-        "folder",
-    ]
-    return data_table(head, rows, "Figures of the runs")
+    head = ["run", "test accuracy", "test loss", "train accuracy", "ECE", "parameters", "epochs", "training", "seed"]
+    return data_table(head, rows, "Figures of the runs", "runs")
 
 
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+def _shown(value: float | None, form: Form) -> str:
+    return "-" if value is None else form(value)
 
 
-def _curves(runs: Sequence[Shown], letters: Sequence[str]) -> Markup:
-    """The same chart of all runs, a colour and a letter each."""
-    charts = {
-        "Test accuracy": ("test", "accuracy", True),
-        "Test loss": ("test", "loss", False),
-        "Validation accuracy": ("validation", "accuracy", True),
-        "Train accuracy": ("train", "accuracy", True),
-        "Train loss": ("train", "loss", False),
-        "Learning rate": ("train", "lr", False),
-        "Gradient norm": ("train", "gradient_norm", False),
+def _curves(runs: Sequence[Shown], letters: Sequence[str], keys: Sequence[Markup]) -> Markup:
+    """The same chart of all runs, a colour and a letter each; what was measured only once is in the table."""
+    charts: dict[str, tuple[str, str, Kind]] = {
+        "Test accuracy": ("test", "accuracy", "share"),
+        "Test loss": ("test", "loss", "wide"),
+        "Validation accuracy": ("validation", "accuracy", "share"),
+        "Validation loss": ("validation", "loss", "wide"),
+        "Train accuracy": ("train", "accuracy", "share"),
+        "Train loss": ("train", "loss", "wide"),
+        "Learning rate": ("train", "lr", "plain"),
+        "Gradient norm": ("train", "gradient_norm", "wide"),
     }
     drawn = []
-    for title, (split, name, share) in charts.items():
-        curves = [run.curve(split, name, i, letter) for i, (run, letter) in enumerate(zip(runs, letters, strict=True))]
-        drawn.append(line_chart(title, curves, *([percent] if share else []), share=share))
-    keys = (
-        tag("li", _key(letter, i), " ", run.name) for i, (run, letter) in enumerate(zip(runs, letters, strict=True))
-    )
-    return tag("div", tag("ul", keys, class_="legend"), tag("div", drawn, class_="charts"))
+    for title, (split, name, kind) in charts.items():
+        noisy = None if name in ("accuracy", "loss") else False
+        curves = [run.curve(split, name, i, letters[i], noisy) for i, run in enumerate(runs)]
+        if any(len(curve.xs) > 1 for curve in curves):
+            drawn.append(line_chart(title, curves, kind))
+    legend = tag("ul", (tag("li", key) for key in keys), class_="legend")
+    return tag("div", legend, tag("div", drawn, class_="charts"))
 
 
 def _differences(runs: Sequence[Shown], letters: Sequence[str]) -> Markup:
@@ -132,8 +123,8 @@ def _differences(runs: Sequence[Shown], letters: Sequence[str]) -> Markup:
     return data_table(["field", *letters], rows, "Fields that differ")
 
 
-def _folded(run: Shown, letter: str, index: int) -> Markup:
-    head = tag("summary", tag("h3", _key(letter, index), " ", run.name, tag("span", f" {run.folder}", class_="quiet")))
+def _folded(run: Shown, key: Markup) -> Markup:
+    head = tag("summary", tag("h3", key))
     return tag("details", head, verdict(run), _problem(run), figures(run), run_sections(run, 4), class_="run")
 
 

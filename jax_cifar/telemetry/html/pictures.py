@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from jax_cifar.telemetry.html.charts import percent
 from jax_cifar.telemetry.html.markup import Markup, tag
 
 MOST_SIDE = 64  # pixels of an image in the page
@@ -49,9 +50,9 @@ def _mistake(mistake: Mistake) -> Markup:
         alt=f"Test image {mistake.index}, of the class {mistake.true}",
         class_="pixels",
     )
-    said = tag("span", mistake.said, class_="said")
-    probability = tag("span", f"{mistake.probability:.1%}", class_="number")
-    return tag("li", image, tag("p", said, " ", probability), tag("p", "is ", mistake.true, class_="quiet"))
+    sure = f"{percent(mistake.probability)} sure"
+    lines = tag("p", mistake.said, class_="said"), tag("p", sure), tag("p", "is ", mistake.true, class_="quiet")
+    return tag("li", image, lines)
 
 
 def filter_image(filters: Sequence[Float[np.ndarray, "height width channel"]]) -> Markup:

@@ -37,7 +37,7 @@ def verdict(run: Shown) -> Markup:
         return tag("p", _so_far(run), class_="verdict")
     count = None if run.judged is None else int(run.judged.confusion.sum())
     images = "test images" if count is None else f"{count:,} test images"
-    said = ["Right for ", tag("strong", f"{100 * accuracy:.2f} %"), f" of the {images} of {name}"]
+    said = ["Right for ", tag("strong", percent(accuracy)), f" of the {images} of {name}"]
     epochs, seconds = run.figure("epochs"), run.figure("seconds", "train")
     if epochs is not None and seconds is not None:
         said.append(f", after {epochs:g} epochs in {duration(seconds)} of training")
@@ -61,17 +61,15 @@ def duration(seconds: float) -> str:
 def figures(run: Shown) -> Markup | None:
     """The figures of the summary, each with its name."""
     forms = {
-        "Test loss": (("test_loss",), "{:.4f}"),
-        "Top-5 accuracy": (("test_top5",), "{:.2%}"),
-        "With test-time augmentation": (("test_accuracy_tta",), "{:.2%}"),
-        "Train accuracy": (("train_accuracy",), "{:.2%}"),
-        "Best on validation": (("best_validation_accuracy",), "{:.2%}"),
-        "Parameters": (("parameters",), "{:,.0f}"),
-        "Images per second": (("images_per_second",), "{:,.0f}"),
+        "Test loss": (("test_loss",), "{:.4f}".format),
+        "Top-5 accuracy": (("test_top5",), percent),
+        "With test-time augmentation": (("test_accuracy_tta",), percent),
+        "Train accuracy": (("train_accuracy",), percent),
+        "Best on validation": (("best_validation_accuracy",), percent),
+        "Parameters": (("parameters",), "{:,.0f}".format),
+        "Images per second": (("images_per_second",), "{:,.0f}".format),
     }
-    told = {
-        name: form.format(value) for name, (path, form) in forms.items() if (value := run.figure(*path)) is not None
-    }
+    told = {name: form(value) for name, (path, form) in forms.items() if (value := run.figure(*path)) is not None}
     total = run.figure("seconds", "total")
     told |= {} if total is None else {"From start to end": duration(total)}
     return tag("dl", (tag("div", tag("dt", name), tag("dd", value)) for name, value in told.items()), class_="figures")
@@ -81,24 +79,17 @@ def curves(run: Shown) -> Markup:
     """Loss, accuracy, and what was logged of the updates."""
     parts = (("test", TEST), ("validation", VALIDATION), ("train", TRAIN))
     loss, accuracy = ([run.curve(split, name, color) for split, color in parts] for name in ("loss", "accuracy"))
-    momentum = run.curve("train", "momentum", TRAIN, "momentum")
-    large = (chart("Loss", loss), chart("Accuracy", accuracy, percent, share=True))
+    momentum = run.curve("train", "momentum", TRAIN, "momentum", noisy=False)
+    large = (chart("Loss", loss), chart("Accuracy", accuracy, "share"))
     small = (
-        chart("Learning rate", [_smooth(run, "lr", "rate")]),
-        chart("Momentum", [_smooth(run, "momentum", "momentum")]) if len(set(momentum.ys.tolist())) > 1 else None,
+        chart("Learning rate", [run.curve("train", "lr", TRAIN, "rate", noisy=False)], "plain"),
+        chart("Momentum", [momentum], "plain") if len(set(momentum.ys.tolist())) > 1 else None,
         chart("Gradient norm", [run.curve("train", "gradient_norm", TRAIN, "norm")]),
         chart("Update / weights", [run.curve("train", "update_ratio", TRAIN, "ratio")]),
     )
     if not any(each is not None for each in (*large, *small)):
         return _note("It logged no figures.")
     return tag("div", tag("div", large, class_="charts"), tag("div", small, class_="charts small"))
-
-
-def _smooth(run: Shown, name: str, label: str) -> Any:
-    """A curve that is what it is: a schedule has no noise."""
-    from dataclasses import replace
-
-    return replace(run.curve("train", name, TRAIN, label), noisy=False)
 
 
 def classes(run: Shown) -> Markup | None:
@@ -125,7 +116,10 @@ def reliability(run: Shown) -> Markup:
         "figcaption",
         tag("strong", "Reliability"),
         " ",
-        tag("span", "A bar is the share that was right; on the diagonal the network is as good as it believes to be."),
+        tag(
+            "span",
+            "Bars: the share that was right. Outlined: how far that is from what the network believed, the diagonal.",
+        ),
     )
     figure = tag("figure", caption, drawn, class_="chart")
     return tag("div", figure, tag("div", _of_reliability(found)), class_="beside")
@@ -137,13 +131,13 @@ def _of_reliability(found: Reliability) -> list[Markup]:
     bias = f"On average it is {leaning}, by {100 * abs(found.bias):.2f} points."
     error = [
         "Expected calibration error ",
-        tag("strong", f"{100 * found.error:.2f} %"),
+        tag("strong", percent(found.error)),
         f" over {count:,} test images.",
     ]
     few = tag("p", f"Of {count} images it says little.") if count < FEW_IMAGES else None
     definition = f"{len(found.counts)} bins of equal width; distances weighted by the images in a bin."
     rows = (
-        [f"{low:.0%} to {high:.0%}", f"{n:,}", f"{sure:.1%}", f"{right:.1%}"]
+        [f"{100 * low:.0f} to {percent(high, 0)}", f"{n:,}", percent(sure, 1), percent(right, 1)]
         for low, high, n, sure, right in zip(
             found.edges[:-1], found.edges[1:], found.counts, found.confidence, found.accuracy, strict=True
         )
@@ -201,7 +195,7 @@ def timings(run: Shown) -> Markup | None:
             tag("th", name, scope="row"),
             tag("td", _bar(value / total), class_="bars"),
             tag("td", f"{value:.1f} s", class_="number"),
-            tag("td", f"{value / total:.0%}", class_="number"),
+            tag("td", percent(value / total, 0), class_="number"),
         )
         for name, value in parts.items()
     )
@@ -243,11 +237,11 @@ def _pairs(values: Any, form: Any) -> str:
     return ", ".join(form(*pair) for pair in values.items()) if isinstance(values, Mapping) else ""
 
 
-def data_table(head: Sequence[str], rows: Any, label: str = "Table") -> Markup:
-    """A table whose first column names its rows, in a box that scrolls where it is too wide."""
+def data_table(head: Sequence[str], rows: Any, label: str = "Table", kind: str | None = None) -> Markup:
+    """A table whose first column names its rows, in a box that scrolls where it is too wide; `kind` is its class."""
     heads = tag("tr", (tag("th", name, scope="col") for name in head))
     body = (tag("tr", tag("th", first, scope="row"), (tag("td", cell) for cell in rest)) for first, *rest in rows)
-    return _scrolled(tag("table", tag("thead", heads), tag("tbody", body)), label)
+    return _scrolled(tag("table", tag("thead", heads), tag("tbody", body), class_=kind), label)
 
 
 def _scrolled(table: Child, label: str) -> Markup:

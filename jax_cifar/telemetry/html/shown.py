@@ -51,18 +51,19 @@ class Shown:
             value = value.get(name) if isinstance(value, Mapping) else None
         return _number(value)
 
-    def curve(self, split: str, name: str, style: int, label: str | None = None) -> Curve:
-        """What was logged of a part (`train`, `validation`, `test`) over the epochs."""
+    def curve(self, split: str, name: str, style: int, label: str | None = None, noisy: bool | None = None) -> Curve:
+        """What was logged of a part (`train`, `validation`, `test`) over the epochs; of `train` it is taken for noisy."""
         rows = [record for record in self.records if record.get("split") == split and name in record]
         places = [_number(record.get("epoch", record.get("step"))) for record in rows]
         points = [(x, _number(row[name])) for x, row in zip(places, rows, strict=True) if x is not None]
         xs, ys = ([x for x, _ in points], [math.nan if y is None else y for _, y in points])
-        return Curve(label or split, np.array(xs, float), np.array(ys, float), style, noisy=split == "train")
-
-    @property
-    def last(self) -> Mapping[str, Any]:
-        """The last line that was logged."""
-        return self.records[-1] if self.records else {}
+        return Curve(
+            label or split,
+            np.array(xs, float),
+            np.array(ys, float),
+            style,
+            split == "train" if noisy is None else noisy,
+        )
 
 
 def _number(value: Any) -> float | None:
