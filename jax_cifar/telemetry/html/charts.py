@@ -114,7 +114,7 @@ def line_chart(title: str, curves: Sequence[Curve], kind: Kind = "wide") -> Mark
     up, form = value_axis(curves, kind), percent if kind == "share" else figure_of
     frame = Frame(across, up, right)
     drawn = [line for curve in curves for line in frame.curve(curve, form)]
-    last = ", ".join(f"{curve.label} {form(_last(curve))}" for curve in curves)
+    last = ", ".join(f"{curve.label}\N{NO-BREAK SPACE}{form(_last(curve))}" for curve in curves)
     image = tag(
         "svg",
         frame.grid(_round_percent if kind == "share" else _general),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jax_cifar.telemetry.html.charts import Form, Kind, line_chart, percent, style
 from jax_cifar.telemetry.html.markup import Child, Markup, join, tag
-from jax_cifar.telemetry.html.sections import data_table, duration, figures, run_sections, verdict
+from jax_cifar.telemetry.html.sections import address, data_table, duration, figures, run_sections, verdict
 from jax_cifar.telemetry.html.shown import Shown
 
 _FOLDER = Path(__file__).parent
@@ -23,7 +23,10 @@ def report_page(runs: Sequence[Shown], groups: Sequence[str] = ()) -> str:
     """
     if len(runs) == 1:
         run = runs[0]
-        return _document(run.name, _header(run), figures(run), run_sections(run))
+        sections = run_sections(run)
+        links = (tag("a", title, href=f"#{address(title)}") for title in sections)
+        nav = tag("nav", links, aria_label="Parts of this page")
+        return _document(run.name, _header(run), figures(run), nav, tag("main", sections.values()))
     letters = [_letter(i) for i in range(len(runs))]
     keys, names = _keys(runs, letters), list(dict.fromkeys(run.name for run in runs))
     title = f"{len(runs)} runs of {', '.join(names)}" if len(names) <= 3 else f"{len(runs)} runs"
@@ -34,7 +37,7 @@ def report_page(runs: Sequence[Shown], groups: Sequence[str] = ()) -> str:
         _section("What differs between them", _differences(runs, letters)),
         _section("Each run", map(_folded, runs, keys)),
     ]
-    return _document(title, *parts)
+    return _document(title, parts[0], tag("main", parts[1:]))
 
 
 def _letter(index: int) -> str:
@@ -55,7 +58,7 @@ def _section(title: str, *children: Child) -> Markup:
 
 
 def _keys(runs: Sequence[Shown], letters: Sequence[str]) -> list[Markup]:
-    """What a run is called: its letter in its colour, and its name, or that of its folder where others have the same."""
+    """What each is called: a letter in its colour, and its name, or its folder's where another has the same name."""
     names = [run.name for run in runs]
     called = [Path(run.folder).name if names.count(run.name) > 1 else run.name for run in runs]
     pairs = enumerate(zip(letters, called, strict=True))
@@ -125,7 +128,7 @@ def _differences(runs: Sequence[Shown], letters: Sequence[str]) -> Markup:
 
 def _folded(run: Shown, key: Markup) -> Markup:
     head = tag("summary", tag("h3", key))
-    return tag("details", head, verdict(run), _problem(run), figures(run), run_sections(run, 4), class_="run")
+    return tag("details", head, verdict(run), _problem(run), figures(run), run_sections(run, 4).values(), class_="run")
 
 
 def _document(title: str, *body: Child) -> str:

@@ -62,7 +62,7 @@ function readLines(svg) {
       const index = nearest(line.places, stop), [px, py] = line.places[index];
       if (px === stop) epoch = line.epochs[index];
       cursor.append(shape("circle", { cx: px, cy: py, r: 4, class: line.style.replace("line", "dot") }));
-      return `${line.name} ${line.values[index]}`;
+      return `${line.name}\u00a0${line.values[index]}`;
     });
     output.textContent = `epoch ${epoch}: ${told.join(", ")}`;
   }

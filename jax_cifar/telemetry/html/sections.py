@@ -15,8 +15,8 @@ TEST, TRAIN, VALIDATION = 0, 1, 2  # colours
 FEW_IMAGES = 100  # of which calibration says little
 
 
-def run_sections(run: Shown, level: int = 2) -> list[Markup]:
-    """All of one run, under headings of this level."""
+def run_sections(run: Shown, level: int = 2) -> dict[str, Markup]:
+    """The sections of a run by their headings, which are of this level; those of level 2 have an address."""
     parts = {
         "Curves": curves(run),
         "Classes": classes(run),
@@ -27,7 +27,16 @@ def run_sections(run: Shown, level: int = 2) -> list[Markup]:
         "Where the time went": timings(run),
         "Environment": environment(run),
     }
-    return [tag("section", tag(f"h{level}", title), body) for title, body in parts.items() if body is not None]
+    return {
+        title: tag("section", tag(f"h{level}", title), body, id=address(title) if level == 2 else None)
+        for title, body in parts.items()
+        if body is not None
+    }
+
+
+def address(title: str) -> str:
+    """The name by which a link leads to a section."""
+    return title.lower().replace(" ", "-")
 
 
 def verdict(run: Shown) -> Markup:
