@@ -9,12 +9,13 @@ folder: no log, no checkpoints. What has not finished when the process is stoppe
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 
 from jax_cifar.backend.compiler import compilation_cache
 from jax_cifar.backend.mesh import find_devices, replicated
@@ -27,7 +28,7 @@ from jax_cifar.models import parameter_table
 from jax_cifar.optim.rules import constant_momentum
 from jax_cifar.run.clock import Clock
 from jax_cifar.training.replicas import How, make_replicas
-from jax_cifar.training.session import Session, plan_schedule
+from jax_cifar.training.session import Part, Session, plan_schedule
 from jax_cifar.training.state import TrainState
 
 # What may differ between the members of a lot: it is data for the compiled program.
@@ -140,17 +141,29 @@ def check_lot(configs: Sequence[Config]) -> None:
 
 def check_varied(base: Config, config: Config) -> None:
     """Raise `ConfigError` for a number that differs but is no data for the compiled program of this rule."""
-    optim, schedule = config.optim, config.schedule
+    optim = config.optim
     if optim.lr != base.optim.lr and optim.name == "muon":
         # The rate of all but the kernels is compiled in as a multiple of Muon's own.
         raise ConfigError(
             f"optim.lr = {optim.lr} cannot differ from {base.optim.lr} within a lot with muon, whose optim.aux_lr would"
             " be scaled with it: make a lot of its own for each rate."
         )
-    momentum = constant_momentum(optim)
+    check_momentum(base, config)
+
+
+def check_momentum(base: Config, config: Config) -> None:
+    """Raise `ConfigError` for a momentum that differs where the schedule sets it anyway."""
+    momentum, schedule = constant_momentum(config.optim), config.schedule
     if momentum != constant_momentum(base.optim):
         cycled = schedule.name == "onecycle" and schedule.cycle_momentum
         check(not cycled, "optim.momentum", momentum, "the schedule sets it; see schedule.cycle_momentum")
+
+
+def program_of(config: Config) -> str:
+    """What two configurations have in common that one compiled program can train."""
+    data = {"optim.lr"} if config.optim.name == "muon" else set()  # see `check_varied`
+    fields = flat(to_dict(config)).items()
+    return repr(sorted((name, repr(value)) for name, value in fields if name not in set(VARIED) - data))
 
 
 class Trained(NamedTuple):
@@ -161,32 +174,44 @@ class Trained(NamedTuple):
     seconds: float
 
 
-def train_group(session: Session, configs: Sequence[Config]) -> Iterator[Trained]:
-    """Train as many runs as the session has replicas to the plan's end."""
+def train_group(
+    session: Session,
+    configs: Sequence[Config],
+    give_up: Callable[[TrainState, int], Bool[np.ndarray, " runs"]] | None = None,
+) -> Iterator[Trained]:
+    """Train as many runs as the session has replicas to the plan's end.
+
+    `give_up(state, step)` is asked at every stop before it which runs are not worth going on with.
+    """
     count, step = len(configs), 0
     state = session.start(configs)
     session.compile(state)
-    diverged, seconds = np.zeros(count, int), 0.0
-    while step < session.plan.total_steps and not diverged.all():
+    diverged, given_up, seconds = np.zeros(count, int), np.zeros(count, bool), 0.0
+    while step < session.plan.total_steps and not (given_up | (diverged > 0)).all():
         state, interval = session.advance(state, step)
         step, seconds = interval.end, seconds + interval.seconds
         broken = np.array([interval.broken(i) is not None for i in range(count)])
         diverged[(diverged == 0) & broken] = step
+        if give_up is not None and step < session.plan.total_steps:
+            given_up |= give_up(state, step)
     for own, at in zip(session.replicas.unstack(state), diverged, strict=False):
         yield Trained(own, int(at) or None, seconds / count)
 
 
-def judge(session: Session, config: Config, trained: Trained) -> ManyResult:
-    """The final weights on every test image, and on every validation image if there are any."""
+def judge(
+    session: Session, config: Config, trained: Trained, parts: Collection[Part] = ("test", "validation")
+) -> ManyResult:
+    """The final weights on every image of these parts; figures of a part that is not named or not there are None."""
     names = ("report", "test_accuracy", "test_loss", "test_accuracy_tta", "validation_accuracy")
     figures: dict[str, Any] = dict.fromkeys(names)
     if trained.diverged_at is None:
         variables = jax.device_put(trained.state.eval_variables, replicated(session.replicas.mesh))
-        report = session.evaluate(variables, "test")
-        loss = report.loss if math.isfinite(report.loss) else None
-        figures |= {"report": report, "test_accuracy": report.accuracy, "test_loss": loss}
-        if config.eval.tta != "none":
-            figures["test_accuracy_tta"] = session.evaluate(variables, "test", config.eval.tta).accuracy
-        if session.splits.validation is not None:
+        if "test" in parts:
+            report = session.evaluate(variables, "test")
+            loss = report.loss if math.isfinite(report.loss) else None
+            figures |= {"report": report, "test_accuracy": report.accuracy, "test_loss": loss}
+            if config.eval.tta != "none":
+                figures["test_accuracy_tta"] = session.evaluate(variables, "test", config.eval.tta).accuracy
+        if "validation" in parts and session.splits.validation is not None:
             figures["validation_accuracy"] = session.evaluate(variables, "validation").accuracy
     return ManyResult(config, **trained._asdict(), **figures)
