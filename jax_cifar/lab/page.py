@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from jax_cifar.files import read_record
 from jax_cifar.lab.pictures import filter_tiles, first_kernel
 from jax_cifar.lab.runs import FinishedRun, experiments, read_run
 from jax_cifar.lab.tables import spread
+from jax_cifar.progress import progress
 from jax_cifar.run.load import Run, load_run
 from jax_cifar.telemetry.describe import describe_fields
 from jax_cifar.telemetry.html.classes import Judged
@@ -30,30 +31,24 @@ from jax_cifar.telemetry.run_log import read_metrics
 MISTAKES, MISTAKES_OF_MANY = 24, 12
 
 
-def html_report(
-    folders: Sequence[Path],
-    data_dir: str | None = None,
-    trust_code: bool = False,
-    say: Callable[[str], object] = lambda line: None,
-) -> str:
+def html_report(folders: Sequence[Path], data_dir: str | None = None, trust_code: bool = False) -> str:
     """The page of these runs, as text.
 
     Args:
         folders: of one run or several, each shown once.
         data_dir: where their data set lies now.
         trust_code: networks that are code of the runs' own are run.
-        say: receives a line for every run that is begun with.
 
     Raises:
         CheckpointError: a folder holds no run.
     """
     folders = list(dict.fromkeys(folder.resolve() for folder in folders))
     found = [read_run(folder) for folder in folders]
-    shown = []
-    for folder, one in zip(folders, found, strict=True):
-        say(f"{folder.name}: reading the run, predicting its test images")
-        most = MISTAKES if len(folders) == 1 else MISTAKES_OF_MANY
-        shown.append(_with_predictions(_shown(folder, one), folder, data_dir, trust_code, most))
+    shown, most = [], MISTAKES if len(folders) == 1 else MISTAKES_OF_MANY
+    with progress("report", total=len(folders)) as bar:
+        for folder, one in zip(folders, found, strict=True):
+            shown.append(_with_predictions(_shown(folder, one), folder, data_dir, trust_code, most))
+            bar.advance(note=folder.name)
     finished = [one for one in found if isinstance(one, FinishedRun)]
     return report_page(shown, [_sentence(group) for group in experiments(finished) if len(group) > 1])
 

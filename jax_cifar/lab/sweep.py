@@ -204,9 +204,7 @@ def _records(trials: Trials, total: int) -> list[dict[str, Any]]:
     return records
 
 
-def _train_again(
-    store: Store, name: str, config: Config, seeds: int, lots: Lots, title: str
-) -> list[dict[str, Any]]:
+def _train_again(store: Store, name: str, config: Config, seeds: int, lots: Lots, title: str) -> list[dict[str, Any]]:
     """A configuration with so many seeds that no trial had, judged by the test images; kept in a study of its own."""
     settings = [{"train.seed": (config.train.seed + 1 + i) % 2**32} for i in range(seeds)]
     trials = Trials(store, name, [SEEDS], settings)

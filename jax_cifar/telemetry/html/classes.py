@@ -121,7 +121,7 @@ def confused_pairs(confusion: Matrix, label_names: Sequence[str]) -> Markup | No
         tag(
             "li",
             tag("span", label_names[i], tag("span", " taken for ", class_="quiet"), label_names[j]),
-            tag("span", percent(shares[i, j], 1), class_="number"),
+            tag("span", percent(float(shares[i, j]), 1), class_="number"),
         )
         for i, j in pairs
     )
@@ -152,7 +152,7 @@ def _table(judged: Judged, order: Sequence[int]) -> Markup:
             "tr",
             tag("th", judged.label_names[at], scope="row"),
             tag("td", _bars([float(column[at]) for column in columns]), class_="bars"),
-            [tag("td", percent(column[at], 1), class_="number") for column in columns],
+            [tag("td", percent(float(column[at]), 1), class_="number") for column in columns],
             tag("td", f"{judged.confusion[at].sum():,}", class_="number"),
         )
         for at in order

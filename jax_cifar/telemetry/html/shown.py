@@ -52,7 +52,7 @@ class Shown:
         return _number(value)
 
     def curve(self, split: str, name: str, style: int, label: str | None = None, noisy: bool | None = None) -> Curve:
-        """What was logged of a part (`train`, `validation`, `test`) over the epochs; that of `train` counts as noisy."""
+        """What was logged of a part (`train`, `validation`, `test`) by epoch; of `train` it counts as noisy."""
         rows = [record for record in self.records if record.get("split") == split and name in record]
         places = [_number(record.get("epoch", record.get("step"))) for record in rows]
         points = [(x, _number(row[name])) for x, row in zip(places, rows, strict=True) if x is not None]
