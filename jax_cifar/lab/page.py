@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jax_cifar.config import Config
-from jax_cifar.config.files import from_dict
+from jax_cifar.config.files import flat, from_dict
 from jax_cifar.data import Dataset
 from jax_cifar.errors import CheckpointError, ConfigError, UserError
 from jax_cifar.evaluation.calibration import calibrate
@@ -68,7 +68,7 @@ def _shown(folder: Path, one: FinishedRun | str) -> Shown:
         config = from_dict(values["config"])
         fields, defaults = describe_fields(config), describe_fields(Config(config.name))
     except (ConfigError, TypeError, KeyError, AttributeError, ValueError):
-        fields = {name: json.dumps(value) for name, value in values["config"].items()}
+        fields = {name: json.dumps(value) for name, value in flat(values["config"]).items()}
     return Shown(
         name=str(values["config"].get("name") or folder.name),
         folder=str(folder),

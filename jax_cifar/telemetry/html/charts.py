@@ -82,7 +82,7 @@ def log_axis(low: float, high: float) -> Axis:
     """A logarithmic axis, with ticks at powers of ten, and between few of them at their doubles and fives."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     every = max(1, len(powers) // 5)
-    factors = (1, 2, 5) if len(powers) <= 3 else (1,)
+    factors = (1, 2, 5) if len(powers) <= 4 else (1,)
     ticks = (factor * 10.0**power for power in powers[::every] for factor in factors)
     return Axis(low, high, True, tuple(tick for tick in ticks if low * 0.999 <= tick <= high * 1.001))
 

@@ -19,7 +19,9 @@ def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
 
     An attribute that is None or False is left out, True stands there without a value.
     """
-    given = "".join(_attribute(key, value) for key, value in attributes.items() if value not in (None, False))
+    given = "".join(
+        _attribute(key, value) for key, value in attributes.items() if value is not None and value is not False
+    )
     inside = join(children)
     return Markup(f"<{name}{given}>" if name in VOID else f"<{name}{given}>{inside}</{name}>")
 
