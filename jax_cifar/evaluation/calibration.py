@@ -16,7 +16,7 @@ class Calibration:
     accuracy are 0.
     """
 
-    edges: Float[np.ndarray, " bins+1"]  # 0 to 1
+    edges: Float[np.ndarray, " edges"]  # 0 to 1
     counts: Int[np.ndarray, " bins"]  # images
     confidence: Float[np.ndarray, " bins"]  # mean probability of the predicted class
     accuracy: Float[np.ndarray, " bins"]  # share of the images that were right

@@ -222,7 +222,7 @@ def _thinned(xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reliability_chart(
-    edges: Float[np.ndarray, " bins+1"],
+    edges: Float[np.ndarray, " edges"],
     counts: Int[np.ndarray, " bins"],
     confidence: Float[np.ndarray, " bins"],
     accuracy: Float[np.ndarray, " bins"],

@@ -17,7 +17,7 @@ from jax_cifar.telemetry.html.pictures import Mistake
 class Reliability:
     """Images in bins by how sure the network is of them; shares lie between 0 and 1."""
 
-    edges: Float[np.ndarray, " bins+1"]
+    edges: Float[np.ndarray, " edges"]
     counts: Int[np.ndarray, " bins"]
     confidence: Float[np.ndarray, " bins"]
     accuracy: Float[np.ndarray, " bins"]
