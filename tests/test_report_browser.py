@@ -1,4 +1,4 @@
-"""The page of runs in a real browser: it fits every screen, reads values, asks for nothing, runs nothing of a stranger."""
+"""The page of runs in a real browser: it fits every screen, reads values, asks for nothing, and runs its own only."""
 
 import shutil
 
@@ -86,7 +86,7 @@ def point_at(browser, selector, across, down):
 
 def test_values_are_read_under_the_pointer(browser, finished_run):
     rest = read(browser, "svg.lines")
-    assert rest.startswith("last: test ")
+    assert rest.startswith("last: test\N{NO-BREAK SPACE}")
     point_at(browser, "svg.lines", 0.15, 0.5)
     first = read(browser, "svg.lines")
     point_at(browser, "svg.lines", 0.84, 0.5)

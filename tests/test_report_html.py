@@ -104,7 +104,7 @@ def test_names_of_a_stranger_are_text_and_nothing_else(page):
     for name in HOSTILE[:2]:
         assert name in page.text
     assert HOSTILE[2].split("\\")[0] in page.text
-    assert len(page.all("script")) == len(page.all("style")) == len(page.all("title")) == 1
+    assert len(page.all("script")) == len(page.all("style")) == 1
     assert not page.all("b")
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
 
