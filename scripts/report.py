@@ -3,6 +3,7 @@
     python scripts/report.py --workdir runs/cifar10_simple_cnn/*
     python scripts/report.py compare runs/new-? --against runs/old-? [--metric test_loss] [--out curves.png]
     python scripts/report.py compare rates.json:lr=0.05 --against rates.json:lr=0.02
+    python scripts/report.py html --workdir runs/first [runs/second ...] [--out report.html]
     python scripts/report.py note --workdir runs/new-? --parent runs/old-0 --hypothesis "..." --conclusion "..."
     python scripts/report.py variants --workdir runs/first
 
@@ -15,7 +16,7 @@ With --against: what differs between two experiments, both means, the difference
 better, worse, or how many more seeds would tell. Where both have the same seeds they are compared in pairs. Besides run
 folders these may be files of `scripts/train_many.py --json`, or some of the runs in one: FILE.json:lr=0.05,seed=0-49.
 
-`report.py note --help` and `report.py variants --help` say what these do.
+`report.py html --help`, `report.py note --help` and `report.py variants --help` say what these do.
 """
 
 from jax_cifar.signals import guard
@@ -32,7 +33,7 @@ from pathlib import Path
 
 from jax_cifar.cli import Parser, run
 from jax_cifar.errors import ConfigError, check
-from jax_cifar.files import expand, read_record, write_json
+from jax_cifar.files import expand, read_record, write_json, write_text
 from jax_cifar.lab.compare import METRICS, require_one_experiment
 from jax_cifar.lab.compare import compare as comparison
 from jax_cifar.lab.results import named_runs
@@ -87,6 +88,35 @@ def told(left_out: dict[str, str]) -> Callable[[str, str], None]:
         tell(f"{name} is left out: {why}.")
 
     return leave_out
+
+
+def html(arguments: Sequence[str]) -> None:
+    """Write one HTML file that shows a run, or several side by side, finished or not. It needs no network.
+
+    Curves, classes and what is confused, calibration, the most confident mistakes, filters, configuration, timings.
+    What needs the test images is left out, with a line that says why, where these are not at hand.
+    """
+    parser = Parser(inspect.getdoc(html), prog="report.py html")
+    parser.add_argument("--workdir", metavar="DIR", nargs="+", type=expand, required=True, help="run folders")
+    where = "default: report.html in the folder of the run; of several runs, here"
+    parser.add_argument("--out", metavar="FILE.html", type=expand, help=where)
+    parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
+    parser.add_argument(
+        "--trust-code", action="store_true", help="run the networks' own code that the folders recorded"
+    )
+    options = parser.parse_args(arguments)
+    folders = options.workdir
+    out = options.out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
+    good = out.suffix in (".html", ".htm") and out.parent.is_dir() and not out.is_dir()
+    check(good, "--out", str(out), "it must be a file that ends in .html, in a folder that is there")
+    from jax_cifar.lab.page import html_report
+
+    text = html_report(folders, options.data_dir, options.trust_code)
+    try:
+        write_text(out, text)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error.strerror}. Name another place: --out FILE.html.") from None
+    print(f"written {out}, {len(text.encode()) / 1e6:.2f} MB: open it in a browser")
 
 
 def note(arguments: Sequence[str]) -> None:
@@ -149,7 +179,7 @@ def show_variants(options: Namespace) -> None:
     print(f"drawn in {variants.draw(figures, name, out / 'variants.png')}")
 
 
-COMMANDS = {"compare": compare, "note": note, "variants": variants}
+COMMANDS = {"compare": compare, "html": html, "note": note, "variants": variants}
 
 
 def main(arguments: Sequence[str]) -> None:

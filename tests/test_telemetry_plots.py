@@ -78,7 +78,7 @@ def test_curves_are_drawn_of_records_alone(tmp_path, drawn):
 
 @pytest.mark.parametrize("heights", [[0.5, 0.5, 0.5], [1.0, 0.99, 0.97], [0.0, 0.01, 0.0], [0.2, 0.9, 0.5]])
 def test_names_at_the_ends_of_close_curves_stay_apart_and_in_order(heights):
-    moved = plots._apart(np.array(heights))
+    moved = plots.apart(np.array(heights))
     assert moved.min() >= 0
     assert moved.max() <= 1
     assert np.diff(np.sort(moved)).min() > 0.05
@@ -114,9 +114,9 @@ def test_what_was_never_finite_is_left_out(tmp_path, drawn):
 
 def test_a_noisy_curve_is_smoothed_without_lag():
     ramp = np.arange(100.0)
-    np.testing.assert_allclose(plots._running_mean(ramp, 5)[5:-5], ramp[5:-5])
+    np.testing.assert_allclose(plots.running_mean(ramp, 5)[5:-5], ramp[5:-5])
     gap = np.where(ramp == 50, np.nan, ramp)
-    assert np.flatnonzero(np.isnan(plots._running_mean(gap, 5))).tolist() == [50]
+    assert np.flatnonzero(np.isnan(plots.running_mean(gap, 5))).tolist() == [50]
 
 
 @pytest.mark.parametrize(("classes", "smallest", "largest"), [(3, 900, 1800), (100, 1900, 2800)])

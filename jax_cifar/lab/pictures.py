@@ -96,17 +96,33 @@ def filter_panels(image: UInt8[np.ndarray, "height width 3"]) -> list[Panel]:
     return panels
 
 
-def first_layer_panels(run: Run, image: UInt8[np.ndarray, "height width 3"]) -> tuple[list[Panel], list[Panel]]:
-    """The filters of a network's first convolution, each brought to the range 0 to 1, and what they make of an image.
+def first_kernel(run: Run, channels: int) -> tuple[str, Float[np.ndarray, "height width channel filters"]]:
+    """Name and weights of a network's first convolution: the one whose kernel reads so many channels.
 
-    The first is the one whose kernel reads the image's channels. Raises `CheckpointError` for a network without.
+    Raises `CheckpointError` for a network without.
     """
     params: dict[str, Any] = dict(flatten_dict(run.variables["params"], sep="/"))
-    channels = image.shape[-1]
     names = [name for name, leaf in params.items() if leaf.ndim == 4 and leaf.shape[2] == channels]
     if not names:
         raise CheckpointError(f"{run.config.name} has no first convolution to show.")
-    kernel, path = np.asarray(params[names[0]]), tuple(names[0].split("/")[:-1])
+    return names[0], np.asarray(params[names[0]], np.float32)
+
+
+def filter_tiles(
+    kernel: Float[np.ndarray, "height width channel filters"],
+) -> list[Float[np.ndarray, "height width channel"]]:
+    """The filters of a kernel, each brought to the range 0 to 1."""
+    filters = np.moveaxis(kernel, -1, 0)
+    return [(each - each.min()) / max(each.max() - each.min(), 1e-12) for each in filters]
+
+
+def first_layer_panels(run: Run, image: UInt8[np.ndarray, "height width 3"]) -> tuple[list[Panel], list[Panel]]:
+    """The filters of a network's first convolution, and what they make of an image.
+
+    Raises `CheckpointError` for a network without.
+    """
+    name, kernel = first_kernel(run, image.shape[-1])
+    path = tuple(name.split("/")[:-1])
     forward = partial(
         run.network.model.apply,
         train=False,
@@ -121,8 +137,5 @@ def first_layer_panels(run: Run, image: UInt8[np.ndarray, "height width 3"]) -> 
     for part in path:
         maps = maps[part]
     outputs = np.asarray(maps["__call__"][0][0], np.float32)
-    filters = []
-    for i in range(kernel.shape[-1]):
-        low, high = kernel[..., i].min(), kernel[..., i].max()
-        filters.append(Panel(f"filter {i}", (kernel[..., i] - low) / max(high - low, 1e-12)))
+    filters = [Panel(f"filter {i}", tile) for i, tile in enumerate(filter_tiles(kernel))]
     return filters, [Panel(f"map {i}", outputs[..., i]) for i in range(outputs.shape[-1])]

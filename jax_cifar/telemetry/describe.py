@@ -41,6 +41,23 @@ def describe_config(config: Any, own_images: bool = False) -> dict[str, str]:
     return {name: text for name, text in rows.items() if text}
 
 
+def describe_fields(config: Any) -> dict[str, str]:
+    """Every field of a `Config` by the name that the command line has for it, such as `optim.lr`, with its value."""
+    rows = {}
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        if not section.repr:
+            continue
+        if is_network(value):
+            rows[section.name] = _describe_network(value)
+        elif dataclasses.is_dataclass(value):
+            names = [field.name for field in dataclasses.fields(value)]
+            rows |= {f"{section.name}.{name}": describe(getattr(value, name)) for name in names}
+        elif section.name != "name":
+            rows[section.name] = ", ".join(map(describe, value)) if isinstance(value, tuple) else describe(value)
+    return rows
+
+
 def describe(value: Any) -> str:
     """A value of a field in short: a function or class by its name, a partial one with the arguments that it has."""
     if isinstance(value, functools.partial):

@@ -157,7 +157,7 @@ def _draw_curves(axes: Any, curves: dict[str, tuple[np.ndarray, np.ndarray]]) ->
         shown = values
         if split == "train" and len(values) >= SMOOTH_FROM:
             axes.plot(epochs, values, color=color, linewidth=0.8, alpha=0.25)
-            shown = _running_mean(values, len(values) // 60)
+            shown = running_mean(values, len(values) // 60)
         marker = "o" if len(values) <= 30 else None
         axes.plot(epochs, shown, color=color, linewidth=2, marker=marker, markersize=3.5, clip_on=False)
         last = np.flatnonzero(np.isfinite(shown))[-1]
@@ -169,11 +169,11 @@ def _draw_curves(axes: Any, curves: dict[str, tuple[np.ndarray, np.ndarray]]) ->
 def label_ends(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
     """Write every curve's name at its end."""
     points = axes.transAxes.inverted().transform(axes.transData.transform([end[:2] for end in ends]))
-    for (_, _, text, color), height in zip(ends, _apart(points[:, 1]), strict=True):
+    for (_, _, text, color), height in zip(ends, apart(points[:, 1]), strict=True):
         axes.text(1.015, height, text, transform=axes.transAxes, color=color, weight="bold", va="center", fontsize=10.5)
 
 
-def _apart(heights: np.ndarray) -> np.ndarray:
+def apart(heights: np.ndarray) -> np.ndarray:
     """Heights between 0 and 1, in the same order, moved until a line of text fits between any two."""
     order = np.argsort(heights, kind="stable")
     places = np.arange(len(heights)) * LABEL_GAP
@@ -185,7 +185,7 @@ def _apart(heights: np.ndarray) -> np.ndarray:
     return moved
 
 
-def _running_mean(values: np.ndarray, half: int) -> np.ndarray:
+def running_mean(values: np.ndarray, half: int) -> np.ndarray:
     """Mean of the finite values within `half` places; NaN stays NaN."""
     windows = [values[max(0, index - half) : index + half + 1] for index in range(len(values))]
     return np.array([np.nan if np.isnan(value) else np.nanmean(w) for value, w in zip(values, windows, strict=True)])
