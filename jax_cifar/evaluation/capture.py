@@ -63,33 +63,27 @@ def capture(
     network, variables = run if isinstance(run, tuple) else (run.network, run.variables)
     images = as_pixels(images, network.spec.image_shape)
     names = choose(outputs(network, variables), modules)
-    captured: dict[str, np.ndarray] = {}
-    for rows, values in watch(network, variables, images, names, batch_size):
-        for name, value in values.items():
+    program, captured = jax.jit(make_watched(network, names)), dict[str, np.ndarray]()
+    for rows, batch in batches(network, images, batch_size):
+        found = program(variables, batch)
+        for name in names:  # a compiled program has sorted them
+            value = np.asarray(found[name])
             if name not in captured:
                 captured[name] = np.empty((len(images), *value.shape[1:]), value.dtype)
-            captured[name][rows] = value
+            captured[name][rows] = value[: rows.stop - rows.start]
     return captured
 
 
-def watch(
-    network: Network,
-    variables: Mapping[str, Any],
-    images: UInt8[np.ndarray, "n height width channel"],
-    names: Sequence[str],
-    batch_size: int = BATCH,
-) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-    """What these modules return, a batch of images after another: the rows that it is of, and arrays by name."""
-    program = jax.jit(make_watched(network, names))
-    # No images still have shapes: a batch of them is computed, and thrown away.
-    padded = images if len(images) else np.zeros((1, *network.spec.image_shape), np.uint8)
-    size = min(batch_size, len(padded))
-    for start in range(0, len(padded), size):
-        rows = slice(start, min(start + size, len(images)))
-        batch = padded[np.minimum(np.arange(start, start + size), len(padded) - 1)]
-        found = program(variables, batch)
-        # A compiled program sorts by name.
-        yield rows, {name: np.asarray(found[name])[: rows.stop - rows.start] for name in names}
+def batches(
+    network: Network, images: UInt8[np.ndarray, "n height width channel"], batch_size: int = BATCH
+) -> Iterator[tuple[slice, UInt8[np.ndarray, "batch height width channel"]]]:
+    """The rows of every batch, and its images: all of one shape, the last filled up with copies of the last image."""
+    if len(images) == 0:  # the shapes of what is computed are wanted all the same
+        yield slice(0, 0), np.zeros((1, *network.spec.image_shape), np.uint8)
+    size = min(batch_size, len(images))
+    for start in range(0, len(images), max(size, 1)):
+        rows = np.minimum(np.arange(start, start + size), len(images) - 1)
+        yield slice(start, min(start + size, len(images))), images[rows]
 
 
 def make_watched(network: Network, names: Iterable[str] | None) -> Watched:

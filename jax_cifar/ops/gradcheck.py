@@ -114,9 +114,7 @@ def gradcheck(
                         )
 
 
-def _wrong_entry(
-    case: _Case, i: int, direction: np.ndarray, told: Told
-) -> tuple[tuple[int, ...], float, float] | None:
+def _wrong_entry(case: _Case, i: int, direction: np.ndarray, told: Told) -> tuple[tuple[int, ...], float, float] | None:
     """Index of an entry of leaf i whose derivative is wrong, with what was told and what differences give."""
     if _compare(case, i, direction, told).agree:
         return None

@@ -58,9 +58,9 @@ def make_gradients(model: nn.Module, config: Config, differentiate: bool = True)
     parts, loss_fn = config.optim.accumulate, make_loss(model, config)
     grad_fn = jax.grad(loss_fn, has_aux=True) if differentiate else loss_fn
 
-    def gradients(params: PyTree, batch_stats: PyTree, images: Array, targets: Array, key: PRNGKeyArray):
+    def gradients(params: PyTree, first_stats: PyTree, images: Array, targets: Array, key: PRNGKeyArray):
         if parts == 1:
-            grads, (batch_stats, sums) = grad_fn(params, batch_stats, images, targets, key)
+            grads, (batch_stats, sums) = grad_fn(params, first_stats, images, targets, key)
             return grads, batch_stats, sums
 
         def one_part(carry: tuple[PyTree, PyTree], part: tuple[Array, Array, Array]):
@@ -78,7 +78,7 @@ def make_gradients(model: nn.Module, config: Config, differentiate: bool = True)
         # On a CPU a convolution inside a loop can leave XLA's fast path, so the loop is unrolled there.
         unroll = parts if jax.default_backend() == "cpu" else 1
         (total, batch_stats), sums = jax.lax.scan(
-            one_part, (zeros, batch_stats), (split(images), split(targets), jnp.arange(parts)), unroll=unroll
+            one_part, (zeros, first_stats), (split(images), split(targets), jnp.arange(parts)), unroll=unroll
         )
         return jax.tree.map(lambda g: g / parts, total), batch_stats, jax.tree.map(lambda s: s.sum(axis=0), sums)
 
