@@ -1,5 +1,6 @@
 """What the modules of a network return for many images, in a few numbers each."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,18 +46,18 @@ def activations(
     for rows, batch in batches(network, images, batch_size):
         counted = np.arange(len(batch)) < rows.stop - rows.start
         for name, sums in jax.device_get(summed(variables, batch, counted)).items():
-            totals[name].add(*sums)
+            totals[name].add(rows.stop - rows.start, *sums)
     return {name: total.read() for name, total in totals.items()}
 
 
 def _sums(values: Float[Array, "batch ..."], counted: Bool[Array, " batch"]) -> tuple[Array, ...]:
-    """Of the images that count: how many values, their mean and squares about it, which are above zero, which ever."""
+    """Of the images that count: mean, squares about it, how many values are above zero, which channels ever are."""
     mask = counted.reshape(-1, *[1] * (values.ndim - 1))
-    count = counted.sum() * (values.size // len(values))
+    count = counted.sum(dtype=values.dtype) * (values.size // len(values))
     mean = jnp.where(mask, values, 0).sum() / count
     squares = jnp.where(mask, jnp.square(values - mean), 0).sum()
     above = (values > 0) & mask
-    return count, mean, squares, above.sum(), above.reshape(-1, values.shape[-1]).any(0)
+    return mean, squares, above.sum(), above.reshape(-1, values.shape[-1]).any(0)
 
 
 class _Total:
@@ -66,13 +67,12 @@ class _Total:
         self.shape, self.alive = shape, np.zeros(shape[-1:], bool)
         self.count, self.mean, self.squares, self.above = 0, 0.0, 0.0, 0
 
-    def add(
-        self, count: np.ndarray, mean: np.ndarray, squares: np.ndarray, above: np.ndarray, alive: np.ndarray
-    ) -> None:
-        """Take in a batch."""
-        apart, whole = float(mean) - self.mean, self.count + int(count)
-        self.squares += float(squares) + apart**2 * self.count * int(count) / whole
-        self.mean += apart * int(count) / whole
+    def add(self, images: int, mean: np.ndarray, squares: np.ndarray, above: np.ndarray, alive: np.ndarray) -> None:
+        """Take in a batch of so many images."""
+        count = images * math.prod(self.shape)
+        apart, whole = float(mean) - self.mean, self.count + count
+        self.squares += float(squares) + apart**2 * self.count * count / whole
+        self.mean += apart * count / whole
         self.count, self.above, self.alive = whole, self.above + int(above), self.alive | alive
 
     def read(self) -> Activations:

@@ -81,18 +81,17 @@ def gradcheck(
     """
     with float64():
         leaves, tree = jax.tree_util.tree_flatten_with_path(arguments)
-        values = [np.asarray(leaf) for _, leaf in leaves]
-        moving = [i for i, value in enumerate(values) if jnp.issubdtype(value.dtype, jnp.floating)]
+        moving = [i for i, (_, leaf) in enumerate(leaves) if jnp.issubdtype(np.asarray(leaf).dtype, jnp.floating)]
         if not moving:
             raise ValueError(f"{_name(function)} has no floating argument: there is no gradient to compare.")
 
         def of_moving(moved: Sequence[Any]) -> list[Any]:
-            everything = [jnp.asarray(value) for value in values]
+            everything = [leaf for _, leaf in leaves]
             for i, value in zip(moving, moved, strict=True):
                 everything[i] = value
             return jax.tree.leaves(function(*jax.tree.unflatten(tree, everything)))
 
-        points = [values[i].astype(np.float64) for i in moving]
+        points = [np.asarray(leaves[i][1], np.float64) for i in moving]
         call = jax.jit(of_moving)
         outputs = [np.asarray(out) for out in call(points)]
         _require_float64(function, outputs)
@@ -156,7 +155,8 @@ def _reverse(case: _Case) -> Told:
     """By `jax.vjp`, once."""
     pull = jax.jit(lambda leaves, weights: jax.vjp(case.function, leaves)[1](weights)[0])
     gradients = [np.asarray(gradient) for gradient in pull(case.leaves, case.weights)]
-    return lambda i, direction: gradients[i] * direction
+    # Where the direction is zero nothing is told of the gradient, not even that it is no number.
+    return lambda i, direction: np.where(direction == 0, 0.0, gradients[i] * direction)
 
 
 def _forward(case: _Case) -> Told:

@@ -72,8 +72,8 @@ def by_layer(params: Any) -> dict[str, np.ndarray]:
     """All parameters of every module that has some of its own, in a row, by the module's path."""
     layers: dict[str, list[np.ndarray]] = {}
     leaves: dict[str, Any] = dict(flatten_dict(params, sep="/"))
-    for path, leaf in leaves.items():
-        layers.setdefault(path.rpartition("/")[0], []).append(np.ravel(np.asarray(leaf, np.float64)))
+    for path in sorted(leaves):
+        layers.setdefault(path.rpartition("/")[0], []).append(np.ravel(np.asarray(leaves[path], np.float64)))
     return {name: np.concatenate(values) for name, values in layers.items()}
 
 
