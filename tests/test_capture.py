@@ -9,18 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_runs import Perceptron, small_config
+from small_runs import Perceptron, untrained_run
 
 from jax_cifar import capture
 from jax_cifar.config.spec import InputSpec
-from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError, DataError
 from jax_cifar.evaluation.layers import activations
 from jax_cifar.models.network import Network
-from jax_cifar.run.folder import input_spec
 from jax_cifar.training.gradient_flow import by_layer, gradient_flow
 from jax_cifar.training.keys import run_key
-from jax_cifar.training.session import make_network
 from jax_cifar.training.steps import epoch_order
 
 
@@ -107,13 +104,10 @@ def test_a_channel_is_dead_that_no_image_of_any_batch_wakes(twice):
     assert (seen.mean, seen.sd) == pytest.approx((values.mean(), values.std()), rel=1e-5)
 
 
-def test_the_gradient_is_that_of_the_runs_own_loss_on_its_first_batch():
-    config = small_config(
-        model=Perceptron(dropout=0.0), optim={"weight_decay": 0.01}, train={"label_smoothing": 0.2}, data={"subset": 70}
-    )
-    splits = load_data(config.data)
-    network = make_network(config, input_spec(config, splits))
-    variables: Any = network.model.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), train=False)
+def test_the_gradient_is_that_of_the_runs_own_loss_on_its_first_batch(tmp_path):
+    sections = {"optim": {"weight_decay": 0.01}, "train": {"label_smoothing": 0.2}, "data": {"subset": 70}}
+    run = untrained_run(tmp_path, model=Perceptron(dropout=0.0), **sections)
+    config, network, variables, splits = run.config, run.network, run.variables, run.splits()
     index = epoch_order(run_key(config.train.seed), jnp.int32(0), len(splits.train), 32)[0]
     images = network.inputs(jnp.asarray(splits.train.images[index], jnp.float32) / 255)
     targets = 0.8 * jax.nn.one_hot(splits.train.labels[index], 10) + 0.02
@@ -122,7 +116,7 @@ def test_the_gradient_is_that_of_the_runs_own_loss_on_its_first_batch():
         logits, _ = network.model.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
         return optax.softmax_cross_entropy(logits, targets).mean()
 
-    weights, grads = by_layer(variables["params"]), by_layer(jax.grad(loss)(variables["params"]))
+    weights, grads = by_layer(variables["params"]), by_layer(jax.jit(jax.grad(loss))(variables["params"]))
     found = gradient_flow(config, network, variables, splits.train)
     assert found.keys() == {"body", "norm", "head"}
     for name, (size, gradient, update) in found.items():

@@ -11,7 +11,7 @@ from jax_cifar.compress.cost import multiply_adds
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError
 from jax_cifar.run.clock import Clock
-from jax_cifar.training.profile import operations
+from jax_cifar.training import profile
 from jax_cifar.training.replicas import one_run
 from jax_cifar.training.session import Session
 from jax_cifar.training.step_parts import PARTS
@@ -19,7 +19,9 @@ from jax_cifar.training.step_parts import PARTS
 NETWORK = {"model": Perceptron(), "data": {"subset": 80}, "mix": {"mixup_alpha": 0.2}}
 
 
-def test_a_profiled_run_is_the_same_bit_for_bit_and_leaves_a_trace_and_figures(tmp_path, capsys):
+def test_a_profiled_run_is_the_same_bit_for_bit_and_leaves_a_trace_and_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(profile, "WAY_SECONDS", 0.0)
+    monkeypatch.setitem(profile.MATMUL_SIZES, "cpu", 32)
     config = small_config(**NETWORK)
     plain = loop.train(config, tmp_path / "plain")
     profiled = loop.train(config, tmp_path / "profiled", profile=3)
@@ -46,7 +48,7 @@ def test_the_compiler_counts_the_operations_of_a_whole_update():
     session.trace(state)
     forward = 2 * multiply_adds(session.network) * config.train.batch_size
     # Backward costs twice the forward pass, less the first layer's images, which need no gradient.
-    assert 2.4 < operations(session, state, 0) / forward < 3.3
+    assert 2.4 < profile.operations(session, state, 0) / forward < 3.3
 
 
 def test_what_cannot_be_profiled_is_refused(tmp_path):

@@ -30,6 +30,7 @@ from jax_cifar.training.steps import make_train_steps
 PROFILE = "profile"  # in the run folder
 TRACE, FIGURES = "trace.json.gz", "profile.json"
 CALL_SECONDS = 0.3  # of a call that is timed, about, where it can be of any length
+WAY_SECONDS = 2.0  # for which every program is called, again and again
 MATMUL_SIZES = {"cpu": 1024}  # rows and columns of the machine's matmul; elsewhere:
 MATMUL_SIZE = 8192
 
@@ -90,7 +91,7 @@ def profile_step(session: Session, state: TrainState, updates: int, folder: Path
         count = plan.next_call(step)
     calls = {name: _call(program, state, inputs) for name, program in _programs(session, state, step, count).items()}
     calls["whole"] = own = _call(whole(count), state, inputs)
-    took = {name: each.p50 / count for name, each in measure_latencies(calls, least=3, most=50).items()}
+    took = {name: each.p50 / count for name, each in measure_latencies(calls, WAY_SECONDS, least=3).items()}
     rounds = -(-updates // count)
     write_trace(lambda: [own() for _ in range(rounds)], folder)
     ends = [0.0, *(took[part] for part in PARTS)]
@@ -135,7 +136,7 @@ def matmul_speed(dtype: str) -> float:
     size = MATMUL_SIZES.get(jax.default_backend(), MATMUL_SIZE)
     matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
     product = jax.jit(lambda matrix: matrix @ matrix, compiler_options=compiler_options())
-    timed = measure_latencies({"": lambda: jax.block_until_ready(product(matrix))}, seconds=0.2, least=3)
+    timed = measure_latencies({"": lambda: jax.block_until_ready(product(matrix))}, WAY_SECONDS / 4, least=3)
     return 2 * size**3 / timed[""].p50
 
 
