@@ -64,7 +64,7 @@ def small_config(**sections: Any) -> Config:
 
 
 def untrained_run(folder: Path, **sections: Any) -> Run:
-    """The `Run` of a `small_config` that was never trained, whose weights are drawn; of its folder nothing is needed."""
+    """The `Run` of a `small_config` that was never trained, its weights drawn; of its folder nothing is needed."""
     config = small_config(**sections)
     splits = load_data(config.data)
     network, draws = make_network(config, input_spec(config, splits)), np.random.default_rng(0)

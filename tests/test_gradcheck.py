@@ -22,7 +22,7 @@ SAME = ((1, 1), (1, 1))
 KERNELS = {
     "conv2d": (partial(conv2d, strides=(2, 1), padding=((1, 0), (0, 2))), X, KERNEL),
     "winograd": (partial(conv2d, padding=SAME), X, WIDE),
-    "batch_norm": (lambda *arguments: channels.batch_norm(*arguments, 1e-5)[0], X, VECTOR, 1 + VECTOR),
+    "batch_norm": (lambda x, scale, bias: channels.batch_norm(x, scale, bias, 1e-5)[0], X, VECTOR, 1 + VECTOR),
     "add_bias": (channels.add_bias, X, VECTOR),
     "max_pool": (partial(max_pool, window=3, stride=2, padding=1), X),
     "gelu": (gelu, 3 * X),

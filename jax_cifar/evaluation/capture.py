@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jax_cifar.data.dataset import Images, as_pixels
 from jax_cifar.errors import ConfigError
+from jax_cifar.models.layers import statistics_dtype
 from jax_cifar.models.network import Network
 from jax_cifar.models.protocol import traced
 
@@ -98,6 +99,7 @@ def make_watched(network: Network, names: Iterable[str] | None) -> Watched:
                 order.append(module.path)
             return method == "__call__" and module.path != ()
 
+        kept: Any
         _, kept = network.model.apply(
             variables,
             network.inputs(images.astype(jnp.float32) / 255),
@@ -158,6 +160,5 @@ def _by_name(order: Iterable[tuple[str, ...]], kept: Mapping[str, Any]) -> dict[
         if call < len(results):
             name = "/".join(path) + (f"#{call + 1}" if call else "")
             for place, value in jax.tree_util.tree_leaves_with_path(results[call]):
-                wide = jnp.promote_types(value.dtype, jnp.float32)
-                found[name + jax.tree_util.keystr(place)] = value.astype(wide)
+                found[name + jax.tree_util.keystr(place)] = value.astype(statistics_dtype(value.dtype))
     return found
