@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from jax_cifar.config.files import apply_overrides, load_config
     from jax_cifar.deploy.onnx import load_onnx
     from jax_cifar.deploy.stablehlo import load_stablehlo
+    from jax_cifar.evaluation.capture import capture
     from jax_cifar.evaluation.classify import predict_pictures
+    from jax_cifar.ops.gradcheck import gradcheck
     from jax_cifar.run.load import Run, load_run
     from jax_cifar.training.callbacks import Callback
     from jax_cifar.training.loop import TrainResult, train
@@ -24,6 +26,8 @@ __all__ = [
     "Run",
     "TrainResult",
     "apply_overrides",
+    "capture",
+    "gradcheck",
     "load_config",
     "load_onnx",
     "load_run",
@@ -37,6 +41,8 @@ _HOMES = {
     "Config": "config",
     "apply_overrides": "config.files",
     "load_config": "config.files",
+    "capture": "evaluation.capture",
+    "gradcheck": "ops.gradcheck",
     "load_onnx": "deploy.onnx",
     "load_stablehlo": "deploy.stablehlo",
     "predict_pictures": "evaluation.classify",

@@ -166,8 +166,8 @@ STEPS = (
     Mutant(
         "accumulation: every part from the first statistics",
         "jax_cifar/training/steps.py",
-        "grad_fn(state.params, batch_stats, images, targets, part_key)",
-        "grad_fn(state.params, state.batch_stats, images, targets, part_key)",
+        "grad_fn(params, batch_stats, images, targets, part_key)",
+        "grad_fn(params, first_stats, images, targets, part_key)",
         "test_accumulation.py::test_accumulated_updates_agree[2-None]",
     ),
     Mutant(

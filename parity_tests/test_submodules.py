@@ -17,8 +17,10 @@ from networks import QUICK_COMPILE, draw_variables, shorten, shorten_judge
 from tolerances import agree
 from torch import nn
 
-from jax_cifar import models
+from jax_cifar import capture, models
 from jax_cifar.config import ModelConfig
+from jax_cifar.config.spec import InputSpec
+from jax_cifar.models.network import Network
 from torch_ref.convert import to_torch, torch_name
 from torch_ref.models import create_model
 
@@ -224,6 +226,24 @@ def test_a_wrong_gradient_of_the_input_is_found_in_the_layer_before():
     ours, theirs = jax_trace("resnet18-batch"), torch_trace("resnet18-batch", plant)
     assert first_difference(ours.gradients, theirs.gradients) == "layer2.1.bn1.weight"
     assert first_difference(ours.trained, theirs.trained) is None
+
+
+@pytest.mark.parametrize("case", ["simple_cnn-batch", "resnet18-batch"])
+def test_capture_gives_what_forward_hooks_see(case):
+    size = SIZES.get(CONFIGS[case].name, SIZE)
+    images = np.random.default_rng(3).integers(0, 256, (BATCH, size, size, 3), np.uint8)
+    spec = InputSpec((size, size, 3), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3), None, tuple("abcde"))
+    watched = Network(network(case), spec)
+    seen = watched.inputs(jnp.asarray(images, jnp.float32) / 255)
+    with torch.no_grad():
+        _, theirs = torch_outputs(judge_of(case).eval(), np.asarray(seen, np.float64))
+    del theirs["logits"]
+    found = capture((watched, drawn(case)), images, batch_size=2)
+    kernels = {name: torch_name(f"params/{name}/kernel").removesuffix(".weight") for name in found}
+    ours = {kernels[name]: np.moveaxis(x, -1, 1) for name, x in found.items() if not name.startswith("Dropout")}
+    assert list(ours) == list(theirs)
+    assert first_difference(ours, theirs) is None
+    assert first_difference({**ours, "bn1": ours["conv1"]}, theirs) == "bn1"
 
 
 def test_another_momentum_of_one_layers_statistics_is_found_there():

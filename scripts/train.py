@@ -6,7 +6,8 @@
 
 Given a --workdir that holds checkpoints of the same experiment, the run goes on from the newest. --init-from
 starts from the weights of another run, all but the head where the classes differ. A run is resumed where JAX
-draws and computes other numbers than it was begun with only with --allow-different-numbers.
+draws and computes other numbers than it was begun with only with --allow-different-numbers. --profile tells first
+where the time of an update goes (docs/looking-inside.md), and trains as without.
 Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite; 75 stopped by a signal, after saving what there was.
 """
 
@@ -30,6 +31,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = ExperimentParser(__doc__)
     parser.add_argument("--workdir", metavar="DIR", help="run folder; default: runs/<config name>/<time>")
     parser.add_argument("--debug-nans", action="store_true", help="find the operation that makes a NaN (slow)")
+    parser.add_argument(
+        "--profile",
+        metavar="N",
+        nargs="?",
+        const=20,
+        type=int,
+        help="first trace N (20) updates: where their time goes",
+    )
     parser.add_argument("--init-from", metavar="DIR", help="start from the weights of another run")
     parser.add_argument("--allow-different-numbers", action="store_true", help="resume with other settings of JAX")
     options, config = parser.read(arguments)
@@ -38,8 +47,14 @@ def main(arguments: Sequence[str]) -> None:
 
     from jax_cifar.training.loop import train
 
-    allow = options.allow_different_numbers
-    train(config, options.workdir, init_from=options.init_from, allow_different_numbers=allow, started=STARTED)
+    train(
+        config,
+        options.workdir,
+        init_from=options.init_from,
+        allow_different_numbers=options.allow_different_numbers,
+        profile=options.profile,
+        started=STARTED,
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Look at what training sees: augmentation, convolution filters, a trained network's first layer.
+"""Look at what training sees: augmentation, convolution filters, a trained network's first layer and all of its layers.
 
 python scripts/visualize.py augment --config configs/cifar100_resnet34.py --out augment.png
 python scripts/visualize.py filters --out filters.png
 python scripts/visualize.py filters --workdir runs/first --image 7 --out filters.png
+python scripts/visualize.py layers --workdir runs/first --out layers.png
 """
 
 from jax_cifar.signals import guard
@@ -10,23 +11,31 @@ from jax_cifar.signals import guard
 if __name__ == "__main__":
     guard()  # before all that takes long to import
 
+import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jax_cifar.cli import Parser, run
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import expand
 
+if TYPE_CHECKING:
+    from jax_cifar import Run
+    from jax_cifar.data import Dataset
+
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, compute, draw."""
     parser = Parser(__doc__)
-    parser.add_argument("what", choices=["augment", "filters"], help="what to draw")
+    parser.add_argument("what", choices=["augment", "filters", "layers"], help="what to draw")
     parser.add_argument(
         "--config", metavar="FILE", default="configs/quickstart.py", help="config file: data, augmentation"
     )
-    parser.add_argument("--workdir", metavar="DIR", help="filters: run whose first layer is shown too")
+    parser.add_argument("--workdir", metavar="DIR", help="run: filters show its first layer too, layers all of them")
     parser.add_argument("--image", metavar="N", type=int, default=0, help="first image of the data set to show")
     parser.add_argument("--columns", metavar="N", type=int, default=8, help="augment: draws beside each image")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="layers: part of the images")
+    parser.add_argument("--images", metavar="N", type=int, default=1000, help="layers: how many images they are shown")
     parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the run's data set lies now")
     parser.add_argument("--trust-code", action="store_true", help="run the network's own code that the folder recorded")
     parser.add_argument("--out", metavar="FILE.png", type=expand, required=True, help="picture to write")
@@ -35,6 +44,8 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--out {options.out} must be a .png file in a folder that exists.")
     if options.workdir and overrides:
         parser.error(f"{' '.join(overrides)}: with --workdir the run's own configuration holds")
+    if options.what == "layers" and not options.workdir:
+        parser.error("layers are those of a run: say --workdir DIR")
 
     from jax_cifar import load_config
     from jax_cifar.data import load_data
@@ -44,6 +55,10 @@ def main(arguments: Sequence[str]) -> None:
     from jax_cifar.telemetry.images import draw_rows, draw_sections
 
     trained, data_dir = None, options.data_dir
+    if options.what == "layers":
+        looked_at = load_run(options.workdir, data_dir=data_dir, trust_code=options.trust_code)
+        print(look_at_layers(looked_at, looked_at.part(options.split, data_dir), options), options.out, sep="\n")
+        return
     if options.workdir:
         trained = load_run(options.workdir, data_dir=data_dir, trust_code=options.trust_code)
         config, splits = trained.config, trained.splits(data_dir)
@@ -64,6 +79,20 @@ def main(arguments: Sequence[str]) -> None:
             sections += [(f"First layer of {config.name}: filters", filters), ("and their feature maps", maps)]
         draw_sections(sections, options.out)
     print(options.out)
+
+
+def look_at_layers(trained: "Run", dataset: "Dataset", options: argparse.Namespace) -> str:
+    """Draw every layer of a run; returns the table of them."""
+    from jax_cifar.errors import check
+    from jax_cifar.lab.layers import bars, layers, table
+    from jax_cifar.telemetry.layers import draw_layers
+
+    check(options.images >= 1, "--images", options.images, "it must be at least 1")
+    found, shown = layers(trained, dataset, options.images), min(options.images, len(dataset))
+    name, batch = trained.config.name, min(trained.config.train.batch_size, len(dataset))
+    title = f"{name}, step {trained.step:,}: {shown:,} {options.split} images, gradients of {batch:,}"
+    draw_layers(bars(found), options.out, title)
+    return table(found)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def x64():
     """Float64 is there, and the default."""
-    with jax.enable_x64(True):
+    from jax_cifar.backend.precision import float64
+
+    with float64():
         yield
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -20,8 +21,12 @@ from jax_cifar.config import (
     ScheduleConfig,
     TrainConfig,
 )
+from jax_cifar.data import load_data
+from jax_cifar.run.folder import input_spec
+from jax_cifar.run.load import Run
 from jax_cifar.training import loop
 from jax_cifar.training.many import ManyResult
+from jax_cifar.training.session import make_network
 
 
 class Perceptron(nn.Module):
@@ -56,6 +61,17 @@ def small_config(**sections: Any) -> Config:
         log=LogConfig(every=2, tensorboard=False, plots=False),
     )
     return with_fields(config, **sections)
+
+
+def untrained_run(folder: Path, **sections: Any) -> Run:
+    """The `Run` of a `small_config` that was never trained, its weights drawn; of its folder nothing is needed."""
+    config = small_config(**sections)
+    splits = load_data(config.data)
+    network, draws = make_network(config, input_spec(config, splits)), np.random.default_rng(0)
+    image = jnp.zeros((1, *network.spec.image_shape))
+    shapes: Any = jax.eval_shape(lambda key: network.model.init(key, image, train=False), jax.random.key(0))
+    variables = jax.tree.map(lambda leaf: draws.uniform(0.1, 1.0, leaf.shape).astype(leaf.dtype), shapes)
+    return Run(folder, config, network, variables, step=0, data_name=splits.name)
 
 
 # Of each member, what it has of its own.
@@ -141,5 +157,6 @@ __all__ = [
     "same_bits",
     "small_config",
     "tiny_config",
+    "untrained_run",
     "with_fields",
 ]

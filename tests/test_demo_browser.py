@@ -308,7 +308,8 @@ def test_names_of_a_stranger_are_text_and_nothing_else(chromium, tmp_path):
     assert chromium.problems == []
 
 
-def test_a_grey_network_is_shown_grey(chromium):
+def test_a_grey_network_is_shown_grey(chromium, page):
+    chromium.open((page / "index.html").as_uri())
     pixels = photograph(32, 32)
     given = json.dumps(pixels.ravel().tolist())
     found = chromium.evaluate(f"Array.from(toGrey(Uint8Array.from({given})))")

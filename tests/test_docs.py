@@ -17,6 +17,7 @@ import jax.export
 import mutants
 import numpy as np
 import pytest
+from small_runs import untrained_run
 
 from jax_cifar import apply_overrides, load_config, load_onnx, load_run, train, train_many
 from jax_cifar.config.files import field_types
@@ -34,6 +35,7 @@ PAGES = [
         "README.md",
         "CONTRIBUTING.md",
         "docs/extending.md",
+        "docs/looking-inside.md",
         "docs/architecture.md",
         "docs/deploy.md",
         "docs/security.md",
@@ -57,7 +59,8 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 def blocks(page, language=""):
     """The fenced blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT[page], re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT[page], re.MULTILINE | re.DOTALL)
+    return [text for found, text in fenced if found == language]
 
 
 def commands():
@@ -79,12 +82,12 @@ def definitions(path):
     return found
 
 
-def test_the_page_shows_the_files_of_the_examples_as_they_are():
-    shown = blocks("extending.md", "python")
+def test_the_pages_show_the_files_of_the_examples_as_they_are():
+    shown = [*blocks("extending.md", "python"), *blocks("looking-inside.md", "python")]
     files = sorted(EXAMPLES.glob("*.py"))
-    assert len(files) == 9
+    assert len(files) == 10
     for file in files:
-        assert file.read_text() in shown, f"docs/extending.md does not show {file.name} as it is"
+        assert file.read_text() in shown, f"no page shows {file.name} as it is"
         assert len(file.read_text().splitlines()) <= 40
 
 
@@ -170,6 +173,13 @@ def test_a_script_of_the_examples_runs(script, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert re.search(r"best on digits: \d" if script == "own_callback.py" else r"\['(upright|lying)'", said), said
     assert "WARNING" not in said
+
+
+def test_the_example_of_looking_inside_runs(tmp_path, monkeypatch, capsys):
+    run = untrained_run(tmp_path, model={"width": 2}, data={"subset": None})
+    monkeypatch.setattr("jax_cifar.load_run", lambda folder: run, raising=False)
+    runpy.run_path(str(EXAMPLES / "looking_inside.py"), run_name="__main__")
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["conv1", "bn1", "bn2", "bn3"]
 
 
 def test_a_run_prints_the_console_sample_and_its_folder_holds_what_the_pages_say(tmp_path, capsys):

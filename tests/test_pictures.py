@@ -1,28 +1,22 @@
 """What scripts/visualize.py draws: draws of augmentation, one filter in many settings, a first layer."""
 
-import functools
 import re
 import runpy
 from pathlib import Path
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import small_config
+from small_runs import Perceptron, untrained_run
 
 from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
 from jax_cifar.config import Config, MixConfig, ModelName
-from jax_cifar.data import load_data
-from jax_cifar.errors import ConfigError
+from jax_cifar.errors import ConfigError, UserError
 from jax_cifar.lab.pictures import augmentation_rows, describe, edge_kernel, filter_panels, first_layer_panels
 from jax_cifar.models.network import normalize
 from jax_cifar.ops.conv import conv2d
-from jax_cifar.run.folder import input_spec
-from jax_cifar.run.load import Run
 from jax_cifar.telemetry.images import draw_rows, draw_sections
-from jax_cifar.training.session import make_network
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "visualize.py"
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
@@ -96,13 +90,8 @@ def test_every_setting_has_the_size_it_says():
 )
 def test_the_first_layer_and_its_maps(tmp_path, name, path):
     dropout = None if name == "speedrun_net" else 0.0
-    config = small_config(model={"name": cast(ModelName, name), "width": 2, "dropout": dropout})
-    splits = load_data(config.data)
-    network = make_network(config, input_spec(config, splits))
-    init, draws = functools.partial(network.model.init, train=False), np.random.default_rng(0)
-    shapes: Any = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    variables = jax.tree.map(lambda leaf: draws.uniform(0.1, 1.0, leaf.shape).astype(leaf.dtype), shapes)
-    trained = Run(tmp_path, config, network, variables, step=0, data_name=splits.name)
+    trained = untrained_run(tmp_path, model={"name": cast(ModelName, name), "width": 2, "dropout": dropout})
+    network, variables = trained.network, trained.variables
     filters, maps = first_layer_panels(trained, IMAGES[0])
     layer: Any = variables["params"]
     for part in path:
@@ -157,3 +146,20 @@ def test_the_script_writes_the_picture(main, tmp_path, capsys):
     main(["filters", "--config", config, "--out", str(tmp_path / "f.png")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "f.png"]
     assert capsys.readouterr().out.split() == [str(tmp_path / "a.png"), str(tmp_path / "f.png")]
+
+
+def test_layers_of_a_run_are_told_and_drawn(main, monkeypatch, tmp_path, capsys):
+    looked_at = untrained_run(tmp_path, model=Perceptron())
+    monkeypatch.setattr("jax_cifar.run.load.load_run", lambda *_, **__: looked_at)
+    out = tmp_path / "layers.png"
+    arguments = ["layers", "--workdir", "run", "--out", str(out), "--images", "70"]
+    main([*arguments, "--split", "test"])
+    head, _, *rows, told = capsys.readouterr().out.splitlines()
+    assert [row.split("|")[1].strip() for row in rows] == ["body", "norm", "head"] and told == str(out)
+    assert all(row.count("|") == head.count("|") and "nan" not in row for row in rows)
+    assert out.read_bytes().startswith(b"\x89PNG")
+    for wrong, message in ((["--images", "0"], "--images = 0"), (["--split", "val"], "held no validation images")):
+        with pytest.raises(UserError, match=message):
+            main([*[word for word in arguments if word not in ("--images", "70")], *wrong])
+    with pytest.raises(ConfigError, match="say --workdir DIR"):
+        main(["layers", "--out", str(out)])

@@ -82,7 +82,7 @@ def test_a_run_is_alone_from_compiling_on_can_be_read_meanwhile_and_goes_on_afte
     assert LOCK in before
     code, printed = ends(start(*command))
     assert (code, f"is in use by process {first.pid} on " in printed) == (2, True)
-    while not list((folder / "checkpoints").glob("[0-9]*/manifest.json")):
+    while not any(path.parent.name.isdigit() for path in (folder / "checkpoints").glob("*/manifest.json")):
         assert first.poll() is None
         time.sleep(0.01)
     assert load_run(folder).evaluate("test").count == 500

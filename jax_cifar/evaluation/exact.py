@@ -1,7 +1,6 @@
 """Logits in float64: what a float32 program of a network, in whatever runtime, can be judged by."""
 
 import dataclasses
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from jax_cifar.backend.precision import float64
 from jax_cifar.models.network import Network
 
 
@@ -25,7 +25,7 @@ def in_float64(network: Network, variables: Any, images: UInt8[np.ndarray, "n he
     # The statistics are float32 wherever the network is used: it is their rounded values that count.
     rounded = {name: tuple(map(_float32, getattr(network.spec, name))) for name in ("mean", "std")}
     spec = dataclasses.replace(network.spec, **rounded)
-    with _float64():
+    with float64():
         model = network.model.clone(**dict.fromkeys(names, jnp.float64))  # pyright: ignore[reportArgumentType]
         wide = Network(model, spec)
 
@@ -40,11 +40,3 @@ def in_float64(network: Network, variables: Any, images: UInt8[np.ndarray, "n he
 
 def _float32(value: float) -> float:
     return float(np.float32(value))
-
-
-def _float64() -> AbstractContextManager[Any]:
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]  # its name in jax 0.7
-
-    return enable_x64(True)

@@ -1,7 +1,6 @@
 """What augmentation does to images and what convolutions see in them, as arrays to be drawn."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import Float, UInt8
 from jax_cifar.augment import SampleInfo, Sometimes, compose, make_mixer
 from jax_cifar.config import Config
 from jax_cifar.errors import CheckpointError
+from jax_cifar.evaluation.capture import capture
 from jax_cifar.ops.conv import conv2d
 from jax_cifar.run.load import Run
 from jax_cifar.training.keys import Purpose, purpose_key, run_key
@@ -122,20 +122,7 @@ def first_layer_panels(run: Run, image: UInt8[np.ndarray, "height width 3"]) -> 
     Raises `CheckpointError` for a network without.
     """
     name, kernel = first_kernel(run, image.shape[-1])
-    path = tuple(name.split("/")[:-1])
-    forward = partial(
-        run.network.model.apply,
-        train=False,
-        mutable=["intermediates"],
-        capture_intermediates=lambda module, _: module.path == path,
-    )
-    # Compiled, so that of the network only what leads to these outputs is computed.
-    captured = jax.jit(lambda variables, images: forward(variables, images)[1])(
-        run.variables, run.network.inputs(jnp.asarray(image, jnp.float32)[None] / 255)
-    )
-    maps = captured["intermediates"]
-    for part in path:
-        maps = maps[part]
-    outputs = np.asarray(maps["__call__"][0][0], np.float32)
+    path = name.rpartition("/")[0]
+    outputs = capture(run, image[None], path)[path][0]
     filters = [Panel(f"filter {i}", tile) for i, tile in enumerate(filter_tiles(kernel))]
     return filters, [Panel(f"map {i}", outputs[..., i]) for i in range(outputs.shape[-1])]

@@ -12,6 +12,7 @@ from typing import Self
 
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import open_locked
+from jax_cifar.signals import last_acts
 
 LOCK = "run.lock"
 _WRITING_SECONDS = 0.5  # a holder says who it is just after it has got the lock
@@ -52,14 +53,19 @@ class RunLock:
         with suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, json.dumps(holder).encode())
+        last_acts.append(self._remove)
         return self
 
     def __exit__(self, *error: object) -> None:
+        last_acts.remove(self._remove)
+        self._remove()
+        os.close(self._descriptor)
+
+    def _remove(self) -> None:
         # Removed before it is let go, and looked at: nobody's lock but one's own may be removed.
         with suppress(OSError):
             if os.path.samestat(os.fstat(self._descriptor), self._path.lstat()):
                 self._path.unlink()
-        os.close(self._descriptor)
 
 
 def _holder(path: Path) -> str:

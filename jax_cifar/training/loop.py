@@ -28,6 +28,7 @@ from jax_cifar.telemetry import Console, RunLog
 from jax_cifar.telemetry.facts import data_facts, machine_facts, network_facts
 from jax_cifar.telemetry.run_log import METRICS_FILE
 from jax_cifar.training.callbacks import Callbacks
+from jax_cifar.training.profile import PROFILE, check_profile, profile_step
 from jax_cifar.training.records import Progress
 from jax_cifar.training.replicas import one_run
 from jax_cifar.training.session import Session
@@ -44,6 +45,7 @@ def train(
     init_from: str | Path | Mapping[str, PyTree] | None = None,
     callbacks: Sequence[Any] = (),
     allow_different_numbers: bool = False,
+    profile: int | None = None,
     started: float | None = None,
 ) -> TrainResult:
     """Train as `config` says and write everything into `workdir`; a folder that holds checkpoints of it is resumed.
@@ -56,6 +58,8 @@ def train(
         these weights themselves, {"params": ..., "batch_stats": ...}.
       callbacks: told of each log line, each epoch and the end (`jax_cifar.training.callbacks.Callback`).
       allow_different_numbers: resume also where a setting of JAX differs that changes every number.
+      profile: before training, trace so many updates into `profile/` and tell where the time of one goes; they are
+        made of a copy of the state, so that the run itself is the same, bit for bit.
       started: `time.time()` that `seconds.total` counts from; default: now.
 
     Raises:
@@ -68,6 +72,7 @@ def train(
     if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, debug_nans=True))
     check_recordable(config)
+    check_profile(config, profile)
     with contextlib.ExitStack() as stack:
         console = stack.enter_context(Console())
         place = stack.enter_context(RunFolder(config, workdir, console.warn))
@@ -104,6 +109,8 @@ def train(
         announce_network(console, session, state)
         if warning := ema_warning(config.optim, session.plan.total_steps):
             console.warn(warning)
+        if profile is not None and int(state.step) < session.plan.total_steps:
+            console.facts(profile_step(session, state, profile, folder / PROFILE).facts())
 
         told_by = {"say": console.line, "warn": console.warn}
         log = RunLog(folder, config.log.tensorboard, int(state.step) or None, progress.row_due, **told_by)

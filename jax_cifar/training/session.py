@@ -6,7 +6,7 @@ A session trains one run, or a lot of runs that differ in what is data (seed, ra
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +126,7 @@ class Session:
             images, labels = jnp.asarray(self.splits.train.images), jnp.asarray(self.splits.train.labels)
             self._data = jax.device_put(DeviceData(images, labels), everywhere)
         with self.clock("compile"):
-            arguments = (state, self._zeros, self._data, self._order(0), self._tables, self._keys)
+            arguments = (state, *self.inputs(0))
             for side in {side for side, _ in plan.phases} or {None}:
                 own = make_train_steps(self.network.at_side(side), self.optimizer, config, self.replicas.mesh)
                 counts = sorted(count for seen, count in plan.calls() if seen == side)
@@ -146,6 +146,15 @@ class Session:
             self._norm = self.replicas.each(global_norm, 0).lower(state.params).compile()
             self._predict = self._compile_predict(state)
 
+    def inputs(self, step: int) -> tuple[Any, ...]:
+        """What a program is given beside the state, in the epoch that the update after `step` belongs to."""
+        order = self._order(step // self.plan.steps_per_epoch)
+        return self._zeros, self._data, order, self._tables, self._keys
+
+    def program(self, step: int, count: int) -> Callable[..., Any]:
+        """What makes `count` updates from `step` on in one call; `compile` has made it."""
+        return self._programs[self.plan.side_at(step)](count)
+
     def advance(
         self, state: TrainState, step: int, stop: Callable[[int], object] = lambda done: False
     ) -> tuple[TrainState, Interval]:
@@ -154,11 +163,10 @@ class Session:
         side, started = plan.side_at(step), time.perf_counter()
         # What JAX itself does at a NaN fits no program that was compiled beforehand.
         with self.clock("train"), jax.debug_nans(False):
-            order, sums = self._order(step // plan.steps_per_epoch), self._zeros
+            sums, *inputs = self.inputs(step)
             while True:
                 count = plan.next_call(step, self._affordable)
-                program = self._programs[side](count)
-                state, new_sums = program(state, sums, self._data, order, self._tables, self._keys)
+                state, new_sums = self.program(step, count)(state, sums, *inputs)
                 # At most one call runs ahead of the host, so that a signal is answered within a step or two.
                 jax.block_until_ready(sums)
                 sums, done, step = new_sums, step, step + count

@@ -35,14 +35,8 @@ class DeviceData(NamedTuple):
 TrainStep = Callable[[TrainState, Array, Array, Hyper, PRNGKeyArray], tuple[TrainState, Sums]]
 
 
-def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExtraArgs, config: Config) -> TrainStep:
-    """One update from normalised images [batch, height, width, channel] and labels [batch] or soft [batch, classes].
-
-    The batch is split into `optim.accumulate` parts, one forward and backward pass each: BatchNorm sees the small part,
-    the gradient is the mean over the whole batch. The sums hold loss, correct and count over the images, and what
-    `watch` tells of the update. With `train.skip_nonfinite` an update that is not finite is left out, see `skip`.
-    """
-    parts, limit = config.optim.accumulate, config.train.skip_nonfinite
+def make_loss(model: nn.Module, config: Config) -> Callable[..., tuple[Array, Any]]:
+    """`(params, batch_stats, images, targets, key) -> mean loss, (new batch_stats, sums)` of a forward pass."""
     loss = config.train.loss or partial(cross_entropy, label_smoothing=config.train.label_smoothing)
 
     def loss_fn(params: PyTree, batch_stats: PyTree, images: Array, targets: Array, key: PRNGKeyArray):
@@ -52,30 +46,52 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExt
             losses = loss(logits.astype(statistics_dtype(logits.dtype)), targets)
         return jnp.mean(losses), (updated.get("batch_stats", {}), batch_metrics(logits, targets, losses))
 
-    def gradients(state: TrainState, images: Array, targets: Array, key: PRNGKeyArray):
-        grad_fn = jax.grad(loss_fn, has_aux=True)
+    return loss_fn
+
+
+def make_gradients(model: nn.Module, config: Config, differentiate: bool = True) -> Callable[..., Any]:
+    """`(params, batch_stats, images, targets, key) -> gradients, new batch_stats, sums` of a whole batch.
+
+    The batch is split into `optim.accumulate` parts, one forward and backward pass each: BatchNorm sees the small part,
+    the gradient is the mean over the whole batch. Without `differentiate` the loss stands where the gradients do.
+    """
+    parts, loss_fn = config.optim.accumulate, make_loss(model, config)
+    grad_fn = jax.grad(loss_fn, has_aux=True) if differentiate else loss_fn
+
+    def gradients(params: PyTree, first_stats: PyTree, images: Array, targets: Array, key: PRNGKeyArray):
         if parts == 1:
-            grads, (batch_stats, sums) = grad_fn(state.params, state.batch_stats, images, targets, key)
+            grads, (batch_stats, sums) = grad_fn(params, first_stats, images, targets, key)
             return grads, batch_stats, sums
 
         def one_part(carry: tuple[PyTree, PyTree], part: tuple[Array, Array, Array]):
             total, batch_stats = carry
             images, targets, i = part
             part_key = jax.random.fold_in(key, i)
-            grads, (batch_stats, sums) = grad_fn(state.params, batch_stats, images, targets, part_key)
+            grads, (batch_stats, sums) = grad_fn(params, batch_stats, images, targets, part_key)
             return (jax.tree.map(jnp.add, total, grads), batch_stats), sums
 
         # Every part takes each parts-th image, so that a batch spread over devices stays where it is.
         def split(x: Array) -> Array:
             return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
 
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        zeros = jax.tree.map(jnp.zeros_like, params) if differentiate else jnp.float32(0)
         # On a CPU a convolution inside a loop can leave XLA's fast path, so the loop is unrolled there.
         unroll = parts if jax.default_backend() == "cpu" else 1
         (total, batch_stats), sums = jax.lax.scan(
-            one_part, (zeros, state.batch_stats), (split(images), split(targets), jnp.arange(parts)), unroll=unroll
+            one_part, (zeros, first_stats), (split(images), split(targets), jnp.arange(parts)), unroll=unroll
         )
         return jax.tree.map(lambda g: g / parts, total), batch_stats, jax.tree.map(lambda s: s.sum(axis=0), sums)
+
+    return gradients
+
+
+def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExtraArgs, config: Config) -> TrainStep:
+    """One update from normalised images [batch, height, width, channel] and labels [batch] or soft [batch, classes].
+
+    The sums hold loss, correct and count over the images, and what `watch` tells of the update. With
+    `train.skip_nonfinite` an update that is not finite is left out, see `skip`.
+    """
+    limit, gradients = config.train.skip_nonfinite, make_gradients(model, config)
 
     def train_step(
         state: TrainState,
@@ -84,7 +100,7 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformationExt
         hyper: Hyper,
         key: PRNGKeyArray,
     ) -> tuple[TrainState, Sums]:
-        grads, batch_stats, sums = gradients(state, images, targets, key)
+        grads, batch_stats, sums = gradients(state.params, state.batch_stats, images, targets, key)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params, hyper=hyper)
             params = optax.apply_updates(state.params, updates)
@@ -151,6 +167,14 @@ def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], n: int, batch_size: in
     return permutation[: steps * batch_size].reshape(steps, batch_size)
 
 
+def gather(
+    data: DeviceData, index: Int[Array, " batch"], mesh: Mesh
+) -> tuple[Float[Array, "batch height width channel"], Int[Array, " batch"]]:
+    """The images of a batch, from 0 to 1, and their labels, spread over the devices."""
+    index = jax.lax.with_sharding_constraint(index, split_batch(mesh))
+    return data.images[index].astype(jnp.float32) / 255, data.labels[index]
+
+
 def make_prepare(config: Config, network: Network, mesh: Mesh):
     """Gathering, augmenting and mixing one batch, and what the network sees of it, all inside the compiled step."""
     augment, mixer = compose(config.augment), make_mixer(config.mix)
@@ -158,9 +182,7 @@ def make_prepare(config: Config, network: Network, mesh: Mesh):
     def prepare(
         data: DeviceData, index: Int[Array, " batch"], epoch: Int[Array, ""], step: Int[Array, ""], key: PRNGKeyArray
     ) -> tuple[Float[Array, "batch height width channel"], Num[Array, "batch *classes"]]:
-        index = jax.lax.with_sharding_constraint(index, split_batch(mesh))
-        images = data.images[index].astype(jnp.float32) / 255
-        targets = data.labels[index]
+        images, targets = gather(data, index, mesh)
         with jax.named_scope("augment"):
             images = augment(purpose_key(key, Purpose.AUGMENT, step), images, SampleInfo(index, epoch))
         if mixer is not None:
