@@ -34,7 +34,8 @@ def test_the_textbook_example_comes_out_as_published():
 
 def alarms(draw, count: int, paired: bool) -> float:
     """The share of comparisons that decide, of as many as are drawn."""
-    return float(np.mean([difference(*map(list, draw()), paired=paired).decided for _ in range(count)]))
+    pairs = (draw() for _ in range(count))
+    return float(np.mean([difference(list(one), list(other), paired=paired).decided for one, other in pairs]))
 
 
 @pytest.mark.parametrize(
