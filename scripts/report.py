@@ -65,11 +65,12 @@ def compare(arguments: Sequence[str]) -> None:
 def show_comparison(runs: Sequence[str], options: Namespace) -> None:
     """Compare two experiments, print what was found, draw and write it where that is wanted."""
     check(options.least is None or options.least > 0, "--least", options.least, "it must be greater than 0")
+    check(options.out is None or options.out.suffix == ".png", "--out", str(options.out), "its name must end in .png")
     lost: list[dict[str, str]] = [{}, {}]
-    sides = [named_runs(words, told(side)) for words, side in zip((runs, options.against), lost, strict=True)]
+    this, that = named_runs(runs, told(lost[0])), named_runs(options.against, told(lost[1]))
     diverged = [sum(why.startswith("it diverged") for why in side.values()) for side in lost]
     metric = options.metric or "test_accuracy"
-    found = comparison(*sides, metric, told({}), diverged=(diverged[0], diverged[1]), least=options.least)
+    found = comparison(this, that, metric, told({}), diverged=(diverged[0], diverged[1]), least=options.least)
     print(f"{found.table()}\n\nA against B: {found.verdict}\n")
     print(*found.notes(), sep="\n")
     if options.json is not None:
@@ -134,10 +135,10 @@ def note(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     from jax_cifar.lab.note import append, entry, find_parent, require_text
 
-    texts = [require_text(f"--{name}", getattr(options, name)) for name in ("hypothesis", "conclusion")]
     runs = finished_runs(map(expand, options.workdir))
     require_one_experiment(runs, "--workdir")
-    text = entry(runs, find_parent(runs[0], options.parent), *texts, time.strftime("%Y-%m-%d"))
+    said = (require_text("--hypothesis", options.hypothesis), require_text("--conclusion", options.conclusion))
+    text = entry(runs, find_parent(runs[0], options.parent), *said, time.strftime("%Y-%m-%d"))
     append(options.out, text)
     print(f"{text}\nadded to {options.out}")
 

@@ -153,7 +153,7 @@ class Comparison:
     def table(self) -> str:
         """Both sides as a Markdown table: what differs, the metric, time and cost."""
         sides = (self.this, self.that)
-        rows: list[tuple[str, str, str]] = [_row("experiment", sides, lambda side: _names(side.runs))]
+        rows: list[tuple[str, ...]] = [_row("experiment", sides, lambda side: _names(side.runs))]
         rows.append(_row("seeds", sides, lambda side: f"{shown_seeds(side.seeds)} (n = {len(side.runs)})"))
         rows += [(name, *map(shown_value, values)) for name, values in self.fields.items()]
         rows.append(_row(self.metric.name, sides, self._shown_mean))
@@ -213,9 +213,9 @@ def compare(
     shared = {one.shown for one in this} & {one.shown for one in that}
     if shared:
         raise ConfigError(f"{min(shared)} stands on both sides: a run does not differ from itself. Name it once.")
-    sides = [_side(runs, metric, leave_out) for runs in (this, that)]
-    gap, apart = _gap(*sides, METRICS[metric]), differing(this[0], that[0])
-    return Comparison(METRICS[metric], *sides, gap, *apart, diverged, least)
+    one, other = _side(this, metric, leave_out), _side(that, metric, leave_out)
+    gap, apart = _gap(one, other, METRICS[metric]), differing(this[0], that[0])
+    return Comparison(METRICS[metric], one, other, gap, *apart, diverged, least)
 
 
 def require_one_experiment(runs: Sequence[FinishedRun], name: str) -> None:

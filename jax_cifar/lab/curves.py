@@ -35,7 +35,8 @@ def curves(
         found.append({record["epoch"]: record[field] for record in records if record.get(field) is not None})
     found = [points for points in found if points]
     epochs = sorted(set.intersection(*map(set, found))) if found else []
-    return np.array(epochs, float), np.array([[points[epoch] for epoch in epochs] for points in found], float)
+    values = np.array([[points[epoch] for epoch in epochs] for points in found], float)
+    return np.array(epochs, float), values.reshape(len(found), len(epochs))
 
 
 def draw(found: Comparison, path: Path) -> Path:

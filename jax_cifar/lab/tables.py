@@ -54,4 +54,6 @@ def shown_value(value: Any) -> str:
         return f"{name}({inside})"
     if isinstance(value, list):
         return f"[{', '.join(map(shown_value, value))}]"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return "-" if value is None else value if isinstance(value, str) else json.dumps(value)

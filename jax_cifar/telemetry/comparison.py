@@ -13,6 +13,7 @@ from jax_cifar.telemetry.plots import GRID, INK, MUTED, SPLITS, save
 
 COLORS = (SPLITS["train"][1], SPLITS["test"][1])
 LABELS = ("A", "B")
+HINT = {"loc": "left", "color": MUTED, "fontsize": 9.5}
 
 
 class Drawn(NamedTuple):
@@ -32,6 +33,7 @@ def draw_comparison(sides: Sequence[Drawn], title: str, verdict: str, curve_labe
     bar is the interval of the mean. Without curves only these are drawn.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with_curves = any(len(side.epochs) > 1 for side in sides)
     width = 11 if with_curves else 7.5
@@ -42,8 +44,11 @@ def draw_comparison(sides: Sequence[Drawn], title: str, verdict: str, curve_labe
     for axes in left:
         _draw_curves(axes, sides)
         axes.set(xlabel="epoch", ylabel=curve_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title("mean over seeds, one standard deviation", **HINT)
     _draw_finals(finals, sides)
     finals.set_ylabel(label)
+    finals.set_title("every run; mean, 95 % interval", **HINT)
     for axes in (*left, finals):
         axes.xaxis.label.set_color(MUTED)
         axes.yaxis.label.set_color(MUTED)
