@@ -36,7 +36,7 @@ class Lots:
 
     def __init__(self, config: Config, how: How | Literal["auto"], chunk: int, splits: Splits | None = None) -> None:
         devices = config.distributed.devices or len(find_devices())
-        self.how = choose_way(config, devices) if how == "auto" else how
+        self.how: How = choose_way(config, devices) if how == "auto" else how
         self.size = {"sequential": 1, "devices": devices, "vmap": chunk}[self.how]
         self._given, self._splits = splits, {}
         self._sessions: dict[str, Session] = {}

@@ -250,7 +250,8 @@ def importance(study: "optuna.Study") -> dict[str, float]:
     if len(done) < 2 or len({trial.value for trial in done}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in shares.items()}
 
 
 def _distribution(axis: Axis) -> Any:
