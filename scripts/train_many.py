@@ -4,8 +4,8 @@
     python scripts/train_many.py --config configs/quickstart.py --seeds 3 --lr 0.02 0.05 0.1 --json rates.json
 
 Every combination of the values given is trained with every seed (train.seed, train.seed + 1, ...). Prints a Markdown
-table with a row per combination. There is no run folder; choose a combination by its accuracy on validation images
-(--data.val_fraction 0.1), not by the test images.
+table with a row per combination. Choose one by its accuracy on validation images (--data.val_fraction 0.1), not by the
+test images. There is no run folder; `scripts/report.py compare` reads the file of --json.
 Exit codes: 0 done, also where some runs diverged, which the table tells; 2 bad input; 75 stopped by a signal, after the
 table of what had finished.
 """
@@ -20,7 +20,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_cifar.cli import ExperimentParser, run
@@ -92,7 +91,7 @@ def table(results: Sequence["ManyResult"], momentum: str) -> str:
 
 def as_json(config: Config, how: str, results: Sequence["ManyResult"]) -> dict[str, Any]:
     """Every single result, and what it rests on."""
-    from jax_cifar.telemetry.environment import describe_devices, git_commit, package_versions
+    from jax_cifar.telemetry.environment import describe_devices, environment
 
     return {
         "config": to_dict(config),
@@ -100,9 +99,7 @@ def as_json(config: Config, how: str, results: Sequence["ManyResult"]) -> dict[s
         "results": [result.to_dict() for result in results],
         "seconds": time.time() - STARTED,
         "device": describe_devices(),
-        "versions": package_versions(),
-        "commit": git_commit(Path(__file__).parents[1]),
-        "argv": sys.argv,
+        "environment": environment(),
     }
 
 

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax_cifar.augment import HorizontalFlip
 from jax_cifar.config import Config, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 from jax_cifar.signals import last_acts
-from jax_cifar.telemetry.console import Console, clock_time
+from jax_cifar.telemetry.console import Console
 from jax_cifar.telemetry.describe import describe, describe_config
 
 FIGURES: dict[str, Any] = {"loss": 1.25, "accuracy": 0.5, "lr": 0.02, "images_per_second": 3210.4}
@@ -328,13 +328,3 @@ def test_summary_with_test_time_augmentation():
     stream = io.StringIO()
     Console(stream).summary({**SUMMARY, "test_accuracy_tta": 0.72}, Path("runs/x"))
     assert "71.31%, loss 0.8312; 72.00% with test-time augmentation" in stream.getvalue()
-
-
-def test_clock_time():
-    assert [clock_time(seconds) for seconds in (0, 59.6, 61, 3599.7, 3725)] == [
-        "0:00",
-        "1:00",
-        "1:01",
-        "1:00:00",
-        "1:02:05",
-    ]

@@ -120,6 +120,15 @@ def trusted_namespaces(folder: Path, trust_code: bool) -> dict[str, types.Module
     return loaded
 
 
+def unchanged_config_file(folder: Path) -> Path | None:
+    """The config file of a run, where it and all that it imported lie at their places as the run keeps them."""
+    try:
+        files, _ = _read(folder)
+    except ConfigError:
+        return None
+    return Path(files[0]["path"]) if files and all(_is_unchanged(folder, file) for file in files) else None
+
+
 def _run(path: Path, name: str, origin: str, names: Mapping[str, str]) -> dict[str, types.ModuleType]:
     """Run a file, or find it running already; the modules of all origins that came of it."""
     main = sys.modules.get("__main__")

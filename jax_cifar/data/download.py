@@ -1,6 +1,7 @@
 """Download of a published archive: resumable, verified, patient, and never half-written under its final name."""
 
 import http.client
+import math
 import os
 import socket
 import sys
@@ -8,20 +9,22 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from email.utils import mktime_tz, parsedate_tz
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
-from jax_cifar.data.progress import terminal_or_log
 from jax_cifar.data.published import ARCHIVES, PublishedArchive, check_archive
 from jax_cifar.errors import DataError
 from jax_cifar.files import open_locked
+from jax_cifar.progress import progress
 
-Progress = Callable[[int, int], None]  # bytes so far, bytes in all
+Tell = Callable[[int, int], None]  # bytes so far, bytes in all
 # Without a network one wants to know in seconds; a server that is reached may be slow.
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 120.0  # before the first byte, and between two
+QUIET_SECONDS = 2.0  # without a byte, until it is said that one is waited for
 PAUSE_SECONDS = 5.0  # before a busy server is asked again, where it does not say itself
 _TRIES = 2  # in a row, without a new byte
 _BUSY = (429, 500, 502, 503, 504)
@@ -46,12 +49,12 @@ class _Broken(Exception):
         self.pause = pause
 
 
-def download_archive(name: str, directory: Path, progress: Progress | None = None) -> Path:
+def download_archive(name: str, directory: Path, tell: Tell | None = None) -> Path:
     """Download the published binary archive of `name` (cifar10 or cifar100) into `directory` and return its path.
 
     Bytes are collected in a `.part` file, with which a later call goes on (HTTP Range); the final name appears only
     once size and sum are right. Of several processes that want the same file one downloads and the others wait for it.
-    Proxies are those of the environment (`https_proxy`). `progress` is called with (bytes so far, bytes in all); by
+    Proxies are those of the environment (`https_proxy`). `tell` is called with (bytes so far, bytes in all); by
     default stderr is told, also what is waited for.
 
     Raises:
@@ -68,8 +71,8 @@ def download_archive(name: str, directory: Path, progress: Progress | None = Non
         directory.mkdir(parents=True, exist_ok=True)
         with _only_process(target):
             if not target.exists():
-                with terminal_or_log(archive.file_name, archive.url, SILENCE_SECONDS) as shown:
-                    _download(archive, part, progress or shown)
+                with nullcontext(tell) if tell else _shown(archive, part) as told:
+                    _download(archive, part, told)
                 os.replace(part, target)
     except _Unusable as error:
         raise DataError(f"{archive.url} did not give the published file: {error}. {way_out}") from None
@@ -97,11 +100,33 @@ def _only_process(target: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _download(archive: PublishedArchive, part: Path, progress: Progress) -> None:
+@contextmanager
+def _shown(archive: PublishedArchive, part: Path) -> Iterator[Tell]:
+    """A line on stderr: how far it is, and who has sent nothing for how long."""
+    heard, host = time.monotonic(), urlsplit(archive.url).netloc
+    have = part.stat().st_size if part.exists() else 0
+
+    def waiting() -> str:
+        seconds = time.monotonic() - heard
+        return (
+            f"waiting for {host}, {seconds:.0f} s of at most {SILENCE_SECONDS:.0f}" if seconds >= QUIET_SECONDS else ""
+        )
+
+    def tell(done: int, total: int) -> None:
+        nonlocal heard
+        heard = time.monotonic() if done < total else math.inf
+        bar.update(done / 1e6, total / 1e6)
+
+    with progress(archive.file_name, archive.size / 1e6, done=have / 1e6, unit="MB", form=",.1f") as bar:
+        bar.update(have / 1e6, note=waiting)
+        yield tell
+
+
+def _download(archive: PublishedArchive, part: Path, tell: Tell) -> None:
     """Bring `part` to its full size, going on with what is there, and verify it; a file with a wrong sum is removed."""
     try:
         with open(part, "ab") as file:
-            _complete(archive.url, file, archive.size, progress)
+            _complete(archive.url, file, archive.size, tell)
             os.fsync(file.fileno())
     finally:
         if part.exists() and part.stat().st_size == 0:
@@ -113,7 +138,7 @@ def _download(archive: PublishedArchive, part: Path, progress: Progress) -> None
         raise _Unusable("what came has another SHA-256, and was removed") from None
 
 
-def _complete(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
+def _complete(url: str, file: BinaryIO, size: int, tell: Tell) -> None:
     """Transfer until `file` has `size` bytes; after a break go on, unless two tries in a row bring nothing new."""
     fruitless = 0
     while (have := file.seek(0, os.SEEK_END)) != size:
@@ -122,7 +147,7 @@ def _complete(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
             continue
         broken = _Broken("the connection closed early")
         try:
-            _transfer(url, file, have, size, progress)
+            _transfer(url, file, have, size, tell)
         except _Broken as error:
             broken = error
         fruitless = 0 if file.seek(0, os.SEEK_END) > have else fruitless + 1
@@ -131,7 +156,7 @@ def _complete(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
         time.sleep(broken.pause)
 
 
-def _transfer(url: str, file: BinaryIO, have: int, size: int, progress: Progress) -> None:
+def _transfer(url: str, file: BinaryIO, have: int, size: int, tell: Tell) -> None:
     """Make one request, for what follows the first `have` bytes, and append what comes, up to `size` bytes in all."""
     headers = {"User-Agent": "jax_cifar", "Accept-Encoding": "identity"}
     if have:
@@ -156,13 +181,13 @@ def _transfer(url: str, file: BinaryIO, have: int, size: int, progress: Progress
         if start not in (0, have):
             return
         done = start
-        progress(done, size)
+        tell(done, size)
         while done < size and (chunk := _next_bytes(response, size - done)):
             if done == 0 and not _GZIP_MAGIC.startswith(chunk[:2]):
                 raise _Unusable(f"the server sent something that begins with {chunk[:16]!r}, not a gzip file")
             file.write(chunk)
             done += len(chunk)
-            progress(done, size)
+            tell(done, size)
 
 
 def _next_bytes(response: http.client.HTTPResponse, most: int) -> bytes:

@@ -29,6 +29,12 @@ class FinishedRun:
     config: dict[str, Any]
     summary: dict[str, Any]
     environment: dict[str, Any]
+    member: str = ""  # of a file with several: which file, and which of them
+
+    @property
+    def shown(self) -> str:
+        """What to call it."""
+        return self.member or str(self.folder)
 
     @property
     def seed(self) -> int:
@@ -70,6 +76,12 @@ class FinishedRun:
         if self.environment["backend"] == "cpu":
             return f"CPU, {self.environment['cpu_count']} cores"
         return ", ".join(f"{count} x {kind}" for kind, count in self.environment["devices"].items())
+
+    @property
+    def commit(self) -> str | None:
+        """The first figures of the library's commit, with `-dirty` where files differed from it."""
+        commit = self.environment.get("commit")
+        return commit and commit[:9] + commit[40:]
 
     def _code(self) -> dict[str, str]:
         """The checksums of the files that hold code of the user's own, where the run needs any."""

@@ -1,7 +1,9 @@
 """Tables and figures as they stand in RESULTS.md."""
 
+import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from jax_cifar.errors import printable
 
@@ -31,3 +33,25 @@ def spread(values: Iterable[float | None], form: str) -> str:
         return "-"
     mean = format(statistics.fmean(known), form)
     return mean if len(known) < 2 else f"{mean} (sd {format(statistics.stdev(known), form)})"
+
+
+def shown_seeds(seeds: Sequence[int]) -> str:
+    """`0-4, 7` for the seeds 0, 1, 2, 3, 4 and 7."""
+    parts: list[list[int]] = []
+    for seed in sorted(seeds):
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def shown_value(value: Any) -> str:
+    """A recorded value as a person would write it: `RandomCrop(padding=4)`."""
+    if isinstance(value, Mapping):
+        (_, name), *fields = value.items() or [("", "")]
+        inside = ", ".join(f"{key}={shown_value(item)}" for key, item in fields if key != "from")
+        return f"{name}({inside})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown_value, value))}]"
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)

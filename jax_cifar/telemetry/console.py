@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from jax_cifar.errors import printable
+from jax_cifar.progress import clock_time, is_terminal
 from jax_cifar.signals import last_acts
 from jax_cifar.telemetry.describe import describe_config, describe_summary, parameter_lines
 
@@ -52,13 +53,6 @@ COLUMNS = (
 )
 
 
-def clock_time(seconds: float) -> str:
-    """Seconds as `0:07`, `12:34` or `1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 class Console:
     """Prints a run to a stream. Use it as a context manager, so that the terminal is left as it was found.
 
@@ -72,7 +66,7 @@ class Console:
         self, stream: TextIO | None = None, width: int | None = None, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._stream = stream or sys.stdout
-        self.is_terminal = self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self.is_terminal = is_terminal(self._stream)
         self._width = width or (
             shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if self.is_terminal else PLAIN_WIDTH
         )

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from jax_cifar.files import write_record
 
@@ -60,12 +61,12 @@ def describe_versions() -> str:
     return ", ".join(f"{name} {number}" for name, number in package_versions().items())
 
 
-def write_environment(workdir: Path) -> Path:
-    """Write `environment.json` in one piece: versions, devices, host, commit and command line. Returns its path."""
+def environment() -> dict[str, Any]:
+    """Versions, devices, host, commit and command line of this process."""
     import jax
 
     devices = jax.devices()
-    environment = {
+    return {
         "versions": package_versions(),
         "platform": platform.platform(),
         "backend": jax.default_backend(),
@@ -76,9 +77,13 @@ def write_environment(workdir: Path) -> Path:
         "commit": git_commit(Path(__file__).parents[2]),
         "argv": sys.argv,
     }
+
+
+def write_environment(workdir: Path) -> Path:
+    """Write `environment` to environment.json in one piece. Returns its path."""
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "environment.json"
-    write_record(path, environment)
+    write_record(path, environment())
     return path
 
 

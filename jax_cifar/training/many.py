@@ -24,6 +24,7 @@ from jax_cifar.config.files import flat, to_dict
 from jax_cifar.data import Splits, divide_training, load_data
 from jax_cifar.errors import ConfigError, check
 from jax_cifar.evaluation.metrics import Report
+from jax_cifar.models import parameter_table
 from jax_cifar.optim.rules import constant_momentum
 from jax_cifar.run.clock import Clock
 from jax_cifar.training.replicas import How, make_replicas
@@ -58,7 +59,11 @@ class ManyResult:
     def to_dict(self) -> dict[str, Any]:
         """Setting and figures as JSON values."""
         figures = ("test_accuracy", "test_loss", "test_accuracy_tta", "validation_accuracy", "diverged_at", "seconds")
-        return self.setting | {name: getattr(self, name) for name in figures}
+        size = {
+            "steps": int(self.state.step),
+            "parameters": sum(count for *_, count in parameter_table(self.state.params)),
+        }
+        return self.setting | {name: getattr(self, name) for name in figures} | size
 
 
 def train_many(

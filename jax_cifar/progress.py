@@ -1,0 +1,204 @@
+"""How far a long command is and how long it will still take: one line on stderr, the same for all of them.
+
+with progress("sweep", total=9) as bar:
+    for trial in trials:
+        bar.print(row(trial))  # on stdout; the line makes way for it
+        bar.advance(note=f"lr {trial.lr}: {trial.accuracy:.2%}")
+
+A terminal has one line that changes, and is gone at the end. A file, a pipe or a notebook gets a line every half minute
+and one at the end, and nothing of what is quicker than that.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from jax_cifar.errors import printable
+from jax_cifar.signals import last_acts
+
+TERMINAL_SECONDS = 0.2  # between two versions of the line
+FILE_SECONDS = 30.0  # between two lines of a file
+BAR_WIDTH = 20
+
+Note = str | Callable[[], str]
+
+_drawing = threading.RLock()
+_open: list["Bar"] = []  # the last of them has the terminal's line: it is what goes on inside the others
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a line of this stream can be written over."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as `0:07`, `12:34` or `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Pace:
+    """Seconds that an amount of work takes, by the later half of what was done: the first of it often compiles, too.
+
+    What was done before this began says nothing of it.
+    """
+
+    def __init__(self, done: float, now: float) -> None:
+        self._first, self._marks = done, deque([(done, now)])
+
+    def mark(self, done: float, now: float) -> None:
+        """So much is done by now; less than before means that all was begun anew."""
+        if done < self._marks[-1][0]:
+            self._first, self._marks = done, deque([(done, now)])
+        elif done > self._marks[-1][0]:
+            self._marks.append((done, now))
+            while self._marks[1][0] <= (self._first + done) / 2:
+                self._marks.popleft()
+
+    def left(self, total: float, now: float) -> float | None:
+        """Seconds until `total` is done; None while nothing is known."""
+        (begin, since), (done, until) = self._marks[0], self._marks[-1]
+        if len(self._marks) < 2:
+            return None
+        pace, piece = (until - since) / (done - begin), done - self._marks[-2][0]
+        # Of the piece under way no more than all of it can be done.
+        return max((total - done) * pace - min(now - until, piece * pace), 0.0)
+
+
+class Bar:
+    """Amounts so far and in all, and the line that tells of them; `progress` opens one and shows it."""
+
+    def __init__(self, name: str, total: float | None, done: float, unit: str, form: str, now: Callable[[], float]):
+        self._name, self._total, self._done, self._now = name, total, done, now
+        self._unit, self._form = unit and f" {unit}", form
+        self._note: Note = ""
+        self._began = now()
+        self._pace = Pace(done, self._began)
+        self._stream, self._shown = sys.stderr, 0  # characters of the line shown; of a file, lines
+        self.on_terminal, self.closed = is_terminal(self._stream), False
+
+    def advance(self, count: float = 1, note: Note | None = None) -> None:
+        """So much more is done. The note is said from now on; a function is asked for it whenever the line is drawn."""
+        self.update(self._done + count, note=note)
+
+    def update(self, done: float, total: float | None = None, note: Note | None = None) -> None:
+        """So much is done, of so much in all where that has changed. Cheap: call it often."""
+        with _drawing:
+            self._done, self._total = done, self._total if total is None else total
+            self._note = self._note if note is None else note
+            self._pace.mark(done, self._now())
+
+    def print(self, text: str = "", file: TextIO | None = None) -> None:
+        """Print a line, by default on stdout, and the progress again below it."""
+        with _drawing:
+            self.clear()
+            print(text, file=file, flush=True)
+            if self.on_terminal:
+                self.draw()
+
+    def line(self, width: int | None = None) -> str:
+        """What is told, in at most `width` characters; without a width all of it."""
+        now = self._now()
+        amount = f"{self._done:{self._form}}"
+        amount += f" of {self._total:{self._form}}{self._unit}" if self._total else self._unit
+        left = self._pace.left(self._total, now) if self._total and self._done < self._total else None
+        pieces = {"amount": f"{self._name}: {amount}"}
+        if width and self._total:
+            full = round(BAR_WIDTH * min(max(self._done / self._total, 0), 1))
+            pieces["bar"] = "#" * full + "-" * (BAR_WIDTH - full)
+        pieces["spent"] = clock_time(now - self._began)
+        if left is not None:
+            pieces["left"] = f"about {clock_time(left)} left"
+        if note := self._note() if callable(self._note) else self._note:
+            pieces["note"] = printable(note, keep="")
+        return _fit(pieces, width) if width else ", ".join(pieces.values())
+
+    def draw(self) -> None:
+        """Bring the line up to date, or write one more; not while another has it."""
+        with _drawing, contextlib.suppress(OSError, ValueError):  # a stream that is closed has no reader to tell
+            if self.closed or (_open and _open[-1] is not self):
+                return
+            if not self.on_terminal:
+                print(self.line(), file=self._stream, flush=True)
+                self._shown += 1
+                return
+            line = self.line(shutil.get_terminal_size().columns - 1)
+            # The carriage return at the end lets whatever else is printed take the line over.
+            print(line.ljust(self._shown), end="\r", file=self._stream, flush=True)
+            self._shown = len(line)
+
+    def clear(self) -> None:
+        """Take the line off the terminal."""
+        if self.on_terminal and self._shown:
+            with _drawing, contextlib.suppress(OSError, ValueError):
+                print(" " * self._shown, end="\r", file=self._stream, flush=True)
+                self._shown = 0
+
+    def close(self) -> None:
+        """The last line of a file that has had one; nothing is drawn after it."""
+        with _drawing:
+            if self._shown and not self.on_terminal:
+                self.draw()
+            self.clear()
+            self.closed = True
+
+
+@contextmanager
+def progress(
+    name: str,
+    total: float | None = None,
+    *,
+    done: float = 0,
+    unit: str = "",
+    form: str = ",.0f",
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[Bar]:
+    """A bar that is shown while the block lasts, by a thread of its own: the work may wait, or be compiled code.
+
+    Args:
+      name: what is done.
+      total: how much of it there is; None or 0 while that is unknown.
+      done: how much was done before.
+      unit: of the amounts, such as "MB".
+      form: how an amount is written.
+      now: clock in seconds, for the tests.
+    """
+    bar, ended = Bar(name, total, done, unit, form, now), threading.Event()
+
+    def show() -> None:
+        while not ended.wait(TERMINAL_SECONDS if bar.on_terminal else FILE_SECONDS):
+            bar.draw()
+
+    def end_at_once() -> None:
+        bar.closed = True  # without the lock: the thread that holds it may wait for ever, for a terminal that is held
+
+    thread = threading.Thread(target=show, name=f"progress of {name}", daemon=True)
+    last_acts.insert(0, end_at_once)  # before those that print
+    with _drawing:
+        for outer in _open:
+            outer.clear()
+        _open.append(bar)
+    thread.start()
+    try:
+        yield bar
+    finally:
+        ended.set()
+        bar.close()
+        _open.remove(bar)
+        last_acts.remove(end_at_once)
+
+
+def _fit(pieces: dict[str, str], width: int) -> str:
+    """As much as there is room for: the bar is missed least, then the time spent; then the end is."""
+    for least in ("bar", "spent"):
+        if len(", ".join(pieces.values())) > width:
+            pieces.pop(least, None)
+    return ", ".join(pieces.values())[:width]
