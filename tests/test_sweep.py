@@ -94,7 +94,8 @@ def test_the_record_holds_all_of_it_and_the_pictures_are_drawn(found):
 
 def test_the_same_sweep_again_trains_nothing_and_finds_the_same(found, monkeypatch):
     monkeypatch.setattr(lots_module, "train_group", lambda *_: pytest.fail("trained"))
-    again = sweep(config_of(log={"tensorboard": True}), SPACE, workdir=found.folder, grid=True, seeds=2, baseline=True)
+    config = with_fields(config_of(), log={"tensorboard": True})
+    again = sweep(config, SPACE, workdir=found.folder, grid=True, seeds=2, baseline=True)
     assert again == found
 
 
@@ -129,17 +130,27 @@ def test_the_folder_of_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_without_a_validation_part_a_tenth_is_held_out_of_the_trials_and_none_of_the_winner(tmp_path, monkeypatch):
+def test_without_a_validation_part_the_trials_hold_out_a_tenth_and_the_winner_nothing(tmp_path, monkeypatch):
     trained, said = [], []
 
-    def no_training(session, configs, give_up):
-        trained.append((session.config.data.val_fraction, len(session.splits.train.labels)))
+    def no_training(self, trials, claims, config, part, prune):
+        trained.append((part, config.data.val_fraction))
+        notes = {"outcome": "finished", "seconds": 1.0, "images": 50, "test_loss": 1.0}
+        trials.finish(claims[0], 0.5, notes)
+
+    monkeypatch.setattr(lots_module.Lots, "train", no_training)
+    config = config_of(data={"val_fraction": 0.0})
+    sweep(config, ["optim.lr=[0.1]"], workdir=tmp_path, grid=True, seeds=1, say=said.append)
+    assert trained == [("validation", 0.1), ("test", 0.0)] and "hold out 10%" in said[0]
+
+
+def test_where_no_setting_can_be_trained_the_reason_is_told(tmp_path, monkeypatch):
+    def refuse(*_):
         raise ConfigError("not today.")
 
-    monkeypatch.setattr(lots_module, "train_group", no_training)
+    monkeypatch.setattr(lots_module, "train_group", refuse)
     with pytest.raises(ConfigError, match=r"No trial came to its end: not today\. Choose another --space"):
-        sweep(config_of(data={"val_fraction": 0.0}), ["optim.lr=[0.1]"], workdir=tmp_path, grid=True, say=said.append)
-    assert trained == [(0.1, 72)] and "hold out 10%" in said[0]
+        sweep(config_of(), ["optim.lr=[0.1]"], workdir=tmp_path, grid=True)
 
 
 def test_what_is_compiled_into_a_program_needs_another(monkeypatch):
@@ -153,7 +164,7 @@ def test_what_is_compiled_into_a_program_needs_another(monkeypatch):
 
 def test_a_trial_that_is_given_up_is_pruned_and_trained_no_further(tmp_path, monkeypatch):
     monkeypatch.setattr("jax_cifar.lab.trials.Trials.report", lambda self, claim, percent, value: claim.index == 1)
-    found = sweep(config_of(), ["optim.lr=log(0.01,0.1)"], 2, tmp_path, seeds=0, how="vmap", chunk=2)
+    found = sweep(config_of(eval={"every": 1}), ["optim.lr=log(0.01,0.1)"], 2, tmp_path, seeds=0, how="vmap", chunk=2)
     assert [trial["outcome"] for trial in found.trials] == ["finished", "pruned"]
     assert found.trials[1]["accuracy"] is None and "2 trials: 1 finished, 1 pruned" in report(found)
 
