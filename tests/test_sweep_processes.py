@@ -45,10 +45,13 @@ def record(folder):
 def all_trials(url):
     import optuna
 
-    storage = optuna.storages.get_storage(url)
-    studies = optuna.get_all_study_names(storage)
-    (name,) = [name for name in studies if "/" not in name]
-    return optuna.load_study(study_name=name, storage=storage).get_trials()
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        (name,) = [name for name in optuna.get_all_study_names(storage) if "/" not in name]
+        return optuna.load_study(study_name=name, storage=storage).get_trials()
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def assert_every_cell_is_finished_once(folder, url, failed):

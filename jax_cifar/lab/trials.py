@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -61,7 +61,8 @@ class Store:
             self._held, _ = open_locked(self._life)
             stack.callback(self._leave)
             with self.turn():
-                self.storage = _open(self._url or f"sqlite:///{self._folder / 'sweep.db'}")
+                self.storage, close = _open(self._url or f"sqlite:///{self._folder / 'sweep.db'}")
+                stack.callback(close)
             self._ended = threading.Event()
             stack.callback(self._ended.set)
             self._stack = stack.pop_all()
@@ -264,8 +265,8 @@ def _distribution(axis: Axis) -> Any:
     return FloatDistribution(axis.low, axis.high, log=axis.kind == "log")
 
 
-def _open(url: str) -> Any:
-    """The store at a URL; raises `ConfigError` where it is not there."""
+def _open(url: str) -> tuple[Any, Callable[[], object]]:
+    """The store at a URL, and what closes it; raises `ConfigError` where it is not there."""
     try:
         import optuna
     except ModuleNotFoundError:
@@ -275,11 +276,12 @@ def _open(url: str) -> Any:
     if kind == "journal":
         from optuna.storages.journal import JournalFileBackend
 
-        return optuna.storages.JournalStorage(JournalFileBackend(rest))
+        return optuna.storages.JournalStorage(JournalFileBackend(rest)), lambda: None
     # The other processes of a sweep write too; none has the file for long.
     options = {"connect_args": {"timeout": 60}} if kind == "sqlite" else {"pool_pre_ping": True}
     try:
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=options))
+        database = optuna.storages.RDBStorage(url, engine_kwargs=options)
+        return optuna.storages.get_storage(database), lambda: (database.remove_session(), database.engine.dispose())
     except Exception as error:
         told = str(error.__cause__ or error).strip().splitlines()[0]
         shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
