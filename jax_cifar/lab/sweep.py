@@ -31,14 +31,13 @@ from jax_cifar.errors import ConfigError, check
 from jax_cifar.lab.lots import Lots
 from jax_cifar.lab.space import Axis, Setting, grid_of, parse_space, with_setting
 from jax_cifar.lab.sweep_folder import Search
-from jax_cifar.lab.trials import Pruning, Store, Trials, importance
+from jax_cifar.lab.trials import WAIT_SECONDS, Pruning, Store, Trials, importance
 from jax_cifar.progress import progress
 from jax_cifar.telemetry.sweep_plots import Field, Tried, draw_sweep
 from jax_cifar.training.replicas import How
 from jax_cifar.training.session import Part
 
 HELD_OUT = 0.1  # share of the training images that trials are judged by, where the configuration holds out none
-WAIT_SECONDS = 0.5  # between two looks at what other processes are at
 SEEDS = Axis("train.seed", "int", 0, 2**32 - 1)
 
 

@@ -31,6 +31,7 @@ Pruning = Literal["median", "halving", "none"]
 
 # A process of another machine that has given no sign of life for so long is taken for dead; it gives one every minute.
 SILENT_SECONDS, SIGN_SECONDS = 600, 60
+WAIT_SECONDS = 0.5  # between two looks at what other processes are at
 _HERE = f"{platform.node()}-{uuid.getnode():x}"
 
 
@@ -265,6 +266,20 @@ def _distribution(axis: Axis) -> Any:
     return FloatDistribution(axis.low, axis.high, log=axis.kind == "log")
 
 
+def _database(url: str, options: Mapping[str, Any], tries: int = 5) -> Any:
+    """Optuna's store in a database, its tables made where they are missing: two that make them at once can collide."""
+    from optuna.storages import RDBStorage
+
+    try:
+        return RDBStorage(url, engine_kwargs=dict(options))
+    except Exception as error:
+        told = f"{error} {error.__cause__}".lower()
+        if tries < 2 or not ("already exists" in told or "duplicate key" in told):
+            raise
+    time.sleep(WAIT_SECONDS)
+    return _database(url, options, tries - 1)
+
+
 def _open(url: str) -> tuple[Any, Callable[[], object]]:
     """The store at a URL, and what closes it; raises `ConfigError` where it is not there."""
     try:
@@ -280,7 +295,7 @@ def _open(url: str) -> tuple[Any, Callable[[], object]]:
     # The other processes of a sweep write too; none has the file for long.
     options = {"connect_args": {"timeout": 60}} if kind == "sqlite" else {"pool_pre_ping": True}
     try:
-        database = optuna.storages.RDBStorage(url, engine_kwargs=options)
+        database = _database(url, options)
         return optuna.storages.get_storage(database), lambda: (database.remove_session(), database.engine.dispose())
     except Exception as error:
         told = str(error.__cause__ or error).strip().splitlines()[0]
