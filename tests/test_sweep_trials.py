@@ -47,6 +47,12 @@ def kill(store):
     os.close(store._held)
 
 
+def claim_one(trials, total):
+    claim = trials.claim(total)
+    assert claim is not None
+    return claim
+
+
 def grid(store):
     return Trials(store, "grid", [FEW], CELLS)
 
@@ -73,7 +79,7 @@ def test_every_cell_is_claimed_once_and_then_none_is_left(store):
 def test_what_another_living_process_has_begun_is_left_to_it(store, tmp_path):
     with Store(tmp_path) as other:
         mine, theirs = grid(store), grid(other)
-        first = mine.claim(3)
+        first = claim_one(mine, 3)
         assert [claim.index for claim in finish_all(theirs, 3)] == [1, 2]
         assert len(theirs.finished(3)) == 2
         mine.finish(first, 0.5, {"outcome": "finished"})
@@ -81,7 +87,7 @@ def test_what_another_living_process_has_begun_is_left_to_it(store, tmp_path):
 
 
 def test_the_trial_of_a_dead_process_has_failed_and_its_setting_is_trained_again(dead, store):
-    lost = Trials(dead, "search", [LR]).claim(2)
+    lost = claim_one(Trials(dead, "search", [LR]), 2)
     kill(dead)
     trials = Trials(store, "search", [LR])
     claims = finish_all(trials, 2)
@@ -91,7 +97,7 @@ def test_the_trial_of_a_dead_process_has_failed_and_its_setting_is_trained_again
 
 def test_a_result_that_comes_after_its_process_was_taken_for_dead_is_not_counted(dead, store):
     theirs = Trials(dead, "search", [LR])
-    late = theirs.claim(1)
+    late = claim_one(theirs, 1)
     kill(dead)
     trials = Trials(store, "search", [LR])
     finish_all(trials, 1, value=0.25)
@@ -127,10 +133,10 @@ def test_what_is_proposed_does_not_depend_on_when_a_process_ended(store, tmp_pat
 def test_a_trial_worse_than_the_median_is_given_up_and_counts_as_one(store):
     trials = Trials(store, "search", [LR], pruning="median")
     for accuracy in (0.5, 0.6, 0.7, 0.8, 0.9):
-        claim = trials.claim(6)
+        claim = claim_one(trials, 6)
         assert not trials.report(claim, 50, accuracy)
         trials.finish(claim, accuracy, {"outcome": "finished"})
-    last = trials.claim(6)
+    last = claim_one(trials, 6)
     assert not trials.report(last, 20, 0.1), "judged in the first third"
     assert trials.report(last, 50, 0.6)
     trials.finish(last, None, {"outcome": "pruned"})
@@ -140,8 +146,8 @@ def test_a_trial_worse_than_the_median_is_given_up_and_counts_as_one(store):
 def test_a_field_that_changes_nothing_has_no_importance(store):
     trials = Trials(store, "search", [LR, FEW])
     for _ in range(12):
-        claim = trials.claim(12)
-        trials.finish(claim, -abs(claim.setting["optim.lr"] - 0.1), {"outcome": "finished"})
+        claim = claim_one(trials, 12)
+        trials.finish(claim, -abs(float(claim.setting["optim.lr"]) - 0.1), {"outcome": "finished"})
     shares = importance(trials.study)
     assert shares["optim.lr"] > 0.9 and shares["optim.momentum"] < 0.1
     assert importance(Trials(store, "nothing", [LR]).study) == {}
