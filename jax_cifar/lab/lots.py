@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from jax_cifar.backend.mesh import find_devices, replicated
 from jax_cifar.config import Config
 from jax_cifar.data import Splits, divide_training, load_data
-from jax_cifar.errors import ConfigError
+from jax_cifar.errors import ConfigError, check
 from jax_cifar.lab.space import with_setting
 from jax_cifar.lab.trials import Claim, Trials
 from jax_cifar.run.clock import Clock
@@ -35,8 +35,10 @@ class Lots:
     """
 
     def __init__(self, config: Config, how: How | Literal["auto"], chunk: int, splits: Splits | None = None) -> None:
+        check(how in ("auto", *get_args(How)), "how", how, "it must be auto, sequential, vmap or devices")
+        check(chunk >= 1, "chunk", chunk, "give at least 1")
         devices = config.distributed.devices or len(find_devices())
-        self.how = choose_way(config, devices) if how == "auto" else how
+        self.how: How = choose_way(config, devices) if how == "auto" else how
         self.size = {"sequential": 1, "devices": devices, "vmap": chunk}[self.how]
         self._given, self._splits = splits, {}
         self._sessions: dict[str, Session] = {}

@@ -11,6 +11,7 @@ the field, words and all: `schedule.milestones=[5 8, 6 9]` are two values of two
 """
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def grid_of(axes: Sequence[Axis], config: Config) -> list[Setting]:
     count = int(np.prod([len(axis.values) for axis in axes]))
     check(count <= _LARGEST_GRID, "--grid", count, f"at most {_LARGEST_GRID:,} combinations can be trained")
     values = itertools.product(*(axis.values for axis in axes))
-    settings = [dict(zip([axis.field for axis in axes], each, strict=True)) for each in values]
+    settings: list[Setting] = [dict(zip([axis.field for axis in axes], each, strict=True)) for each in values]
     for setting in settings:
         with_setting(config, setting)
     return settings
@@ -120,7 +121,7 @@ def _axis(field: str, kind: str, text: str) -> Axis:
     except ValueError:
         low, high, points = 0.0, 0.0, [0, 0]
     expected = f"a range is written {kind or 'uniform'}(low,high), in numbers, or with a number of points after them"
-    check(bool(kind) and len(points) <= 1 and np.isfinite([low, high]).all(), field, shown, expected)
+    check(bool(kind) and len(points) <= 1 and math.isfinite(low) and math.isfinite(high), field, shown, expected)
     check(low < high, field, shown, "the lower end comes first")
     check(kind != "log" or low > 0, field, shown, "a logarithm needs both ends above 0")
     if not points:

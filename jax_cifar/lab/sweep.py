@@ -15,6 +15,8 @@ pictures. Started again, also at the same time by another process, the same swee
 """
 
 import dataclasses
+import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,13 +31,13 @@ from jax_cifar.errors import ConfigError, check
 from jax_cifar.lab.lots import Lots
 from jax_cifar.lab.space import Axis, Setting, grid_of, parse_space, with_setting
 from jax_cifar.lab.sweep_folder import Search
-from jax_cifar.lab.trials import Pruning, Store, Trials, importance
+from jax_cifar.lab.trials import WAIT_SECONDS, Pruning, Store, Trials, importance
 from jax_cifar.progress import progress
+from jax_cifar.telemetry.sweep_plots import Field, Tried, draw_sweep
 from jax_cifar.training.replicas import How
 from jax_cifar.training.session import Part
 
 HELD_OUT = 0.1  # share of the training images that trials are judged by, where the configuration holds out none
-WAIT_SECONDS = 0.5  # between two looks at what other processes are at
 SEEDS = Axis("train.seed", "int", 0, 2**32 - 1)
 
 
@@ -43,8 +45,10 @@ SEEDS = Axis("train.seed", "int", 0, 2**32 - 1)
 class Sweep:
     """What came of a sweep; everything in it is JSON values."""
 
+    name: str  # the configuration's
     folder: Path
     axes: tuple[Axis, ...]
+    grid: bool
     trials: list[dict[str, Any]]  # in the order of their indices: setting, outcome, accuracy, seconds, ...
     importance: dict[str, float]  # by field, the share of the variance that it explains
     winner: list[dict[str, Any]] = field(default_factory=list)  # the best with several seeds, by the test images
@@ -121,7 +125,7 @@ def sweep(
         with Store(folder, storage) as store:
             trials_of = Trials(store, search.name, axes, settings, config.train.seed, pruning)
             _finish(trials_of, held_out, total, lots, "validation", "sweep", prune=pruning != "none")
-            found = Sweep(folder, axes, _records(trials_of, total), importance(trials_of.study))
+            found = Sweep(config.name, folder, axes, grid, _records(trials_of, total), importance(trials_of.study))
             search.write(folder, **found.results)
             _require_one(found)
             again = {"winner": with_setting(config, found.setting)} | ({"baseline": config} if baseline else {})
@@ -130,6 +134,14 @@ def sweep(
                 found = dataclasses.replace(found, **{what: _train_again(store, name, one, seeds, lots, what)})
                 search.write(folder, **found.results)
     return found
+
+
+def draw(found: Sweep) -> list[Path]:
+    """Draw importance, slices and parallel coordinates into `plots/` of its folder; returns the paths."""
+    fields = [Field(axis.field, axis.values, axis.kind == "log") for axis in found.axes]
+    accuracies = [math.nan if trial["accuracy"] is None else 100 * trial["accuracy"] for trial in found.trials]
+    tried = [Tried(trial["setting"], accuracy) for trial, accuracy in zip(found.trials, accuracies, strict=True)]
+    return draw_sweep(found.name, fields, tried, found.importance, found.folder / "plots")
 
 
 def _require_one(found: "Sweep") -> None:
@@ -162,33 +174,34 @@ def _finish(
     trials: Trials, config: Config, total: int, lots: Lots, part: Part, title: str, prune: bool = False
 ) -> None:
     """Have the first so many trials finished: by this process, and by whoever else is at them."""
-    with progress(title, total=total) as bar:
-        seen: set[int] = set()
-        while True:
-            finished = trials.finished(total)
-            for index in finished.keys() - seen:
-                bar.advance(note=_told(finished[index], part))
-            seen = set(finished)
-            if len(seen) == total:
-                return
+    seen = trials.finished(total)
+    with progress(title, total=total, done=len(seen), unit="runs") as bar:
+        while len(seen) < total:
             claims = [claim for _ in range(lots.size) if (claim := trials.claim(total)) is not None]
             if claims:
                 lots.train(trials, claims, config, part, prune)
             else:
                 time.sleep(WAIT_SECONDS)
+            finished = trials.finished(total)
+            for index in finished.keys() - seen.keys():
+                bar.print(f"{title} {index + 1}: {_told(finished[index], part)}", file=sys.stderr)
+            seen = finished
+            bar.update(len(seen))
 
 
 def _told(trial: Any, part: Part) -> str:
-    notes, shown = trial.user_attrs, [f"{_short(field)} {_brief(value)}" for field, value in trial.params.items()]
+    notes, shown = trial.user_attrs, [f"{short(field)} {brief(value)}" for field, value in trial.params.items()]
     end = notes["outcome"] if notes["outcome"] != "finished" else f"{part} {trial.value:.2%}"
     return f"{', '.join(shown)}: {end}"
 
 
-def _short(field: str) -> str:
+def short(field: str) -> str:
+    """A field without its section, as tables name it."""
     return field.rpartition(".")[2]
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A value in at most four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

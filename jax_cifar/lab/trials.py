@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -31,6 +31,7 @@ Pruning = Literal["median", "halving", "none"]
 
 # A process of another machine that has given no sign of life for so long is taken for dead; it gives one every minute.
 SILENT_SECONDS, SIGN_SECONDS = 600, 60
+WAIT_SECONDS = 0.5  # between two looks at what other processes are at
 _HERE = f"{platform.node()}-{uuid.getnode():x}"
 
 
@@ -61,7 +62,8 @@ class Store:
             self._held, _ = open_locked(self._life)
             stack.callback(self._leave)
             with self.turn():
-                self.storage = _open(self._url or f"sqlite:///{self._folder / 'sweep.db'}")
+                self.storage, close = _open(self._url or f"sqlite:///{self._folder / 'sweep.db'}")
+                stack.callback(close)
             self._ended = threading.Event()
             stack.callback(self._ended.set)
             self._stack = stack.pop_all()
@@ -250,7 +252,8 @@ def importance(study: "optuna.Study") -> dict[str, float]:
     if len(done) < 2 or len({trial.value for trial in done}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in shares.items()}
 
 
 def _distribution(axis: Axis) -> Any:
@@ -263,8 +266,22 @@ def _distribution(axis: Axis) -> Any:
     return FloatDistribution(axis.low, axis.high, log=axis.kind == "log")
 
 
-def _open(url: str) -> Any:
-    """The store at a URL; raises `ConfigError` where it is not there."""
+def _database(url: str, options: Mapping[str, Any], tries: int = 5) -> Any:
+    """Optuna's store in a database, its tables made where they are missing: two that make them at once can collide."""
+    from optuna.storages import RDBStorage
+
+    try:
+        return RDBStorage(url, engine_kwargs=dict(options))
+    except Exception as error:
+        told = f"{error} {error.__cause__}".lower()
+        if tries < 2 or not ("already exists" in told or "duplicate key" in told):
+            raise
+    time.sleep(WAIT_SECONDS)
+    return _database(url, options, tries - 1)
+
+
+def _open(url: str) -> tuple[Any, Callable[[], object]]:
+    """The store at a URL, and what closes it; raises `ConfigError` where it is not there."""
     try:
         import optuna
     except ModuleNotFoundError:
@@ -274,11 +291,12 @@ def _open(url: str) -> Any:
     if kind == "journal":
         from optuna.storages.journal import JournalFileBackend
 
-        return optuna.storages.JournalStorage(JournalFileBackend(rest))
+        return optuna.storages.JournalStorage(JournalFileBackend(rest)), lambda: None
     # The other processes of a sweep write too; none has the file for long.
     options = {"connect_args": {"timeout": 60}} if kind == "sqlite" else {"pool_pre_ping": True}
     try:
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=options))
+        database = _database(url, options)
+        return optuna.storages.get_storage(database), lambda: (database.remove_session(), database.engine.dispose())
     except Exception as error:
         told = str(error.__cause__ or error).strip().splitlines()[0]
         shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)

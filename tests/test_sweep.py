@@ -1,0 +1,187 @@
+"""A sweep finds the best setting by validation images alone, goes on where it stopped, and says what it found."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from small_runs import Perceptron, a_lot, tiny_config, with_fields
+
+from jax_cifar.errors import ConfigError
+from jax_cifar.lab import lots as lots_module
+from jax_cifar.lab.sweep import draw, sweep
+from jax_cifar.lab.sweep_tables import report, verdict
+from jax_cifar.training.many import program_of, train_many
+from jax_cifar.training.session import Session
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "sweep.py"
+SPACE = ["optim.lr=[0.02,0.1,1e30] optim.momentum=[0.5,0.9]"]
+
+
+def config_of(**sections):
+    return tiny_config(model=Perceptron(), log={"every": 1}, **sections)
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """What the sweep of `found` evaluated, in order, and the sessions that it made."""
+    return {"parts": [], "sessions": []}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, seen):
+    """A grid of six, two of which diverge, with two seeds of the winner and of the configuration itself."""
+    evaluate, make = Session.evaluate, Session.__init__
+
+    def note_part(self, variables, part, *rest, **options):
+        seen["parts"].append(part)
+        return evaluate(self, variables, part, *rest, **options)
+
+    def note_session(self, config, *rest):
+        seen["sessions"].append(config)
+        make(self, config, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "evaluate", note_part)
+        patch.setattr(Session, "__init__", note_session)
+        folder = tmp_path_factory.mktemp("sweep") / "grid"
+        return sweep(config_of(), SPACE, workdir=folder, grid=True, seeds=2, baseline=True)
+
+
+def test_no_trial_sees_the_test_images_and_the_winner_is_judged_by_nothing_else(found, seen):
+    assert seen["parts"] == ["validation"] * 4 + ["test"] * 4
+
+
+def test_trials_that_differ_in_rate_and_momentum_share_a_program_with_the_winner(found, seen):
+    assert len(seen["sessions"]) == 1
+
+
+def test_a_trial_has_the_figures_of_a_run_of_its_setting(found):
+    config = with_fields(config_of(), optim={"lr": 0.02, "momentum": 0.9})
+    winner = with_fields(config, optim={"lr": 0.1}, train={"seed": 2})
+    assert found.setting["optim.lr"] == "0.1"
+    winner = with_fields(winner, optim={"momentum": float(found.setting["optim.momentum"])})
+    trial, last = train_many([config, winner])
+    assert found.trials[1]["accuracy"] == trial.validation_accuracy
+    assert found.winner[1]["accuracy"] == last.test_accuracy
+    assert found.winner[1]["test_loss"] == last.test_loss
+
+
+def test_one_that_diverges_is_counted_and_told_and_is_never_the_best(found):
+    assert [trial["outcome"] for trial in found.trials] == ["finished"] * 4 + ["diverged"] * 2
+    assert [trial["accuracy"] for trial in found.trials[4:]] == [None, None] and len(found.ranked) == 4
+    assert "6 trials: 4 finished, 2 diverged" in report(found)
+
+
+def test_a_grid_of_two_fields_is_told_as_a_matrix_and_the_winner_with_its_interval(found):
+    lines = report(found).splitlines()
+    assert lines[0] == "| lr \\ momentum | 0.5 | 0.9 |" and lines[4] == "| 1e30 | diverged | diverged |"
+    assert lines[2].startswith("| 0.02 | ") and lines[2].count("%") == 2
+    (best,) = [line for line in lines if line.startswith("| the best | lr 0.1, momentum")]
+    accuracies = [run["accuracy"] for run in found.winner]
+    assert best.split(" | ")[2:4] == ["2", f"{sum(accuracies) / 2:.2%}"] and " to " in best
+    assert "2 seeds in pairs" in verdict(found)
+
+
+def test_the_record_holds_all_of_it_and_the_pictures_are_drawn(found):
+    record = json.loads((found.folder / "sweep.json").read_text())
+    assert record["trials"] == found.trials and record["winner"] == found.winner
+    assert record["space"] == [str(axis) for axis in found.axes] and record["config"]["name"] == "small"
+    drawn = draw(found)
+    assert {path.name for path in drawn} == {"slices.png", "parallel.png", "importance.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_the_same_sweep_again_trains_nothing_and_finds_the_same(found, monkeypatch):
+    monkeypatch.setattr(lots_module, "train_group", lambda *_: pytest.fail("trained"))
+    config = with_fields(config_of(), log={"tensorboard": True})
+    again = sweep(config, SPACE, workdir=found.folder, grid=True, seeds=2, baseline=True)
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"config": config_of(optim={"ema_decay": 0.5})},
+            r"holds another sweep:\n  optim\.ema_decay: 0\.9 there, 0\.5",
+        ),
+        (
+            {"space": ["optim.lr=[0.02,0.2]"]},
+            r"--space: optim\.lr=\[0\.02, 0\.1, 1e30\].* there, optim\.lr=\[0\.02, 0\.2\]",
+        ),
+        ({"grid": False, "trials": 6}, "--grid: True there, False here"),
+        ({"trials": 5}, "a grid has all its 6 combinations"),
+        ({"grid": False}, "say how many, or --grid"),
+        ({"how": "quickly"}, "how = 'quickly' is not allowed"),
+        ({"seeds": -1}, "--seeds = -1 is not allowed"),
+    ],
+)
+def test_what_is_another_sweep_or_none_is_refused(found, change, message):
+    arguments = {"config": config_of(), "space": SPACE, "workdir": found.folder, "grid": True}
+    with pytest.raises(ConfigError, match=message):
+        sweep(**arguments | change)
+
+
+def test_the_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"is not the folder of a sweep: it holds no sweep\.json"):
+        sweep(config_of(), SPACE, workdir=tmp_path, grid=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_without_a_validation_part_the_trials_hold_out_a_tenth_and_the_winner_nothing(tmp_path, monkeypatch):
+    trained, said = [], []
+
+    def no_training(self, trials, claims, config, part, prune):
+        trained.append((part, config.data.val_fraction))
+        notes = {"outcome": "finished", "seconds": 1.0, "images": 50, "test_loss": 1.0}
+        trials.finish(claims[0], 0.5, notes)
+
+    monkeypatch.setattr(lots_module.Lots, "train", no_training)
+    config = config_of(data={"val_fraction": 0.0})
+    sweep(config, ["optim.lr=[0.1]"], workdir=tmp_path, grid=True, seeds=1, say=said.append)
+    assert trained == [("validation", 0.1), ("test", 0.0)] and "hold out 10%" in said[0]
+
+
+def test_where_no_setting_can_be_trained_the_reason_is_told(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ConfigError("not today.")
+
+    monkeypatch.setattr(lots_module, "train_group", refuse)
+    with pytest.raises(ConfigError, match=r"No trial came to its end: not today\. Choose another --space"):
+        sweep(config_of(), ["optim.lr=[0.1]"], workdir=tmp_path, grid=True)
+
+
+def test_what_is_compiled_into_a_program_needs_another(monkeypatch):
+    first, second, third = a_lot()
+    assert program_of(first) == program_of(second) == program_of(third)
+    wider = with_fields(first, train={"batch_size": 16})
+    muon = with_fields(first, optim={"name": "muon", "nesterov": False})
+    faster = with_fields(muon, optim={"lr": 0.5})
+    assert len({program_of(config) for config in (first, wider, muon, faster)}) == 4
+
+
+def test_a_trial_that_is_given_up_is_pruned_and_trained_no_further(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax_cifar.lab.trials.Trials.report", lambda self, claim, percent, value: claim.index == 1)
+    found = sweep(config_of(eval={"every": 1}), ["optim.lr=log(0.01,0.1)"], 2, tmp_path, seeds=0, how="vmap", chunk=2)
+    assert [trial["outcome"] for trial in found.trials] == ["finished", "pruned"]
+    assert found.trials[1]["accuracy"] is None and "2 trials: 1 finished, 1 pruned" in report(found)
+
+
+def test_the_script_says_what_it_found_and_how_to_train_it(found, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "tiny.py"
+    file.write_text("from small_runs import *\ndef get_config(): return tiny_config(model=Perceptron())\n")
+    main = runpy.run_path(str(SCRIPT))["main"]
+    monkeypatch.setattr("jax_cifar.lab.sweep.sweep", lambda *_, **given: found)
+    main(["--config", str(file), "--space", *SPACE, "--grid", "--json", str(tmp_path / "all.json")])
+    out = capsys.readouterr().out
+    momentum = found.setting["optim.momentum"]
+    assert f"to train it: python scripts/train.py --config {file} --optim.lr 0.1 --optim.momentum {momentum}" in out
+    assert json.loads((tmp_path / "all.json").read_text())["trials"] == found.trials
+    for wrong, message in (
+        ([], "--space is missing"),
+        (["--space", "x", "--no-prune", "--prune", "median"], "choose one"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            main(["--config", str(file), *wrong])
