@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -60,7 +61,7 @@ class Processes:
         found = []
         for process in self.running:
             out, errors = process.communicate(timeout=seconds)
-            lines = [line for line in f"{out}{errors}".splitlines() if not line.startswith("[Gloo]")]
+            lines = [line for line in f"{out}{errors}".splitlines() if not re.match(r"\[Gloo\]|\d*$", line)]
             found.append((process.returncode, lines))
         return found
 
@@ -105,10 +106,10 @@ def test_processes_train_as_one_and_one_of_them_writes(alone, tmp_path, count, d
 def test_a_signal_to_one_stops_all_and_another_number_of_processes_goes_on(alone, tmp_path):
     words = ["--workdir", tmp_path / "run", "--train.steps", "600", "--checkpoint.every", "1000"]
     both = Processes(tmp_path, 2, 2, *words)
-    both.until(0, "epoch")
+    both.until(0, "train loss")
     both.running[1].send_signal(signal.SIGTERM)
     for code, lines in both.ends():
-        assert code == 75
+        assert code == 75, "\n".join(lines)
         assert any("Stopped by SIGTERM at step" in line and f"--workdir {tmp_path / 'run'}" in line for line in lines)
     step = load_run(tmp_path / "run").step
     assert 0 < step < 600
@@ -121,10 +122,12 @@ def test_a_signal_to_one_stops_all_and_another_number_of_processes_goes_on(alone
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others(tmp_path):
     both = Processes(tmp_path, 2, 1, "--workdir", tmp_path / "run", "--train.steps", "100000")
-    both.until(0, "epoch")
+    both.until(0, "train loss")
     both.running[1].kill()
     code, lines = both.ends(hosts.HEARTBEAT_SECONDS + 60)[0]
-    assert code != 0 and any("another task died" in line or "Gloo" in line or "peer" in line for line in lines), lines
+    # As JAX has it where nothing was being sent.
+    told = "Another process of this run has ended" if code == 75 else "another task died"
+    assert code in (75, -signal.SIGABRT) and any(told in line for line in lines), lines
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import numpy as np
 
 from jax_cifar import errors
 from jax_cifar.config import DistributedConfig
-from jax_cifar.errors import ConfigError, UserError
+from jax_cifar.errors import ConfigError, Interrupted, UserError
 
 T = TypeVar("T")
 
@@ -25,6 +25,8 @@ HEARTBEAT_SECONDS = 30  # until a process that is gone is missed, and the others
 CONNECT_SECONDS = 120  # that the processes of a run wait for one another at the start
 # How many processes a launcher has started with this one: Slurm's srun, Open MPI's mpirun.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+# In the words of what carries arrays between processes.
+SIGNS_OF_A_LOSS = ("Gloo", "closed by peer", "NCCL", "UNAVAILABLE", "heartbeat", "CoordinationService")
 TPU_HOSTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")  # of a pod, separated by commas
 
 
@@ -67,13 +69,25 @@ def connect(config: DistributedConfig) -> None:
 
 @contextlib.contextmanager
 def parting() -> Iterator[None]:
-    """Inside, a `UserError`, which all processes raise, ends their connection; the last would hear of a death."""
+    """Inside, all processes end together: a `UserError`, which all raise, ends their connection in order.
+
+    Raises:
+        Interrupted: another process has gone, and what was sent to it came to nothing.
+    """
     try:
         yield
     except UserError:
         if several():
-            jax.distributed.shutdown()
+            jax.distributed.shutdown()  # else who is last would be told that another has died
         raise
+    except jax.errors.JaxRuntimeError as error:
+        if not (several() and any(sign in str(error) for sign in SIGNS_OF_A_LOSS)):
+            raise
+        told = str(error).splitlines()[0]
+        raise Interrupted(
+            f"Another process of this run has ended ({told}). What was saved before is kept: to go on, start all of"
+            " them again with the same command."
+        ) from error
 
 
 def started_by_launcher() -> bool:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float32, UInt8
 
 from jax_cifar.augment import HorizontalFlip, OneOf, Sometimes
 from jax_cifar.backend.compiler import compiler_options
+from jax_cifar.backend.hosts import several
 from jax_cifar.backend.mesh import place
 from jax_cifar.backend.portions import map_chunks, on_one_cpu
 from jax_cifar.models.network import Network
@@ -165,6 +166,8 @@ def predict_logits(
     for batch in batches.images:
         pairs = zip(weights, tta_views(batch, tta), strict=True)
         logits.append(sum(weight * predict(variables, view) for weight, view in pairs))
+        if several():
+            jax.block_until_ready(logits[-1])  # two programs that wait for other processes can wait for ever
         if stop is not None:
             _wait(logits[-2:-1], stop)  # one batch runs ahead, so that the device never waits for the host
     if stop is not None:

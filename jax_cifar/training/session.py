@@ -160,8 +160,9 @@ class Session:
                 count = plan.next_call(step, self._affordable)
                 program = self._programs[side](count)
                 state, new_sums = program(state, sums, self._data, order, self._tables, self._keys)
-                # At most one call runs ahead of the host, so that a signal is answered within a step or two.
-                jax.block_until_ready(sums)
+                # At most one call runs ahead of the host, so that a signal is answered within a step or two; none where
+                # the processes of a run are about to ask one another.
+                jax.block_until_ready(new_sums if several() else sums)
                 sums, done, step = new_sums, step, step + count
                 if step >= end or stop(done):
                     break
