@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
+from jax_cifar.backend.hosts import several
 from jax_cifar.config import Config
 from jax_cifar.errors import ConfigError
 
@@ -38,6 +41,8 @@ def make_mesh(config: Config) -> Mesh:
     count = config.distributed.devices or len(devices)
     if count > len(devices):
         raise ConfigError(f"distributed.devices = {count}, but only {len(devices)} are here: {devices}.")
+    if several() and count < len(devices):
+        raise ConfigError(f"distributed.devices = {count}: {jax.process_count()} processes use all {len(devices)}.")
     parts = count * config.optim.accumulate
     if config.train.batch_size % parts:
         raise ConfigError(
@@ -50,7 +55,8 @@ def make_mesh(config: Config) -> Mesh:
 
 def device_memory() -> float:
     """Bytes of memory of a device; of the machine where that is its CPU."""
-    stats = find_devices()[0].memory_stats() or {}
+    find_devices()
+    stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or machine_memory()
 
 
@@ -60,6 +66,20 @@ def machine_memory() -> float:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return math.inf  # Windows
+
+
+def place(tree: Any, sharding: Sharding | None) -> Any:
+    """A pytree on the devices of a sharding; with several processes each gives the whole, and keeps its share."""
+    if sharding is None or not several():
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda leaf: _place(leaf, sharding), tree)
+
+
+def _place(leaf: Any, sharding: Sharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_place(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

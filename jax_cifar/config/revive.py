@@ -27,7 +27,7 @@ ELEMENTWISE = (  # of jax.numpy
 )
 # These change what a run shows and keeps, not what it computes, so a resumed run may set them anew.
 FREE_TO_CHANGE = re.compile(
-    r"(log|checkpoint|eval)\..*|data\.dir|train\.(compilation_cache|debug_nans)|distributed\.devices"
+    r"(log|checkpoint|eval)\..*|data\.dir|train\.(compilation_cache|debug_nans)|distributed\..*"
 )
 
 

@@ -254,12 +254,25 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """Several devices: each batch is spread over them, the state is kept on all."""
+    """Several devices: each batch is spread over them, the state is kept on all.
+
+    On several hosts every process runs the same command. Slurm, Open MPI, Kubernetes and TPU pods tell the processes of
+    one another; elsewhere coordinator, num_processes and process_id do. num_processes 1: each is a run of its own.
+    """
 
     devices: Count | None = None  # how many devices to use; default: all
+    coordinator: str | None = None  # host:port of process 0, as all others reach it
+    num_processes: Count | None = None  # of this run, on all hosts
+    process_id: Annotated[int | None, at_least(0)] = None  # of this process: 0, 1, ...
 
     def __post_init__(self) -> None:
         check_fields(self, "distributed")
+        if self.coordinator is not None:
+            host, _, port = self.coordinator.rpartition(":")
+            check(bool(host) and port.isdigit(), "distributed.coordinator", self.coordinator, "it must be HOST:PORT")
+        if self.process_id is not None and self.num_processes is not None:
+            expected = f"of {self.num_processes} processes the last is {self.num_processes - 1}"
+            check(self.process_id < self.num_processes, "distributed.process_id", self.process_id, expected)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float32, UInt8
 
 from jax_cifar.augment import HorizontalFlip, OneOf, Sometimes
 from jax_cifar.backend.compiler import compiler_options
+from jax_cifar.backend.hosts import several
+from jax_cifar.backend.mesh import place
 from jax_cifar.backend.portions import map_chunks, on_one_cpu
 from jax_cifar.models.network import Network
 
@@ -32,14 +34,17 @@ VIEW_WEIGHTS: dict[str, tuple[float, ...]] = {
 }
 
 
-def make_predictor(network: Network, deterministic: bool = False) -> Predictor:
+def make_predictor(
+    network: Network, deterministic: bool = False, sharding: jax.sharding.Sharding | None = None
+) -> Predictor:
     """The compiled function `(variables, images) -> logits` of a network at evaluation.
 
     Make it once and use it for every evaluation: it compiles once per batch shape, whatever the test-time augmentation.
-    Images are an argument of the program, never a constant in it. `deterministic` as `train.deterministic`.
+    Images are an argument of the program, never a constant in it. `deterministic` as `train.deterministic`; `sharding`
+    is that of the logits (default: as the compiler likes it).
     """
 
-    @partial(jax.jit, compiler_options=compiler_options(deterministic))
+    @partial(jax.jit, compiler_options=compiler_options(deterministic), out_shardings=sharding)
     def predict(variables: Any, images: Array) -> Array:
         return by_portions(partial(forward, variables), images)
 
@@ -131,7 +136,7 @@ def make_batches(
     size = rows_per_batch(count, batch_size, sharding)
     starts = range(0, count, size)
     batches = (images[np.minimum(np.arange(start, start + size), count - 1)] for start in starts)
-    return Batches(tuple(jax.device_put(batch, sharding) for batch in batches), count)
+    return Batches(tuple(place(batch, sharding) for batch in batches), count)
 
 
 class Unwanted(Exception):
@@ -161,6 +166,8 @@ def predict_logits(
     for batch in batches.images:
         pairs = zip(weights, tta_views(batch, tta), strict=True)
         logits.append(sum(weight * predict(variables, view) for weight, view in pairs))
+        if several():
+            jax.block_until_ready(logits[-1])  # two programs that wait for other processes can wait for ever
         if stop is not None:
             _wait(logits[-2:-1], stop)  # one batch runs ahead, so that the device never waits for the host
     if stop is not None:

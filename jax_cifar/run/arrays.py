@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 import numpy as np
 
 from jax_cifar.run.manifest import (
@@ -37,7 +38,7 @@ _GONE = (errno.ENOENT, errno.ENOTDIR)
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, str]]:
     """Write arrays into a new folder; size and SHA-256 of every file in it, by its path from there."""
     ocp = _orbax()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return {file.relative_to(path).as_posix(): _size_and_digest(file) for file in files}
@@ -73,12 +74,22 @@ def read_arrays(path: Path, leaves: Leaves) -> dict[str, np.ndarray]:
         for _ in range(SPARE_FILES):
             spare.enter_context(open(os.devnull))
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in leaves}
-    handler = ocp.PyTreeCheckpointHandler()
-    metadata = handler.metadata(path)
-    # Shapes first: TensorStore ends the process where memory for one cannot be had.
-    check_claims(getattr(metadata, "tree", metadata), leaves)
-    with ocp.Checkpointer(handler) as checkpointer:
+    with _checkpointer() as checkpointer:
+        metadata = checkpointer.handler.metadata(path)
+        # Shapes first: TensorStore ends the process where memory for one cannot be had.
+        check_claims(getattr(metadata, "tree", metadata), leaves)
         return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def _checkpointer() -> Any:
+    """Orbax's reader and writer, for this process alone: it would wait for others that never come."""
+    ocp = _orbax()
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
+    )
+    given = {"multiprocessing_options": alone} if jax.process_count() > 1 else {}
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**given), **given)
 
 
 def _fault(path: Path, files: dict[str, Any] | None, error: Exception) -> Exception:

@@ -2,6 +2,10 @@
 
 import contextlib
 import dataclasses
+import json
+import os
+import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +13,13 @@ from typing import Any
 import jax
 
 from jax_cifar.backend.compiler import compilation_cache
+from jax_cifar.backend.hosts import connect, from_main, greatest, is_main, least, on_main, parting, several, together
+from jax_cifar.backend.mesh import place as spread
+from jax_cifar.backend.mesh import replicated
 from jax_cifar.config import Config
-from jax_cifar.config.files import check_recordable
+from jax_cifar.config.files import check_recordable, flat, to_dict
 from jax_cifar.data import Splits, divide_training, load_data
-from jax_cifar.errors import CheckpointError
+from jax_cifar.errors import CheckpointError, ConfigError
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.evaluation.predict import mirror_warning
 from jax_cifar.files import read_record
@@ -23,7 +30,7 @@ from jax_cifar.run.arithmetic import arithmetic, require_same_numbers
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import CHECKPOINTS, RunFolder
-from jax_cifar.run.reading import is_finished
+from jax_cifar.run.reading import Restored, is_finished
 from jax_cifar.telemetry import Console, RunLog
 from jax_cifar.telemetry.facts import data_facts, machine_facts, network_facts
 from jax_cifar.telemetry.run_log import METRICS_FILE
@@ -68,14 +75,18 @@ def train(
       Interrupted: a signal came between the first update and the last, and the state is saved.
     """
     clock = Clock(started)
+    connect(config.distributed)
     # JAX_DEBUG_NANS: what --debug-nans finds tells more.
     if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, debug_nans=True))
     check_recordable(config)
     check_profile(config, profile)
-    with contextlib.ExitStack() as stack:
-        console = stack.enter_context(Console())
-        place = stack.enter_context(RunFolder(config, workdir, console.warn))
+    with parting(), contextlib.ExitStack() as stack:
+        if not is_main():  # what only one process of several does, the others do where it is lost
+            workdir = f"{stack.enter_context(tempfile.TemporaryDirectory())}/run"
+        console = stack.enter_context(Console(None if is_main() else stack.enter_context(open(os.devnull, "w"))))
+        require_same_everywhere("configuration", config_checksum(config))
+        place = together(lambda: stack.enter_context(RunFolder(config, workdir, console.warn)))
         stack.enter_context(compilation_cache(config))
         console.facts(machine_facts(config))
         console.config(config, own_images=splits is not None)
@@ -85,22 +96,25 @@ def train(
         replicas = one_run(config)
         with clock("data"):
             given = splits is not None
-            splits = load_data(config.data) if splits is None else divide_training(splits, config.data)
+            splits = together(
+                lambda: load_data(config.data) if splits is None else divide_training(splits, config.data)
+            )
+            require_same_everywhere("training images", splits.train.checksum)
         console.facts(data_facts(splits))
-        session = Session(config, splits, replicas, clock)
-        start = starting_weights(init_from, session.network, config, console.line)
+        session = together(lambda: Session(config, splits, replicas, clock))
+        start = together(lambda: starting_weights(init_from, session.network, config, console.line))
         state = session.start([config], start)
         session.trace(state)
-        place.require(bytes_on_disk(session, state), session.plan.checkpoint_every)
+        together(lambda: is_main() and place.require(bytes_on_disk(session, state), session.plan.checkpoint_every))
         # Only now: a run that cannot start leaves nothing behind.
         seen = session.network.spec, None if given else splits.name
-        folder = place.make(*seen)
+        folder = together(lambda: place.make(*seen))
         keep = config.checkpoint.keep
         stack.enter_context(log_of_nothing_set_aside(folder))
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
         state, progress = resume(session, checkpoints, state, console, allow_different_numbers, start)
-        place.keep_up(*seen)
-        told = Callbacks(callbacks, console.warn)
+        together(lambda: place.keep_up(*seen))
+        told = Callbacks(callbacks if is_main() else (), console.warn)
         if (finished := finished_result(session, folder, state, progress)) is not None:
             console.summary(finished.summary, folder)
             told.tell("on_end", finished)
@@ -113,9 +127,11 @@ def train(
             console.facts(profile_step(session, state, profile, folder / PROFILE).facts())
 
         told_by = {"say": console.line, "warn": console.warn}
-        log = RunLog(folder, config.log.tensorboard, int(state.step) or None, progress.row_due, **told_by)
+        log = together(
+            lambda: RunLog(folder, config.log.tensorboard, int(state.step) or None, progress.row_due, **told_by)
+        )
         stack.enter_context(log)
-        trainer = Trainer(session, folder, checkpoints, console, log, told, progress)
+        trainer = Trainer(session, folder, on_main(lambda: str(folder)), checkpoints, console, log, told, progress)
         state = trainer.fit(state)
         return trainer.finish(state)
 
@@ -163,7 +179,7 @@ def resume(
     begun = None if start is None else checksum(start)
     fingerprint = session.splits.train.checksum
     here = arithmetic(compute_dtype(session.config.train.dtype), session.replicas.mesh.size)
-    restored = checkpoints.restore(state)
+    restored = restore(checkpoints, state, session)
     if restored is None:
         return state, Progress(fingerprint, here, start=begun)
     progress = Progress(**restored.extra)
@@ -184,14 +200,52 @@ def resume(
     return restored.state, progress
 
 
+def restore(checkpoints: Checkpoints, state: TrainState, session: Session) -> Restored | None:
+    """The newest sound checkpoint; of several processes one reads it, and sends it to the others."""
+    if not several():
+        return checkpoints.restore(state)
+    template: Any = jax.device_get(state)
+    found: list[Restored] = []
+
+    def read() -> list[Any] | None:
+        found.extend(filter(None, [checkpoints.restore(template)]))
+        return [found[0].step, found[0].extra] if found else None
+
+    told = on_main(read)
+    if told is None:
+        return None
+    arrays = from_main(found[0].state if found else template)
+    return Restored(told[0], spread(arrays, replicated(session.replicas.mesh)), told[1])
+
+
+def require_same_everywhere(what: str, checksum: int) -> None:
+    """Raise `ConfigError` in every process where they have not all the same."""
+    checksum &= 0x7FFFFFFF  # what is exchanged has 31 bits
+    if least(checksum) != greatest(checksum):
+        raise ConfigError(f"The processes of this run differ in their {what}: start all with the same command.")
+
+
+def config_checksum(config: Config) -> int:
+    """Of all that has to be the same in every process."""
+    fields = {name: value for name, value in flat(to_dict(config)).items() if not name.startswith("distributed.")}
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
+
+
 def finished_result(session: Session, folder: Path, state: TrainState, progress: Progress) -> TrainResult | None:
     """What the run left when it came to its end; None where it did not, or where a file of that is damaged."""
     if int(state.step) < session.plan.total_steps or progress.row_due:
         return None
+    read = on_main(lambda: read_finished(session, folder))
+    return None if read is None else TrainResult(state, Report.from_dict(read[1]), read[0], folder)
+
+
+def read_finished(session: Session, folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """`summary.json` and `report.json` of a finished run; None where one is missing, damaged or of another plan."""
     try:
         figures, values = (read_record(folder / name) for name in ("summary.json", "report.json"))
+        Report.from_dict(values)
         wants_tta = session.config.eval.tta != "none"
         whole = figures["steps"] == session.plan.total_steps and wants_tta == (figures["test_accuracy_tta"] is not None)
-        return TrainResult(state, Report.from_dict(values), figures, folder) if whole else None
+        return (figures, values) if whole else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

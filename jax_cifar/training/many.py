@@ -136,6 +136,8 @@ def check_lot(configs: Sequence[Config]) -> None:
         first = places.setdefault(repr(sorted((name, str(own.get(name))) for name in VARIED)), i)
         if first != i:
             raise ConfigError(f"Numbers {first} and {i} of the lot are the same: give each another seed or setting.")
+    coordinator = configs[0].distributed.coordinator
+    check(coordinator is None, "distributed.coordinator", coordinator, "several processes train one run; use `train`")
     check(not configs[0].train.debug_nans, "train.debug_nans", True, "a NaN stops no lot of runs; use `train`")
 
 

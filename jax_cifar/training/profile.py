@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_cifar.backend.compiler import compiler_options
+from jax_cifar.backend.hosts import several
 from jax_cifar.config import Config
 from jax_cifar.errors import check
 from jax_cifar.evaluation.latency import measure_latencies
@@ -72,6 +73,7 @@ def check_profile(config: Config, updates: int | None) -> None:
     if updates is not None:
         check(updates >= 1, "--profile", updates, "it must be at least 1")
         check(not config.train.debug_nans, "--profile", updates, "--debug-nans does every update in another way")
+        check(not several(), "--profile", updates, "it looks into one process: leave it out where several train a run")
 
 
 def profile_step(session: Session, state: TrainState, updates: int, folder: Path) -> Profile:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_cifar.backend.compiler import compiler_options
+from jax_cifar.backend.mesh import place
 from jax_cifar.errors import Diverged
 from jax_cifar.evaluation.metrics import Sums
 from jax_cifar.optim.rules import global_norm
@@ -42,7 +43,7 @@ def trace_calls(
             return train_steps(*arguments, count=count)
 
         def number(count: int) -> jax.Array:
-            return jax.device_put(jnp.int32(count), NamedSharding(sharding.mesh, PartitionSpec()))
+            return place(jnp.int32(count), NamedSharding(sharding.mesh, PartitionSpec()))
 
         traced = jit(any_number, donate_argnums=1).trace(number(1), *arguments)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jax_cifar.backend.mesh import find_devices, make_mesh, replicated
+from jax_cifar.backend.mesh import find_devices, make_mesh, place, replicated
 from jax_cifar.config import Config
 from jax_cifar.errors import check
 
@@ -31,7 +31,7 @@ class Replicas(NamedTuple):
         """One pytree on the devices, of one for each replica; the last stands in where there are too few."""
         trees = [*trees, *[trees[-1]] * (self.size - len(trees))]
         tree = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if self.stacked else trees[0]
-        return jax.device_put(tree, self.sharding)
+        return place(tree, self.sharding)
 
     def unstack(self, tree: Any) -> Iterator[Any]:
         """The pytree of every replica, on the host."""

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jax_cifar.backend.mesh import device_memory, replicated
+from jax_cifar.backend.hosts import least, several
+from jax_cifar.backend.mesh import device_memory, place, replicated
 from jax_cifar.config import Config, ModelConfig
 from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Dataset, Splits
@@ -123,8 +124,8 @@ class Session:
             return
         config, plan, everywhere = self.config, self.plan, replicated(self.replicas.mesh)
         with self.clock("data"):
-            images, labels = jnp.asarray(self.splits.train.images), jnp.asarray(self.splits.train.labels)
-            self._data = jax.device_put(DeviceData(images, labels), everywhere)
+            train = self.splits.train
+            self._data = place(DeviceData(jnp.asarray(train.images), jnp.asarray(train.labels)), everywhere)
         with self.clock("compile"):
             arguments = (state, *self.inputs(0))
             for side in {side for side, _ in plan.phases} or {None}:
@@ -167,8 +168,9 @@ class Session:
             while True:
                 count = plan.next_call(step, self._affordable)
                 state, new_sums = self.program(step, count)(state, sums, *inputs)
-                # At most one call runs ahead of the host, so that a signal is answered within a step or two.
-                jax.block_until_ready(sums)
+                # At most one call runs ahead of the host, so that a signal is answered within a step or two; none where
+                # the processes of a run are about to ask one another.
+                jax.block_until_ready(new_sums if several() else sums)
                 sums, done, step = new_sums, step, step + count
                 if step >= end or stop(done):
                     break
@@ -210,12 +212,12 @@ class Session:
     def _afford(self, side: int | None, past_side: int | None, steps_per_second: float) -> None:
         """How many updates the next call may make: fewer where images have just grown."""
         slower = ((side or 1) / (past_side or 1)) ** 2
-        self._affordable = max(1, int(CALL_SECONDS * steps_per_second / slower))
+        self._affordable = least(max(1, int(CALL_SECONDS * steps_per_second / slower)))
 
     def _compile_predict(self, state: TrainState) -> Predictor:
         """Prediction, compiled beforehand for the batches of the parts that are evaluated."""
-        predict = make_predictor(self.network, self.config.train.deterministic)
         everywhere = replicated(self.replicas.mesh)
+        predict = make_predictor(self.network, self.config.train.deterministic, everywhere if several() else None)
 
         def of_one(leaf: jax.Array) -> jax.ShapeDtypeStruct:
             shape = leaf.shape[1:] if self.replicas.stacked else leaf.shape

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jax_cifar.backend.hosts import greatest, is_main, several, together
 from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.evaluation.predict import Unwanted
 from jax_cifar.files import write_record
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.folder import CHECKPOINTS
-from jax_cifar.signals import StopRequest, at_end_say
+from jax_cifar.signals import STOPS, StopRequest, at_end_say
 from jax_cifar.telemetry import Console, RunLog, draw_confusion_matrix, draw_plots, read_metrics
 from jax_cifar.training.callbacks import Callbacks
 from jax_cifar.training.records import Progress, epoch_record, eval_record, means, summary, train_record
@@ -36,7 +37,8 @@ class Trainer:
     """The training loop and the places it reports to."""
 
     session: Session
-    folder: Path
+    folder: Path  # of this process
+    named: str  # the run folder, as it is told
     checkpoints: Checkpoints
     console: Console
     log: RunLog
@@ -49,10 +51,10 @@ class Trainer:
         plan, step = self.session.plan, int(state.step)
         self.console.start(plan.total_steps, plan.steps_per_epoch, step, "val" if self.part == "validation" else "test")
         with StopRequest() as self.stop:
-            self.stop.kept = f"What was saved before is in {self.folder / CHECKPOINTS}."
+            self.stop.kept = f"What was saved before is in {self.place}."
             if self.progress.row_due:
                 self.end_of_epoch(state, step)
-                self.end_if_asked(self.stop.signal, step)
+                self.end_if_asked(self.asked(), step)
             while step < plan.total_steps:
                 state, interval = self.advance(state, step)
                 step = interval.end
@@ -64,12 +66,12 @@ class Trainer:
                     self.log_interval(step, float(interval.parameter_norm[0]), row_is_due)
                 if row_is_due:
                     self.end_of_epoch(state, step)
-                signal = self.stop.signal  # read once: what comes after this line is answered at the next stop
+                signal = self.asked()  # read once: what comes after this line is answered at the next stop
                 if signal or plan.is_due(step, plan.checkpoint_every):
                     self.save(state, step)
                 self.end_if_asked(signal, step)
             self.wait_for_saves()
-            self.end_if_asked(self.stop.signal, step)
+            self.end_if_asked(self.asked(), step)
             at_end_say(f"The state is saved, and the training done. {self.way_on}")
         self.console.close()
         return state
@@ -79,12 +81,17 @@ class Trainer:
 
         def look(done: int) -> str | None:
             self.console.show_alive(done)
-            return self.stop.signal
+            return self.asked()
 
         try:
             return self.session.advance(state, step, look)
         except Diverged as error:
             raise Diverged(f"{error} {self.kept()}") from None
+
+    def asked(self) -> str | None:
+        """The signal that has come, to this process or to another of the run: all get the same answer."""
+        names = [None, *(signal.name for signal in STOPS)]
+        return names[greatest(names.index(self.stop.signal))]
 
     def end_if_asked(self, signal: str | None, step: int) -> None:
         """Raise `Interrupted` once the state is safe, if there was a signal."""
@@ -97,12 +104,17 @@ class Trainer:
         """Return when every state handed over is on the disk."""
         self.stop.waits_for = "the state to be written"
         with self.session.clock("checkpoint"):
-            self.checkpoints.wait()
+            together(self.checkpoints.wait)
 
     @property
     def way_on(self) -> str:
         """How to go on with this run."""
-        return f"To go on, run the same command with --workdir {shlex.quote(str(self.folder))}"
+        return f"To go on, run the same command with --workdir {shlex.quote(self.named)}"
+
+    @property
+    def place(self) -> Path:
+        """Where the checkpoints are, as it is told."""
+        return Path(self.named, CHECKPOINTS)
 
     @property
     def part(self) -> Part:
@@ -130,12 +142,11 @@ class Trainer:
 
     def kept(self) -> str:
         """The newest finished checkpoint, in words; a save that fails meanwhile is no other end."""
-        place = self.folder / CHECKPOINTS
         try:
             good = self.checkpoints.latest_step()
         except CheckpointError as failure:
-            return f"What was saved before is in {place}. {failure}"
-        return "No checkpoint was saved before." if good is None else f"Step {good:,} is kept in {place}."
+            return f"What was saved before is in {self.place}. {failure}"
+        return "No checkpoint was saved before." if good is None else f"Step {good:,} is kept in {self.place}."
 
     def tell_skipped(self, interval: Interval) -> None:
         """Warn of the first updates that were skipped."""
@@ -180,7 +191,9 @@ class Trainer:
 
     def evaluate(self, state: TrainState, step: int) -> Report:
         """Figures of the validation images, else of the test images; raises `Unwanted` when a signal comes."""
-        report = self.session.evaluate(state.eval_variables, self.part, stop=lambda: self.stop.signal)
+        # Several processes would have to agree on the batch after which they stop.
+        stop = None if several() else lambda: self.stop.signal
+        report = self.session.evaluate(state.eval_variables, self.part, stop=stop)
         self.progress.row_due = False
         self.require_finite_loss(self.part, report, step)
         self.write(eval_record(self.session, step, self.part, report))
@@ -211,7 +224,7 @@ class Trainer:
         report, with_tta = self.test_report, None
         if config.eval.tta != "none":
             with_tta = session.evaluate(variables, "test", config.eval.tta)
-        if config.log.plots:
+        if config.log.plots and is_main():
             self.draw(report)
         figures, unwritten = summary(session, self.progress, state, report, with_tta), None
         try:
@@ -220,7 +233,7 @@ class Trainer:
         except OSError as error:
             unwritten = error
         self.console.summary(figures, self.folder)
-        result = TrainResult(state, report, figures, self.folder)
+        result = TrainResult(state, report, figures, Path(self.named))
         self.callbacks.tell("on_end", result)
         if unwritten is not None:
             raise ConfigError(
