@@ -240,6 +240,8 @@ def script_options(name):
 @pytest.mark.parametrize("command", commands())
 def test_a_command_of_the_pages_has_only_options_that_there_are(command, monkeypatch):
     words = shlex.split(command)[1:]
+    if words[:2] == ["-m", "jax_cifar"]:  # a script by another name; without one they are listed
+        words = [f"scripts/{word}.py" if i == 0 else word for i, word in enumerate(words[2:] or ["train", "--help"])]
     target = ROOT / words[0] if words[0] != "-m" else ROOT / f"{words[1].replace('.', '/')}.py"
     assert target.is_file()
     monkeypatch.chdir(ROOT)
