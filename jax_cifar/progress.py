@@ -213,7 +213,7 @@ def progress(
 
 def _fit(pieces: dict[str, str], width: int | None) -> str:
     """As much as there is room for: the bar is missed least, then the time spent; then the end is."""
-    for least in ("bar", "spent") if width else ():
-        if len(", ".join(pieces.values())) > width:
+    for least in ("bar", "spent"):
+        if width and len(", ".join(pieces.values())) > width:
             pieces.pop(least, None)
     return ", ".join(pieces.values())[:width]

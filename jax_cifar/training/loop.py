@@ -177,12 +177,13 @@ def resume(
 
 def finished_result(session: Session, folder: Path, state: TrainState, progress: Progress) -> TrainResult | None:
     """What the run left when it came to its end; None where it did not, or where a file of that is damaged."""
-    if int(state.step) < session.plan.total_steps or progress.row_due:
+    step = int(state.step)
+    if (step < session.plan.total_steps and not progress.stopped_early) or progress.row_due:
         return None
     try:
         figures, values = (read_record(folder / name) for name in ("summary.json", "report.json"))
         wants_tta = session.config.eval.tta != "none"
-        whole = figures["steps"] == session.plan.total_steps and wants_tta == (figures["test_accuracy_tta"] is not None)
+        whole = figures["steps"] == step and wants_tta == (figures["test_accuracy_tta"] is not None)
         return TrainResult(state, Report.from_dict(values), figures, folder) if whole else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -145,6 +145,8 @@ def check_lot(configs: Sequence[Config]) -> None:
         first = places.setdefault(repr(sorted((name, str(own.get(name))) for name in VARIED)), i)
         if first != i:
             raise ConfigError(f"Numbers {first} and {i} of the lot are the same: give each another seed or setting.")
+    patience, expected = configs[0].train.patience, "the runs of a lot end together: 0 here; `train` stops early"
+    check(patience == 0, "train.patience", patience, expected)
     check(not configs[0].train.debug_nans, "train.debug_nans", True, "a NaN stops no lot of runs; use `train`")
 
 
