@@ -25,6 +25,7 @@ from jax_cifar.config import Config
 from jax_cifar.config.files import load_config
 from jax_cifar.data import load_data
 from jax_cifar.errors import check
+from jax_cifar.progress import print_above
 from jax_cifar.telemetry import read_metrics
 from jax_cifar.telemetry.environment import cpu_count
 from torch_ref import steps
@@ -47,6 +48,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--seeds", metavar="N", type=int, default=3, help="train with seeds 0 to N-1, N rounds (default 3)"
     )
     parser.add_argument("--torch", nargs="*", choices=TORCH_WAYS, default=list(TORCH_WAYS), help="ways to run PyTorch")
+
+
+def cases(options: argparse.Namespace) -> int:
+    """How many cases `measure` will yield."""
+    return 1
 
 
 def measure(options: argparse.Namespace) -> Iterator[Case]:
@@ -115,5 +121,6 @@ def train_torch(config: Config, way: str) -> list[Epoch]:
         check_finite(loss, f"training loss of epoch {epoch + 1}")
         _, accuracy = steps.evaluate(trainer.eval_model, test, normalize, config.eval.batch_size, dtype)
         epochs.append(Epoch(seconds, accuracy))
-        print(f"{config.name}, seed {config.train.seed}, {way}: epoch {epoch + 1}, {seconds:.1f} s, {accuracy:.2%}")
+        line = f"{config.name}, seed {config.train.seed}, {way}: epoch {epoch + 1}, {seconds:.1f} s, {accuracy:.2%}"
+        print_above(line)
     return epochs

@@ -103,6 +103,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", choices=get_args(DatasetName), default="cifar10", help="digits need no download")
 
 
+def cases(options: argparse.Namespace) -> int:
+    """How many cases `measure` will yield."""
+    pipelines = len(PIPELINES) if options.config is None else 1
+    parts = {"transforms": len(TRANSFORMS), "mixing": len(MIXES), "pipelines": pipelines}
+    return sum(parts.get(what, 2 * len(options.models)) for what in set(options.what))
+
+
 def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time every transform and pipeline, and the train steps with and without augmentation."""
     splits, v2 = load_data(DataConfig(name=options.data)), load_torchvision()

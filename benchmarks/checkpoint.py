@@ -42,6 +42,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", metavar="DIR", type=expand, help="where to save (default: where temporary files are)")
 
 
+def cases(options: argparse.Namespace) -> int:
+    """How many cases `measure` will yield."""
+    return 3 * len(options.models)
+
+
 def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time saving, how long training stands still for it, and restoring, for every network."""
     check(options.dir is None or options.dir.is_dir(), "--dir", str(options.dir), "it must be a folder that exists")

@@ -28,6 +28,7 @@ from benchmarks.processes import REPORT, ROOT
 from jax_cifar.errors import check
 from jax_cifar.files import read_json
 from jax_cifar.lab.tables import markdown, spread
+from jax_cifar.progress import print_above
 from jax_cifar.signals import ending_with_us
 
 SECONDS_TO_STOP = 20  # what a part may take to end, once it is asked to
@@ -76,6 +77,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="try every part with tiny settings")
 
 
+def cases(options: argparse.Namespace) -> int:
+    """How many cases `measure` will yield."""
+    return len(jobs(options, Stopwatch(options.budget)))
+
+
 def measure(options: argparse.Namespace) -> Iterator[Part]:
     """Do every part that FILE does not have yet."""
     check(options.seeds >= 1, "--seeds", options.seeds, "it must be at least 1")
@@ -88,7 +94,7 @@ def measure(options: argparse.Namespace) -> Iterator[Part]:
     for name, play in jobs(options, watch).items():
         if name in done or watch.left() < 0:
             continue
-        print(f"{name} ...", file=sys.stderr, flush=True)
+        print_above(f"{name} ...", sys.stderr)
         started = time.monotonic()
         complete, result, said = play()
         yield Part(name, complete, round(time.monotonic() - started, 1), result, said)

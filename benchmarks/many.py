@@ -32,6 +32,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", nargs="*", choices=others, default=others, help="what train_many is compared with")
 
 
+def cases(options: argparse.Namespace) -> int:
+    """How many cases `measure` will yield."""
+    return len(options.epochs) * (1 + ("vmap" in options.against))
+
+
 def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time every length of run in every way."""
     check(options.runs >= 1, "--runs", options.runs, "it must be at least 1")

@@ -56,6 +56,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", metavar="S", type=float, default=2.0, help="to time each way for (default 2)")
 
 
+def cases(options: argparse.Namespace) -> int:
+    """How many cases `measure` will yield."""
+    return len(options.precision)
+
+
 def measure(options: argparse.Namespace) -> Iterator[Runtimes]:
     """Run the test images through every runtime, and time it."""
     if options.workdir is None:

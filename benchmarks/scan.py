@@ -27,6 +27,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, default=10, help="steps inside one call (default 10)")
 
 
+def cases(options: argparse.Namespace) -> int:
+    """How many cases `measure` will yield."""
+    return len(options.models)
+
+
 def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time an update of every network, both ways."""
     steps = options.steps

@@ -28,6 +28,7 @@ from jax_cifar.config import Config
 from jax_cifar.config.files import apply_overrides, load_config
 from jax_cifar.errors import ConfigError, UserError, check
 from jax_cifar.lab.tables import markdown, spread
+from jax_cifar.progress import print_above
 
 CONFIGS = ROOT / "configs"
 WAYS = ("torch", "torch channels_last", "torch.compile")  # benchmarks.networks.TORCH_WAYS, which imports JAX
@@ -92,6 +93,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", nargs=argparse.REMAINDER, default=[], help="fields of every config, last: --set --train.epochs 8 ..."
     )
+
+
+def cases(options: argparse.Namespace) -> int:
+    """How many cases `measure` will yield."""
+    return len(options.recipes or ([] if options.config else ["cifar10-94"])) + bool(options.config)
 
 
 def measure(options: argparse.Namespace) -> Iterator[Speedrun]:
@@ -217,7 +223,7 @@ def _show(run: Mapping[str, Any]) -> None:
     if "seed" in run:
         accuracy = "diverged" if run["accuracy"] is None else f"{run['accuracy']:.2%}"
         line = f"{run['name']}, seed {run['seed']}: {accuracy}, {run['seconds']:.3f} s"
-        print(line, file=sys.stderr, flush=True)
+        print_above(line, sys.stderr)
 
 
 def main(job: Mapping[str, Any]) -> None:

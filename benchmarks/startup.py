@@ -44,6 +44,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--torch", nargs="*", choices=ways, default=ways, help="ways to run PyTorch")
 
 
+def cases(options: argparse.Namespace) -> int:
+    """How many cases `measure` will yield."""
+    return len({"cold", "warm"} & set(options.what)) + ("import" in options.what) * len(IMPORTS)
+
+
 def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time every kind of process; each runs once before, so that the libraries' files are in memory."""
     rounds = options.rounds

@@ -29,6 +29,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--torch", nargs="*", choices=TORCH_WAYS, default=list(TORCH_WAYS), help="ways to run PyTorch")
 
 
+def cases(options: argparse.Namespace) -> int:
+    """How many cases `measure` will yield."""
+    return (len(options.models or (() if options.config else MODELS)) + len(options.config)) * len(options.what)
+
+
 def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time every network; one of one's own, which has no PyTorch twin, alone."""
     batch = random_batch(options.batch)

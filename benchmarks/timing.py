@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from jax_cifar.progress import progress
+
 # Does its work so many times, one after another, and waits until the last is done.
 Work = Callable[[int], object]
 # Does its work once, for the round of that number, and returns the seconds that count: infinity if it never got there.
@@ -83,9 +85,12 @@ def in_turn(ways: Mapping[str, Measurement], rounds: int) -> dict[str, Timing]:
     Every other round goes backwards, so that no way always follows the same neighbour.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(rounds):
-        for name in list(ways)[:: 1 if i % 2 == 0 else -1]:
-            times[name].append(ways[name](i))
+    with progress("measurements", total=rounds * len(ways)) as bar:
+        for i in range(rounds):
+            for name in list(ways)[:: 1 if i % 2 == 0 else -1]:
+                bar.advance(0, note=name)
+                times[name].append(ways[name](i))
+                bar.advance()
     return {name: Timing(tuple(values)) for name, values in times.items()}
 
 

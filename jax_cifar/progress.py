@@ -45,6 +45,16 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def print_above(text: str = "", file: TextIO | None = None) -> None:
+    """Print a line, by default on stdout, and whatever progress is shown again below it."""
+    with _drawing:
+        for bar in _open:
+            bar.clear()
+        print(text, file=file, flush=True)
+        if _open and _open[-1].on_terminal:
+            _open[-1].draw()
+
+
 class Pace:
     """Seconds that an amount of work takes, by the later half of what was done: the first of it often compiles, too.
 
@@ -85,6 +95,8 @@ class Bar:
         self._stream, self._shown = sys.stderr, 0  # characters of the line shown; of a file, lines
         self.on_terminal, self.closed = is_terminal(self._stream), False
 
+    print = staticmethod(print_above)
+
     def advance(self, count: float = 1, note: Note | None = None) -> None:
         """So much more is done. The note is said from now on; a function is asked for it whenever the line is drawn."""
         self.update(self._done + count, note=note)
@@ -96,41 +108,44 @@ class Bar:
             self._note = self._note if note is None else note
             self._pace.mark(done, self._now())
 
-    def print(self, text: str = "", file: TextIO | None = None) -> None:
-        """Print a line, by default on stdout, and the progress again below it."""
-        with _drawing:
-            self.clear()
-            print(text, file=file, flush=True)
-            if self.on_terminal:
-                self.draw()
-
     def line(self, width: int | None = None) -> str:
         """What is told, in at most `width` characters; without a width all of it."""
-        now = self._now()
-        amount = f"{self._done:{self._form}}"
-        amount += f" of {self._total:{self._form}}{self._unit}" if self._total else self._unit
-        left = self._pace.left(self._total, now) if self._total and self._done < self._total else None
-        pieces = {"amount": f"{self._name}: {amount}"}
+        pieces = {"amount": self._amount()}
         if width and self._total:
             full = round(BAR_WIDTH * min(max(self._done / self._total, 0), 1))
             pieces["bar"] = "#" * full + "-" * (BAR_WIDTH - full)
-        pieces["spent"] = clock_time(now - self._began)
-        if left is not None:
-            pieces["left"] = f"about {clock_time(left)} left"
-        if note := self._note() if callable(self._note) else self._note:
-            pieces["note"] = printable(note, keep="")
-        return _fit(pieces, width) if width else ", ".join(pieces.values())
+        pieces["spent"] = clock_time(self._now() - self._began)
+        pieces["left"] = self._left()
+        note = self._note() if callable(self._note) else self._note
+        pieces["note"] = printable(note, keep="")
+        return _fit({name: text for name, text in pieces.items() if text}, width)
+
+    def brief(self) -> str:
+        """How far it is and how long it will take, for the line of what goes on inside."""
+        return ", ".join(filter(None, (self._amount(), self._left())))
+
+    def _amount(self) -> str:
+        if not (self._done or self._total):
+            return self._name  # one piece of work, of which no more is known
+        of_all = f" of {self._total:{self._form}}" if self._total else ""
+        return f"{self._name}: {self._done:{self._form}}{of_all}{self._unit}"
+
+    def _left(self) -> str:
+        left = self._pace.left(self._total, self._now()) if self._total and self._done < self._total else None
+        return "" if left is None else f"about {clock_time(left)} left"
 
     def draw(self) -> None:
         """Bring the line up to date, or write one more; not while another has it."""
         with _drawing, contextlib.suppress(OSError, ValueError):  # a stream that is closed has no reader to tell
             if self.closed or (_open and _open[-1] is not self):
                 return
+            width = shutil.get_terminal_size().columns - 1 if self.on_terminal else None
+            outer = "".join(f"{bar.brief()} | " for bar in _open if bar is not self)
+            line = (outer + self.line(width and max(width - len(outer), 1)))[:width]
             if not self.on_terminal:
-                print(self.line(), file=self._stream, flush=True)
+                print(line, file=self._stream, flush=True)
                 self._shown += 1
                 return
-            line = self.line(shutil.get_terminal_size().columns - 1)
             # The carriage return at the end lets whatever else is printed take the line over.
             print(line.ljust(self._shown), end="\r", file=self._stream, flush=True)
             self._shown = len(line)
@@ -196,9 +211,9 @@ def progress(
         last_acts.remove(end_at_once)
 
 
-def _fit(pieces: dict[str, str], width: int) -> str:
+def _fit(pieces: dict[str, str], width: int | None) -> str:
     """As much as there is room for: the bar is missed least, then the time spent; then the end is."""
     for least in ("bar", "spent"):
-        if len(", ".join(pieces.values())) > width:
+        if width and len(", ".join(pieces.values())) > width:
             pieces.pop(least, None)
     return ", ".join(pieces.values())[:width]

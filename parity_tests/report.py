@@ -26,6 +26,7 @@ from planting import ROOT
 from tolerances import TOLERANCES
 
 from jax_cifar.cli import Parser, run
+from jax_cifar.progress import Bar, progress
 from jax_cifar.telemetry import describe_versions
 
 MARGIN = 2.5  # points of accuracy
@@ -38,18 +39,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([first, "|" + "-|" * len(head), *others])
 
 
-def flagship_section() -> str:
+def flagship_section(bar: Bar) -> str:
     """The figures of test_flagship.py."""
     rows = []
     for name in flagship.NETWORKS:
         found, schedule = flagship.compare(name), flagship.SCHEDULES[name].name
         cells = [f"{found[quantity]:.1e}" for quantity in flagship.QUANTITIES]
         rows.append([f"{name}, {schedule}", *cells])
+        bar.advance(note="steps in float64")
     rows.append(["allowed", *(f"{flagship.bound(quantity):.0e}" for quantity in flagship.QUANTITIES)])
     for field, value, words in (("momentum", 0.11, "running statistics' momentum 0.11"), ("eps", 1.1e-5, "eps 1.1e-5")):
         found = flagship.compare("cifar_cnn", lambda net, f=field, v=value: flagship.set_norms(net, f, v))
         cells = [f"{found[quantity]:.1e}" for quantity in flagship.QUANTITIES]
         rows.append([f"cifar_cnn, fault planted: {words}", *cells])
+        bar.advance()
     return f"""## {flagship.STEPS} steps in float64
 
 A network of ResNet-34's depth and the CifarCNN, trained in both frameworks from the same weights, crops and flips:
@@ -80,7 +83,7 @@ Largest difference allowed, as a share of the largest expected value, or of the 
 """
 
 
-def mutant_section() -> str:
+def mutant_section(bar: Bar) -> str:
     """Every mutant, run by pytest."""
     with tempfile.TemporaryDirectory() as scratch:
         record = Path(scratch) / "record.xml"
@@ -88,12 +91,16 @@ def mutant_section() -> str:
             sys.executable,
             "-m",
             "pytest",
+            "-v",
             "parity_tests/test_mutants.py",
             "-m",
             "mutants",
             f"--junitxml={record}",
         ]
-        subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False)  # what survives stands in the table
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout or ():  # what survives stands in the table
+                if "test_mutant_is_killed" in line and ("PASSED" in line or "FAILED" in line):
+                    bar.advance(note="faults planted")
         properties = [case.findall("properties/property") for case in ElementTree.parse(record).iter("testcase")]
     results = [{p.attrib["name"]: p.attrib["value"] for p in case} for case in properties]
     killed_by_fault = {result["mutant"]: result["killed"] == "True" for result in results if "mutant" in result}
@@ -136,7 +143,7 @@ The difference of the means is {found.difference:+.2f} points, with 90 % confide
 """
 
 
-def export_section(folders: Sequence[Path]) -> str:
+def export_section(folders: Sequence[Path], bar: Bar) -> str:
     """What scripts/export.py prints for finished runs."""
     outputs = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -144,6 +151,7 @@ def export_section(folders: Sequence[Path]) -> str:
             command = [sys.executable, str(ROOT / "scripts" / "export.py"), "--workdir", str(folder), "--out"]
             done = subprocess.run([*command, f"{scratch}/model.onnx"], capture_output=True, text=True, check=True)
             outputs.append(done.stdout.replace(f"{scratch}/", "").strip())
+            bar.advance(note="exports")
     return (
         f"## {EXPORT}\n\n`scripts/export.py` on finished runs:\n\n"
         + "\n\n".join(f"```\n{o}\n```" for o in outputs)
@@ -168,11 +176,12 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--export", metavar="DIR", type=Path, nargs="+", default=[], help="run folders to export")
     options = parser.parse_args(arguments)
-    sections = [flagship_section(), suite_section(), tolerance_section()]
     runs = options.jax and options.torch
-    sections += [accuracy_section(options.jax, options.torch)] if runs else kept_section(options.out, ACCURACY)
-    sections += [export_section(options.export)] if options.export else kept_section(options.out, EXPORT)
-    sections.append(mutant_section())
+    with progress("parity", total=len(flagship.NETWORKS) + 2 + len(options.export) + len(MUTANTS)) as bar:
+        sections = [flagship_section(bar), suite_section(), tolerance_section()]
+        sections += [accuracy_section(options.jax, options.torch)] if runs else kept_section(options.out, ACCURACY)
+        sections += [export_section(options.export, bar)] if options.export else kept_section(options.out, EXPORT)
+        sections.append(mutant_section(bar))
     head = f"""# Parity with PyTorch
 
 Written by `make parity`; do not edit. "{ACCURACY}" and "{EXPORT}" are of finished runs.

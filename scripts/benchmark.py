@@ -21,6 +21,7 @@ from types import ModuleType
 from jax_cifar.cli import Parser, run
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import write_json
+from jax_cifar.progress import progress
 
 SUITES = {
     "step": "a train step and inference of every network",
@@ -78,13 +79,15 @@ def measure(suite: ModuleType, options: argparse.Namespace) -> None:
 
     last_acts.append(show)  # a Ctrl-C leaves what there is
     at_end_say("What was measured until then is shown.")
-    for case in suite.measure(options):
-        cases.append(case)
-        timed = getattr(case, "timings", None)
-        print(f"done: {markdown([case]).splitlines()[-1] if timed else case}", file=sys.stderr, flush=True)
-        if options.json is not None:
-            values = getattr(suite, "as_json", as_json)(options.suite, cases)
-            write_json(options.json, values)
+    with progress(options.suite, total=suite.cases(options)) as bar:
+        for case in suite.measure(options):
+            cases.append(case)
+            timed = getattr(case, "timings", None)
+            bar.print(f"done: {markdown([case]).splitlines()[-1] if timed else case}", sys.stderr)
+            bar.advance()
+            if options.json is not None:
+                values = getattr(suite, "as_json", as_json)(options.suite, cases)
+                write_json(options.json, values)
     last_acts.remove(show)
     show()
 

@@ -27,6 +27,7 @@ from jax_cifar.config import Config
 from jax_cifar.config.files import apply_overrides, to_dict
 from jax_cifar.files import write_json
 from jax_cifar.lab.tables import markdown, spread
+from jax_cifar.progress import progress
 from jax_cifar.signals import last_acts, say
 
 if TYPE_CHECKING:
@@ -123,13 +124,14 @@ def main(arguments: Sequence[str]) -> None:
         end = "diverged" if accuracy is None else f"test accuracy {accuracy:.2%}"
         seed, lr, m, decay = result.setting.values()
         setting = f"seed {seed}, lr {lr:g}, {momentum} {m:g}, decay {decay:g}"
-        print(f"{len(results)} of {len(configs)} ({how}): {setting}: {end}", file=sys.stderr, flush=True)
+        bar.print(f"{len(results)} of {len(configs)} ({how}): {setting}: {end}", sys.stderr)
         if options.json is not None:
             write_json(options.json, as_json(config, how, results))
 
     last_acts.append(lambda: results and say(table(results, momentum), 1))
     try:
-        train_many(configs, how=how, chunk=options.chunk, on_result=report)
+        with progress("trained", total=len(configs), form=",.1f") as bar:
+            train_many(configs, how=how, chunk=options.chunk, on_result=report, on_update=bar.update)
     finally:
         if results:
             print(table(results, momentum))

@@ -25,6 +25,7 @@ from fuzzing import fuzz
 from resume_matrix import Result, run_matrix
 
 from jax_cifar.cli import Parser, run
+from jax_cifar.progress import progress
 from jax_cifar.telemetry import describe_versions
 from jax_cifar.telemetry.environment import cpu_count
 
@@ -166,13 +167,17 @@ def page(results: Iterable[tuple[Row, Result]]) -> str:
 
 def play_all(chosen: Iterable[Row], factor: float) -> list[tuple[Row, Result]]:
     """Play rows one after another, with so many times their rounds; each is told as it ends."""
+    rounds = [(row, row.rounds if row.is_list else max(1, round(row.rounds * factor))) for row in chosen]
     results = []
-    for row in chosen:
-        begun = time.monotonic()
-        found = row.play(row.rounds if row.is_list else max(1, round(row.rounds * factor)))
-        results.append((row, found))
-        print(f"{row.fault}: {found.survived} of {found.rounds}, {time.monotonic() - begun:.0f} s", flush=True)
-        print(*(f"  {each}" for each in found.lost), sep="\n", end="\n" if found.lost else "", flush=True)
+    with progress("rounds", total=sum(count for _, count in rounds)) as bar:
+        for row, count in rounds:
+            begun = time.monotonic()
+            bar.advance(0, note=row.fault)
+            found = row.play(count)
+            results.append((row, found))
+            told = f"{row.fault}: {found.survived} of {found.rounds}, {time.monotonic() - begun:.0f} s"
+            bar.print("\n".join([told, *(f"  {each}" for each in found.lost)]))
+            bar.advance(count)
     return results
 
 

@@ -73,7 +73,9 @@ def measure(suite: ModuleType, *arguments: str) -> list[Case]:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=1)
     suite.add_options(parser)
-    cases = list(suite.measure(parser.parse_args(arguments)))
+    options = parser.parse_args(arguments)
+    cases = list(suite.measure(options))
+    assert len(cases) == suite.cases(options)
     assert markdown(cases).count("\n") == len(cases) + 1
     json.dumps(as_json("any", cases), allow_nan=False)
     for case in cases:

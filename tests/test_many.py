@@ -23,8 +23,14 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "train_many.py"
 
 
 @pytest.fixture(scope="module")
-def lot() -> list[ManyResult]:
-    return train_many(a_lot(model=Perceptron(), eval={"tta": "mirror"}), how="sequential")
+def told() -> list[float]:
+    """How many members of the lot are said to be trained, time after time."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def lot(told: list[float]) -> list[ManyResult]:
+    return train_many(a_lot(model=Perceptron(), eval={"tta": "mirror"}), how="sequential", on_update=told.append)
 
 
 def test_a_member_has_the_bits_of_a_run_of_its_own(lot, tmp_path):
@@ -38,6 +44,12 @@ def test_a_member_has_the_bits_of_a_run_of_its_own(lot, tmp_path):
     names = ("test_accuracy", "test_loss", "test_accuracy_tta", "best_validation_accuracy")
     assert figures == tuple(alone.summary[name] for name in names)
     assert lot[1].seconds > 0
+
+
+def test_it_is_told_within_a_member_too_how_far_the_lot_is(lot, told):
+    assert told == sorted(told)
+    assert {0.5, 1.0, 1.5, 2.0, 2.5} < set(told)
+    assert told[-1] == len(lot)
 
 
 def test_all_in_one_call_gives_the_same_up_to_rounding(lot):

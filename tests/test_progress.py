@@ -117,7 +117,7 @@ def test_without_a_total_the_line_tells_how_much_and_how_long(clock: Clock, tota
 def test_nothing_to_do_is_no_error(clock: Clock) -> None:
     bar = bar_of(0, clock)
     bar.update(0, 0)
-    assert bar.line(80) == "sweep: 0, 0:00"
+    assert bar.line(80) == "sweep, 0:00"
 
 
 def test_more_than_was_foreseen_is_told_as_it_is(clock: Clock) -> None:
@@ -164,13 +164,13 @@ def test_rows_printed_meanwhile_stand_above_the_line(terminal: io.StringIO, cloc
         assert line.startswith("sweep: 0 of 2")
 
 
-def test_what_goes_on_inside_has_the_line_until_it_ends(terminal: io.StringIO, clock: Clock) -> None:
+def test_what_goes_on_inside_stands_behind_what_it_is_part_of(terminal: io.StringIO, clock: Clock) -> None:
     with progress("sweep", total=2, now=clock) as outer:
         outer.draw()
         with progress("download", now=clock) as inner:
             inner.draw()
             outer.draw()
-            assert screen(terminal.getvalue()) == ["download: 0, 0:00"]
+            assert screen(terminal.getvalue()) == ["sweep: 0 of 2 | download, 0:00"]
         outer.draw()
         assert screen(terminal.getvalue())[0].startswith("sweep: 0 of 2")
 

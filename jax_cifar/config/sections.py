@@ -186,10 +186,16 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Length, batch, loss and precision."""
+    """Length, batch, loss and precision.
+
+    A run that `patience` ends had the schedule of its planned length: its rate is not at its end. The last weights are
+    the result; the best ones by validation accuracy are kept beside them (`--checkpoint best`).
+    """
 
     epochs: Positive = 10.0  # passes over the training images
     steps: Count | None = None  # number of updates; takes the place of epochs where given
+    # stop early after so many epochs without a better validation accuracy; 0: never
+    patience: Annotated[int, at_least(0)] = 0
     batch_size: Count = 128  # images per update, over all devices
     label_smoothing: Probability = 0.0  # share of the target spread over all classes
     # a loss of one's own in place of the cross-entropy: (logits [n, classes], targets [n] or [n, classes]) -> [n]
@@ -300,6 +306,9 @@ class Config:
         check(good, "name", self.name, "use letters, digits, '_', '-' and '.'")
         good = isinstance(self.model, ModelConfig) or is_network(self.model)
         check(good, "model", self.model, "give a ModelConfig or an instance of a linen module, such as MyNet()")
+        if self.train.patience:
+            expected = "validation images are looked at every --eval.every epochs, here never"
+            check(self.eval.every > 0, "train.patience", self.train.patience, expected)
         batch, parts = self.train.batch_size, self.optim.accumulate
         check(batch % parts == 0, "optim.accumulate", parts, f"it must divide train.batch_size = {batch}")
 

@@ -18,6 +18,7 @@ import numpy as np
 from jax_cifar.data.dataset import Dataset, Decoded, ImageSums
 from jax_cifar.errors import DataError
 from jax_cifar.files import atomic_write, user_cache_dir
+from jax_cifar.progress import progress
 
 _FORMAT = 2
 _READ_BYTES = 1 << 20  # read and summed up while they are in the processor's cache
@@ -64,7 +65,8 @@ def load_decoded(source: Source, path: Path) -> tuple[Decoded, str]:
     entry = read_entry(path, source.name, fingerprint)
     if entry is not None:
         return entry.decoded, f"{entry.source} (decoded cache {path})"
-    decoded = source.read()
+    with progress(f"decoding {source.name}"):
+        decoded = source.read()
     try:
         write_entry(path, Entry(source.name, source.description, fingerprint, decoded))
     except OSError as error:

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jax_cifar.errors import DataError
 from jax_cifar.files import require_regular
+from jax_cifar.progress import progress
 
 Source = Path | bytes  # a file, or what is in one
 LARGEST_FILE = 1 << 30  # bytes: more than all pixels of a picture that is read; some formats are read whole
@@ -60,11 +61,12 @@ def read_pictures(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n {siz
             The message names the first such file.
     """
     images = np.empty((len(paths), size, size, 3), np.uint8)
-    with _reading(paths, size) as found:
+    with _reading(paths, size) as found, progress("pictures", total=len(paths)) as bar:
         for index, picture in enumerate(found):
             if isinstance(picture, DataError):
                 raise DataError(f"{picture} Repair it, or take it out of the folder.")
             images[index] = picture.pixels
+            bar.advance()
     return images
 
 

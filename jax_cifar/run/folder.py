@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -183,11 +184,19 @@ class RunFolder:
             shown = "\n  ".join(differing[:8])
             raise CheckpointError(
                 f"{self._shown} holds {_and(held)} of another configuration:\n  {shown}\n"
-                "Choose another --workdir, or give the same configuration to resume."
+                f"Choose another --workdir, or give the same configuration to resume.{self._more_epochs(differing)}"
             )
         finished = [name for name in FINISHED if name in held]
         if finished and not self._has_states():
             raise self._without_checkpoints(_and(finished))
+
+    def _more_epochs(self, differing: list[str]) -> str:
+        """The way on for who wants more of a run that has come to its end."""
+        lengths = all(line.startswith(("train.epochs:", "train.steps:", "train.patience:")) for line in differing)
+        if not lengths or not (self.path / "summary.json").exists():
+            return ""
+        start = shlex.quote(self._shown)
+        return f" To train its weights further, with a fresh schedule: another --workdir and --init-from {start}."
 
     def _differing(self) -> list[str]:
         try:

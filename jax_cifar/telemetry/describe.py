@@ -107,9 +107,14 @@ def describe_summary(summary: Mapping[str, Any], workdir: Path) -> dict[str, str
     parts = [f"{name} {value:.1f}" for name, value in seconds.items()]
     parts.append(f"other {max(0.0, total - sum(seconds.values())):.1f}")
     skipped = summary.get("skipped_updates")
+    early = f"after epoch {summary['epochs']:g}" if summary.get("stopped_early") else ""
+    if early and summary["best_epoch"] is not None:
+        best = f"{summary['best_validation_accuracy']:.2%} in epoch {summary['best_epoch']:g}"
+        early += f"; best validation accuracy {best}, kept for --checkpoint best"
     return {
         "test accuracy": test,
         "train accuracy": _figure(summary["train_accuracy"], ".2%"),
+        **({"stopped early": early} if early else {}),
         **({"skipped": f"{skipped:,} updates that were not finite"} if skipped else {}),
         "speed": f"{_figure(summary['images_per_second'], ',.0f')} images/s",
         "seconds": f"{total:.1f} = {' + '.join(parts)}",

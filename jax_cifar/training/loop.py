@@ -233,19 +233,20 @@ def config_checksum(config: Config) -> int:
 
 def finished_result(session: Session, folder: Path, state: TrainState, progress: Progress) -> TrainResult | None:
     """What the run left when it came to its end; None where it did not, or where a file of that is damaged."""
-    if int(state.step) < session.plan.total_steps or progress.row_due:
+    step = int(state.step)
+    if (step < session.plan.total_steps and not progress.stopped_early) or progress.row_due:
         return None
-    read = on_main(lambda: read_finished(session, folder))
+    read = on_main(lambda: read_finished(session, folder, step))
     return None if read is None else TrainResult(state, Report.from_dict(read[1]), read[0], folder)
 
 
-def read_finished(session: Session, folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """`summary.json` and `report.json` of a finished run; None where one is missing, damaged or of another plan."""
+def read_finished(session: Session, folder: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """`summary.json` and `report.json` of a finished run; None where one is missing, damaged or of another step."""
     try:
         figures, values = (read_record(folder / name) for name in ("summary.json", "report.json"))
         Report.from_dict(values)
         wants_tta = session.config.eval.tta != "none"
-        whole = figures["steps"] == session.plan.total_steps and wants_tta == (figures["test_accuracy_tta"] is not None)
+        whole = figures["steps"] == step and wants_tta == (figures["test_accuracy_tta"] is not None)
         return (figures, values) if whole else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -11,6 +11,7 @@ folder: no log, no checkpoints. What has not finished when the process is stoppe
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -73,6 +74,7 @@ def train_many(
     how: How | Literal["auto"] = "auto",
     chunk: int | None = None,
     on_result: Callable[[ManyResult], object] | None = None,
+    on_update: Callable[[float], object] | None = None,
 ) -> list[ManyResult]:
     """Train every configuration; the results in the order given.
 
@@ -89,6 +91,7 @@ def train_many(
       how: the way.
       chunk: members in one call of "vmap"; default all. Fewer need less memory.
       on_result: called with every result as soon as there is one.
+      on_update: called now and then with how many members are trained, parts of them included.
 
     Raises:
       ConfigError, DataError: what the user can put right. A member that diverges is marked and stops no other.
@@ -107,11 +110,17 @@ def train_many(
             plan_schedule(one, session.plan)  # what a schedule refuses stops the lot before anything is trained
         for start in range(0, count, replicas.size):
             part = configs[start : start + replicas.size]
-            for one, trained in zip(part, train_group(session, part), strict=True):
+            tell = partial(_tell_share, on_update, start, len(part), session.plan.total_steps)
+            for one, trained in zip(part, train_group(session, part, look=tell), strict=True):
                 results.append(judge(session, one, trained))
                 if on_result is not None:
                     on_result(results[-1])
     return results
+
+
+def _tell_share(tell: Callable[[float], object] | None, before: int, group: int, total: int, step: int) -> None:
+    if tell is not None:
+        tell(before + group * step / total)
 
 
 def choose_way(config: Config, count: int) -> How:
@@ -138,6 +147,8 @@ def check_lot(configs: Sequence[Config]) -> None:
             raise ConfigError(f"Numbers {first} and {i} of the lot are the same: give each another seed or setting.")
     coordinator = configs[0].distributed.coordinator
     check(coordinator is None, "distributed.coordinator", coordinator, "several processes train one run; use `train`")
+    patience, expected = configs[0].train.patience, "the runs of a lot end together: 0 here; `train` stops early"
+    check(patience == 0, "train.patience", patience, expected)
     check(not configs[0].train.debug_nans, "train.debug_nans", True, "a NaN stops no lot of runs; use `train`")
 
 
@@ -180,18 +191,21 @@ def train_group(
     session: Session,
     configs: Sequence[Config],
     give_up: Callable[[TrainState, int], Bool[np.ndarray, " runs"]] | None = None,
+    look: Callable[[int], None] = lambda step: None,
 ) -> Iterator[Trained]:
     """Train as many runs as the session has replicas to the plan's end.
 
-    `give_up(state, step)` is asked at every stop before it which runs are not worth going on with.
+    `give_up(state, step)` is asked at every stop before it which runs are not worth going on with; `look(step)` is
+    called about once a second.
     """
     count, step = len(configs), 0
     state = session.start(configs)
     session.compile(state)
     diverged, given_up, seconds = np.zeros(count, int), np.zeros(count, bool), 0.0
     while step < session.plan.total_steps and not (given_up | (diverged > 0)).all():
-        state, interval = session.advance(state, step)
+        state, interval = session.advance(state, step, look)
         step, seconds = interval.end, seconds + interval.seconds
+        look(step)
         broken = np.array([interval.broken(i) is not None for i in range(count)])
         diverged[(diverged == 0) & broken] = step
         if give_up is not None and step < session.plan.total_steps:

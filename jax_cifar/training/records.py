@@ -24,7 +24,17 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)
     row_due: bool = False  # a signal stopped the evaluation after the last update: it is still to be made
     skipped: int = 0  # updates of the whole run that were not finite
+    best_step: int | None = None  # of the best validation accuracy
+    stopped_early: bool = False  # train.patience has ended the run
     start: str | None = None  # checksum of the weights that the run was begun from; None: its network's own start
+
+    def judge(self, step: int, accuracy: float, patience: float) -> bool:
+        """Whether this validation accuracy is the best so far; none for `patience` steps stops the run, 0 never."""
+        if self.best_validation_accuracy is None or accuracy > self.best_validation_accuracy:
+            self.best_validation_accuracy, self.best_step = accuracy, step
+            return True
+        self.stopped_early = bool(patience) and self.best_step is not None and step - self.best_step >= patience
+        return False
 
     def add(self, interval: Interval) -> None:
         """Count what happened up to a stop."""
@@ -99,21 +109,24 @@ def summary(
     session: Session, progress: Progress, state: TrainState, report: Report, with_tta: Report | None
 ) -> dict[str, Any]:
     """The figures of the whole run, as summary.json has them."""
-    config, plan, seconds = session.config, session.plan, session.clock.report()
+    config, plan, seconds, steps = session.config, session.plan, session.clock.report(), int(state.step)
+    best = None if progress.best_step is None else progress.best_step / plan.steps_per_epoch
     return {
         "config_name": config.name,
         "dataset": session.splits.name,
         "seed": config.train.seed,
-        "epochs": plan.total_steps / plan.steps_per_epoch,
-        "steps": plan.total_steps,
+        "epochs": steps / plan.steps_per_epoch,
+        "steps": steps,
+        "stopped_early": progress.stopped_early,
         "parameters": sum(count for *_, count in parameter_table(state.params)),
         "train_accuracy": progress.train_accuracy,
         "best_validation_accuracy": progress.best_validation_accuracy,
+        "best_epoch": best,
         "test_accuracy": report.accuracy,
         "test_loss": report.loss if math.isfinite(report.loss) else None,
         "test_top5": report.top5,
         "test_accuracy_tta": with_tta and with_tta.accuracy,
         "skipped_updates": progress.skipped,
-        "images_per_second": plan.total_steps * config.train.batch_size / seconds["train"],
+        "images_per_second": steps * config.train.batch_size / seconds["train"],
         "seconds": seconds,
     }

@@ -85,6 +85,9 @@ class Session:
         self.config, self.splits, self.replicas, self.clock = config, splits, replicas, clock
         compiles = not getattr(jax.config, "jax_disable_jit")  # noqa: B009
         check(compiles, "JAX_DISABLE_JIT", True, "training is one compiled program; --debug-nans finds a NaN, too")
+        if config.train.patience:
+            expected = "stopping early is judged by validation images, and none are held out: --data.val_fraction 0.1"
+            check(splits.validation is not None, "train.patience", config.train.patience, expected)
         self.plan = make_plan(config, len(splits.train), jax.default_backend())
         plan_schedule(config, self.plan)
         with clock("data"):

@@ -55,7 +55,7 @@ class Trainer:
             if self.progress.row_due:
                 self.end_of_epoch(state, step)
                 self.end_if_asked(self.asked(), step)
-            while step < plan.total_steps:
+            while step < plan.total_steps and not self.progress.stopped_early:
                 state, interval = self.advance(state, step)
                 step = interval.end
                 self.require_finite(interval)
@@ -67,7 +67,9 @@ class Trainer:
                 if row_is_due:
                     self.end_of_epoch(state, step)
                 signal = self.asked()  # read once: what comes after this line is answered at the next stop
-                if signal or plan.is_due(step, plan.checkpoint_every):
+                if self.progress.stopped_early and self.progress.interval:
+                    self.log_interval(step, float(interval.parameter_norm[0]), True)
+                if signal or self.progress.stopped_early or plan.is_due(step, plan.checkpoint_every):
                     self.save(state, step)
                 self.end_if_asked(signal, step)
             self.wait_for_saves()
@@ -197,11 +199,11 @@ class Trainer:
         self.progress.row_due = False
         self.require_finite_loss(self.part, report, step)
         self.write(eval_record(self.session, step, self.part, report))
-        best = self.progress.best_validation_accuracy
+        plan = self.session.plan
+        patience = self.session.config.train.patience * plan.steps_per_epoch if step < plan.total_steps else 0
         if self.part == "test":
             self.test_report = report
-        elif best is None or report.accuracy > best:
-            self.progress.best_validation_accuracy = report.accuracy
+        elif self.progress.judge(step, report.accuracy, patience):
             self.save(state, step, best=True)
         return report
 
@@ -217,7 +219,7 @@ class Trainer:
         """The final weights on the test images, then summary, reports and pictures."""
         session, config, variables = self.session, self.session.config, state.eval_variables
         if self.test_report is None:
-            self.test_report, end = session.evaluate(variables, "test"), session.plan.total_steps
+            self.test_report, end = session.evaluate(variables, "test"), int(state.step)
             self.require_finite_loss("test", self.test_report, end)
             if not any((line["step"], line.get("split")) == (end, "test") for line in read_metrics(self.folder)):
                 self.write(eval_record(session, end, "test", self.test_report))
