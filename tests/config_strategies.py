@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import jax_cifar.augment as library
 from jax_cifar.config import Config
-from jax_cifar.config.checks import OnlyFor, annotations, each_once, fault, multipliers
+from jax_cifar.config.checks import OnlyFor, address, annotations, each_once, fault, multipliers
 from jax_cifar.config.revive import without_idle
 from jax_cifar.errors import ConfigError
 
@@ -32,6 +32,8 @@ def allowed(expected: Any) -> st.SearchStrategy[Any]:
         if multipliers in arguments:
             factors = st.just(0.0) | st.floats(1e-9, 10)
             return st.lists(st.tuples(st.sampled_from(["norm", "bias$", "^head/"]), factors)).map(tuple)
+        if address in arguments:
+            return st.sampled_from([None, "localhost:1234"])
         if each_once in arguments:
             return st.sampled_from([(), (("conv1", 3),)])
         return allowed(arguments[0]).filter(lambda value: fault(value, expected) is None)

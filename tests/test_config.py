@@ -68,7 +68,8 @@ def test_every_shipped_config_loads_says_what_it_claims_and_survives_json(path):
     for experiment in experiments(path):
         config = load_config(experiment)
         assert config.name.startswith(path.stem)
-        assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+        again = from_dict(json.loads(json.dumps(to_dict(config))))
+        assert to_dict(again) == to_dict(config)  # a network of its own is a name there
 
 
 def test_json_names_transforms():

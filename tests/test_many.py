@@ -201,11 +201,11 @@ def test_the_script_prints_what_had_finished_when_it_is_stopped(script, tmp_path
     train_group = many.train_group
     calls = []
 
-    def stop_at_the_second(session, configs):
+    def stop_at_the_second(session, configs, **look):
         if calls:
             raise KeyboardInterrupt
         calls.append(configs)
-        return train_group(session, configs)
+        return train_group(session, configs, **look)
 
     monkeypatch.setattr(many, "train_group", stop_at_the_second)
     monkeypatch.setattr(sys, "argv", ["train_many"])

@@ -77,6 +77,7 @@ def _differ(pairs: tuple[tuple[str, int], ...]) -> bool:
 
 each_once = Bound(_differ, "each name stands there once")
 not_empty = Bound(bool, "it must not be empty")
+address = Bound(lambda text: re.fullmatch(r"\S+:\d+", text) is not None, "it must be HOST:PORT")
 ascending = Bound(_ascends, "it must be a pair (least, most), the smaller one first")
 
 

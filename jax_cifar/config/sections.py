@@ -13,12 +13,14 @@ from jax_cifar.config.chains import chains
 from jax_cifar.config.checks import (
     Probability,
     above,
+    address,
     at_least,
     at_least_below,
     between,
     check_fields,
     each_once,
     multipliers,
+    not_empty,
     only_for,
 )
 from jax_cifar.config.placeholder import Recorded
@@ -50,7 +52,8 @@ class DataConfig:
     """Which images, and where they lie. All that is drawn here is drawn by `seed`, in the order of the fields."""
 
     name: DatasetName = "cifar10"  # data set; folder and npz hold images of one's own
-    dir: str | None = None  # folder with the files (npz: or the file); CIFAR's default: $JAX_CIFAR_DATA, else the cache
+    # folder with the files (npz: or the file); CIFAR's default: $JAX_CIFAR_DATA, else the cache
+    dir: Annotated[str | None, not_empty] = None
     image_size: Annotated[Side | None, only_for("folder")] = None  # folder: side that pictures are resized to; 32
     # folder, npz: share of every class taken for testing where the files hold no test part
     test_fraction: Annotated[Positive, at_least_below(0, 1), only_for("folder", "npz")] = 0.2
@@ -63,7 +66,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
-        check(self.dir != "", "data.dir", self.dir, "name a folder, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -267,15 +269,12 @@ class DistributedConfig:
     """
 
     devices: Count | None = None  # how many devices to use; default: all
-    coordinator: str | None = None  # host:port of process 0, as all others reach it
+    coordinator: Annotated[str | None, address] = None  # host:port of process 0, as all others reach it
     num_processes: Count | None = None  # of this run, on all hosts
     process_id: Annotated[int | None, at_least(0)] = None  # of this process: 0, 1, ...
 
     def __post_init__(self) -> None:
         check_fields(self, "distributed")
-        if self.coordinator is not None:
-            host, _, port = self.coordinator.rpartition(":")
-            check(bool(host) and port.isdigit(), "distributed.coordinator", self.coordinator, "it must be HOST:PORT")
         if self.process_id is not None and self.num_processes is not None:
             expected = f"of {self.num_processes} processes the last is {self.num_processes - 1}"
             check(self.process_id < self.num_processes, "distributed.process_id", self.process_id, expected)
