@@ -162,9 +162,17 @@ def test_what_is_compiled_into_a_program_needs_another(monkeypatch):
     assert len({program_of(config) for config in (first, wider, muon, faster)}) == 4
 
 
-def test_a_trial_that_is_given_up_is_pruned_and_trained_no_further(tmp_path, monkeypatch):
+def test_trials_that_are_given_up_are_pruned_and_a_lot_of_none_else_ends(tmp_path, monkeypatch):
+    steps, advance = [], Session.advance
+    monkeypatch.setattr(Session, "advance", lambda *given: steps.append(given[2]) or advance(*given))
+    monkeypatch.setattr("jax_cifar.lab.trials.Trials.report", lambda *_: True)
+    config = config_of(eval={"every": 0.5})
+    with pytest.raises(ConfigError, match="every one diverged or was given up"):
+        sweep(config, ["optim.lr=log(0.01,0.1)"], 2, tmp_path / "none", seeds=0, how="vmap", chunk=2)
+    assert steps == [0]  # of four
+    trained = config_of(eval={"every": 1})
     monkeypatch.setattr("jax_cifar.lab.trials.Trials.report", lambda self, claim, percent, value: claim.index == 1)
-    found = sweep(config_of(eval={"every": 1}), ["optim.lr=log(0.01,0.1)"], 2, tmp_path, seeds=0, how="vmap", chunk=2)
+    found = sweep(trained, ["optim.lr=log(0.01,0.1)"], 2, tmp_path / "some", seeds=0, how="vmap", chunk=2)
     assert [trial["outcome"] for trial in found.trials] == ["finished", "pruned"]
     assert found.trials[1]["accuracy"] is None and "2 trials: 1 finished, 1 pruned" in report(found)
 

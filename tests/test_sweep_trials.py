@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections import Counter
 
 import pytest
@@ -113,6 +114,23 @@ def test_of_two_begun_for_the_same_attempt_the_second_is_void(store, tmp_path):
         trials.study.enqueue_trial(CELLS[0], user_attrs=notes)
     assert [claim.index for claim in finish_all(trials, 3)] == [0, 1, 2]
     assert states(trials) == {"COMPLETE": 3, "FAIL": 1}
+    assert trials.study.get_trials()[0].state.name == "COMPLETE"
+
+
+@pytest.mark.parametrize(("silent", "alive"), [(0, True), (300, True), (3600, False)])
+def test_a_process_of_another_machine_lives_by_the_signs_that_it_gives(store, silent, alive):
+    trials = grid(store)
+    elsewhere = {"host": "elsewhere-1", "lock": "/there/process-1.lock"}
+    claim_one(trials, 3).trial.set_user_attr("worker", elsewhere)
+    trials.study.set_user_attr("/there/process-1.lock", time.time() - silent)
+    assert [claim.index for claim in finish_all(trials, 3)] == ([1, 2] if alive else [0, 1, 2])
+
+
+def test_a_process_gives_a_sign_of_life(store):
+    trials, until = grid(store), time.monotonic() + 10
+    while store.worker["lock"] not in trials.study.user_attrs and time.monotonic() < until:
+        time.sleep(0.01)
+    assert abs(trials.study.user_attrs[store.worker["lock"]] - time.time()) < 60
 
 
 def test_more_trials_may_be_asked_for_later_and_fewer(store):

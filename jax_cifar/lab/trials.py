@@ -110,11 +110,8 @@ class Store:
             return True
         if worker["host"] != _HERE:
             return time.time() - signs.get(worker["lock"], 0) < SILENT_SECONDS
-        try:
-            descriptor = os.open(worker["lock"], os.O_RDWR)
-        except OSError:
+        if not os.path.exists(worker["lock"]):
             return False
-        os.close(descriptor)
         try:
             descriptor, has_locks = open_locked(Path(worker["lock"]))
         except BlockingIOError:
