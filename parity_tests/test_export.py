@@ -72,8 +72,8 @@ def run_onnx(model, images):
     return [export.predict(session, images if size == 64 else images[: 2 * size], size) for size in BATCHES]
 
 
-# Every kind of network and every norm once; the rest is left to the slow tests.
-QUICK = ("tiny_cnn-group", "simple_cnn-none", "simple_cnn-batch", "resnet18-imagenet")
+# Every norm once; the rest is left to the slow tests.
+QUICK = ("tiny_cnn-group", "simple_cnn-none", "simple_cnn-batch")
 QUICK += ("speedrun_net-residual",)
 
 

@@ -39,7 +39,9 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def smaller(trained):
     """The networks on the way to a smaller run beside it."""
-    return compress(trained, 0.4, trained.with_name("smaller"), finetune_epochs=EPOCHS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jax_cifar.training.finetune.logits_elsewhere", read_here)
+        return compress(trained, 0.4, trained.with_name("smaller"), finetune_epochs=EPOCHS)
 
 
 def test_the_smaller_network_is_an_ordinary_run(trained, smaller):

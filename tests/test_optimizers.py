@@ -49,6 +49,10 @@ def run(tx: Rule, params: Any, settings: list[Hyper]) -> Any:
     return params
 
 
+# Compiled for seconds.
+PRODIGY = pytest.param("optax.contrib.prodigy", marks=pytest.mark.slow)
+
+
 def gap(a: Any, b: Any) -> float:
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(np.asarray(x) - np.asarray(y)).max()), a, b)))
 
@@ -83,7 +87,7 @@ def test_frozen_gradients_do_not_count_for_clipping():
     np.testing.assert_allclose(global_norm(updates), 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "optax.contrib.prodigy"])
+@pytest.mark.parametrize("name", [*NAMES, PRODIGY])
 def test_state_is_a_plain_tree_of_arrays_that_can_be_donated(name):
     params = make_params()
     tx = make_optimizer(everything_on(name), params)
@@ -281,7 +285,7 @@ def test_optax_sgd_as_a_rule_of_ones_own_is_sgd(nesterov):
     assert gap(after(OptimConfig(name=own, clip_norm=1.0)), ours) > 1e-2
 
 
-@pytest.mark.parametrize("name", ["optax.lion", "optax.contrib.prodigy"])
+@pytest.mark.parametrize("name", ["optax.lion", PRODIGY])
 def test_the_schedule_moves_the_rate_of_a_rule_of_ones_own(name):
     (moved, constant), traces = trained(make_optimizer(OptimConfig(name=OWN[name]), make_params()), RATES, [0.1] * 3)
     assert traces == 1

@@ -45,7 +45,18 @@ def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
     ],
 )
 def test_every_recipe_takes_its_first_steps(tmp_path, name, overrides):
-    small = ["--train.steps", "3", "--data.subset", "1000", "--schedule.unit", "steps", "--eval.tta", "none"]
+    small = [
+        "--train.steps",
+        "3",
+        "--data.subset",
+        "1000",
+        "--schedule.unit",
+        "steps",
+        "--eval.tta",
+        "none",
+        "--log.plots",
+        "false",
+    ]
     config = load_config(CONFIGS / name, [*small, *overrides])
     result = train(config, tmp_path)
     assert result.summary["steps"] == 3
