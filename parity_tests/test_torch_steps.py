@@ -188,7 +188,7 @@ def run_torch(config: Config, variables: Any) -> Run:
 ROWS = {"losses": "loss", "params": "parameters", "statistics": "statistics"}
 
 
-QUICK = ("adamw", "muon with onecycle", "sgd with all of these")  # the rest is left to the slow tests
+QUICK = ("adamw", "muon with onecycle")  # the rest is left to the slow tests
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def trained(tmp_path_factory):
 def smaller(trained):
     """The networks on the way to a smaller run beside it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jax_cifar.training.finetune.logits_elsewhere", read_here)
+        patch.setattr("jax_cifar.training.finetune._require_same_elsewhere", lambda *given: None)
         return compress(trained, 0.4, trained.with_name("smaller"), finetune_epochs=EPOCHS)
 
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_compressed_is_refused_and_leaves_nothing(trained, tmp_pa
 
 
 def test_the_script_shows_every_network_on_the_way(trained, smaller, capsys, monkeypatch):
-    monkeypatch.setattr("jax_cifar.training.finetune.logits_elsewhere", read_here)
+    monkeypatch.setattr("jax_cifar.training.finetune._require_same_elsewhere", lambda *given: None)
     quick = functools.partial(measure_latencies, seconds=0.0, least=2, most=2)
     monkeypatch.setattr("jax_cifar.evaluation.latency.measure_latencies", quick)
     main = runpy.run_path(str(Path(__file__).parents[1] / "scripts/compress.py"))["main"]

@@ -83,7 +83,7 @@ def test_parameter_table_rows():
     ("name", "norm"),
     [("tiny_cnn", norm) for norm in NORMS]
     + [(name, norm) for name in ("simple_cnn", "cifar_cnn", "resnet18", "speedrun_net") for norm in ("batch", "none")]
-    + [pytest.param("resnet34", "batch", marks=pytest.mark.slow), ("resnet50", "batch")],
+    + [pytest.param(name, "batch", marks=pytest.mark.slow) for name in ("resnet34", "resnet50")],
 )
 def test_logits_and_statistics_have_the_promised_shape_and_type(name, norm):
     model, variables = shapes_of(ModelConfig(name, norm=norm, width=4), classes=7, dtype=jnp.bfloat16)
@@ -208,7 +208,9 @@ def test_no_classes_and_unknown_group_sizes_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "smallest"), [("tiny_cnn", 8), ("simple_cnn", 4), ("cifar_cnn", 16), ("speedrun_net", 9), ("resnet18", 1)]
+    ("name", "smallest"),
+    [("tiny_cnn", 8), ("simple_cnn", 4), ("cifar_cnn", 16), ("speedrun_net", 9)]
+    + [pytest.param("resnet18", 1, marks=pytest.mark.slow)],
 )
 def test_images_may_have_any_size_down_to_the_smallest(name, smallest):
     for size in (smallest, 33):
