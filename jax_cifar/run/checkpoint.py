@@ -212,8 +212,7 @@ class Checkpoints:
         if is_finished(final):
             return
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"[0-9]*{PARTIAL}"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_leftovers(folder)
         if os.path.lexists(final):
             self._quarantine(final, f"it has no {MANIFEST}")
         # A name of its own: threads of a save that failed may still be writing under theirs.
@@ -225,6 +224,7 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)  # the next save may need its space
             raise
+        _remove_leftovers(folder)  # again: threads of a save that failed have written while they were removed
         self._prune(folder, step, save.keep)
 
     def _prune(self, folder: Path, newest: int, keep: int) -> None:
@@ -248,6 +248,12 @@ class Checkpoints:
             self._warn(f"checkpoint {path} is damaged: {damage}. It is kept as {target.name}, and not used.")
         except OSError as error:
             self._warn(f"checkpoint {path} is damaged: {damage}. It is not used ({cause(error)}).")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what saves that failed, or were killed, have left."""
+    for leftover in folder.glob(f"[0-9]*{PARTIAL}"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write_checkpoint(path: Path, save: _Save) -> None:
