@@ -132,7 +132,7 @@ def postgres(tmp_path_factory):
 def test_several_folders_share_a_server_and_a_process_that_is_killed_is_made_up_for(sweep, tmp_path, postgres):
     given = ("--storage", postgres)
     with ThreadPoolExecutor(2) as pool:
-        killed = pool.submit(sweep, *given, workdir="here", signals=[Signal("train", "SIGKILL", 14)])
+        killed = pool.submit(sweep, *given, workdir="here", signals=[Signal("train", "SIGKILL", 4)])
         other = pool.submit(sweep, *given, workdir="there")
         assert (killed.result().code, other.result().code) == (-9, 0), other.result().err
     assert_every_cell_is_finished_once(tmp_path / "there", postgres, void=9)
