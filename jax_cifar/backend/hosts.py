@@ -101,12 +101,13 @@ def started_by_launcher() -> bool:
 
 def is_main() -> bool:
     """Whether this is the process that writes: the only one, or number 0."""
-    return jax.process_index() == 0
+    return not several() or jax.process_index() == 0
 
 
 def several() -> bool:
     """Whether there are other processes."""
-    return jax.process_count() > 1
+    # To be asked how many there are JAX looks for its devices, and where they are missing `find_devices` says so.
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def on_main(function: Callable[[], T]) -> T:
