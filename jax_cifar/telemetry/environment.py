@@ -65,7 +65,9 @@ def environment() -> dict[str, Any]:
     """Versions, devices, host, commit and command line of this process."""
     import jax
 
-    devices = jax.devices()
+    from jax_cifar.backend.mesh import find_devices
+
+    devices = find_devices()
     return {
         "versions": package_versions(),
         "platform": platform.platform(),
