@@ -12,6 +12,7 @@ from small_runs import small_config
 from jax_cifar.backend.mesh import find_devices
 from jax_cifar.errors import ConfigError
 from jax_cifar.run.load import load_run
+from jax_cifar.telemetry.environment import environment
 from jax_cifar.training.loop import train
 from jax_cifar.training.many import train_many
 
@@ -31,7 +32,9 @@ def test_devices_that_are_not_here_are_one_message(monkeypatch, tmp_path, error)
     def fail():
         raise error
 
-    monkeypatch.setattr(jax, "devices", fail)
+    # What else asks for them.
+    for name in ("devices", "process_index", "process_count"):
+        monkeypatch.setattr(jax, name, fail)
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     message = (
         r"JAX finds no devices with JAX_PLATFORMS=cuda.*: (they are not here|Unable to initialize backend 'x')\. Unset"
@@ -41,6 +44,7 @@ def test_devices_that_are_not_here_are_one_message(monkeypatch, tmp_path, error)
         lambda: train(small_config(), tmp_path / "run"),
         lambda: train_many([small_config()]),
         lambda: load_run(tmp_path),
+        environment,
     ):
         with pytest.raises(ConfigError, match=message):
             use()
