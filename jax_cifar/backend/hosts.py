@@ -148,6 +148,13 @@ def greatest(value: int) -> int:
     return int(_gather(value).max()) if several() else value
 
 
+def require_same_everywhere(what: str, checksum: int) -> None:
+    """Raise `ConfigError` in every process where they have not all the same."""
+    checksum &= 0x7FFFFFFF  # what is exchanged has 31 bits
+    if least(checksum) != greatest(checksum):
+        raise ConfigError(f"The processes of this run differ in their {what}: start all with the same command.")
+
+
 def from_main(arrays: Any) -> Any:
     """The arrays of process 0, NumPy, in every process; elsewhere `arrays` tells structure, shapes and dtypes."""
     if not several():

@@ -13,13 +13,22 @@ from typing import Any
 import jax
 
 from jax_cifar.backend.compiler import compilation_cache
-from jax_cifar.backend.hosts import connect, from_main, greatest, is_main, least, on_main, parting, several, together
+from jax_cifar.backend.hosts import (
+    connect,
+    from_main,
+    is_main,
+    on_main,
+    parting,
+    require_same_everywhere,
+    several,
+    together,
+)
 from jax_cifar.backend.mesh import place as spread
 from jax_cifar.backend.mesh import replicated
 from jax_cifar.config import Config
 from jax_cifar.config.files import check_recordable, flat, to_dict
 from jax_cifar.data import Splits, divide_training, load_data
-from jax_cifar.errors import CheckpointError, ConfigError
+from jax_cifar.errors import CheckpointError
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.evaluation.predict import mirror_warning
 from jax_cifar.files import read_record
@@ -96,10 +105,7 @@ def train(
         replicas = one_run(config)
         with clock("data"):
             given = splits is not None
-            splits = together(
-                lambda: load_data(config.data) if splits is None else divide_training(splits, config.data)
-            )
-            require_same_everywhere("training images", splits.train.checksum)
+            splits = load_everywhere(config, splits)
         console.facts(data_facts(splits))
         session = together(lambda: Session(config, splits, replicas, clock))
         start = together(lambda: starting_weights(init_from, session.network, config, console.line))
@@ -147,6 +153,13 @@ def log_of_nothing_set_aside(folder: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 log.rename(log.with_name(f"{log.name}.unsaved"))
         raise
+
+
+def load_everywhere(config: Config, splits: Splits | None) -> Splits:
+    """The images of a run, divided as it wants them: the same in every process, or `ConfigError` in all."""
+    splits = together(lambda: load_data(config.data) if splits is None else divide_training(splits, config.data))
+    require_same_everywhere("training images", splits.train.checksum)
+    return splits
 
 
 def bytes_on_disk(session: Session, state: TrainState) -> int:
@@ -216,13 +229,6 @@ def restore(checkpoints: Checkpoints, state: TrainState, session: Session) -> Re
         return None
     arrays = from_main(found[0].state if found else template)
     return Restored(told[0], spread(arrays, replicated(session.replicas.mesh)), told[1])
-
-
-def require_same_everywhere(what: str, checksum: int) -> None:
-    """Raise `ConfigError` in every process where they have not all the same."""
-    checksum &= 0x7FFFFFFF  # what is exchanged has 31 bits
-    if least(checksum) != greatest(checksum):
-        raise ConfigError(f"The processes of this run differ in their {what}: start all with the same command.")
 
 
 def config_checksum(config: Config) -> int:
