@@ -149,6 +149,17 @@ def test_every_call_is_among_those_that_are_compiled_beforehand(plan):
 
 
 @few
+@given(plans())
+def test_the_work_is_every_update_by_its_pixels_and_every_evaluation_counts_once(plan):
+    last = plan.side_at(plan.total_steps) or 1
+    costs = [((plan.side_at(step) or 1) / last) ** 2 for step in range(plan.total_steps)]
+    evaluated = [plan.is_due(step, plan.eval_every) for step in range(1, plan.total_steps + 1)]
+    for step in range(plan.total_steps + 1):
+        assert plan.work(step) == pytest.approx(sum(costs[:step]))
+        assert plan.evaluations(step) == sum(evaluated[:step])
+
+
+@few
 @given(st.integers(10, 300), st.lists(st.integers(1, 8), min_size=1, max_size=4))
 def test_every_image_side_has_its_share_of_the_steps(total, weights):
     shares = tuple((8 * (i + 1), weight / sum(weights)) for i, weight in enumerate(weights))

@@ -136,6 +136,17 @@ def test_time_left_ignores_compilation_and_earlier_processes(clock):
     assert plain_lines(stream)[-1].split()[-2:] == ["1:01:30", "6:40"]
 
 
+def test_time_left_goes_by_the_work_that_is_left(clock):
+    stream = io.StringIO()
+    console = Console(stream, now=clock)
+    # The last 500 updates cost four times as much, and a last evaluation as much as 100 of the first.
+    console.start(1000, 100, work=lambda step: min(step, 500) + 4 * max(step - 500, 0) + 100 * (step == 1000))
+    for step in range(0, 500, 100):
+        console.row(step, **FIGURES)
+        clock.seconds += 10
+    assert plain_lines(stream)[-1].split()[-1] == "3:40"
+
+
 def test_titles_come_back_after_another_line(clock):
     stream = io.StringIO()
     console = Console(stream, now=clock)

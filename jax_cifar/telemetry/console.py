@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from jax_cifar.errors import printable
-from jax_cifar.progress import clock_time, is_terminal
+from jax_cifar.progress import Pace, clock_time, is_terminal
 from jax_cifar.signals import last_acts
 from jax_cifar.telemetry.describe import describe_config, describe_summary, parameter_lines
 
@@ -111,7 +111,14 @@ class Console:
 
     # The table that grows while training.
 
-    def start(self, total_steps: int, steps_per_epoch: float, initial_step: int = 0, split: str = "test") -> None:
+    def start(
+        self,
+        total_steps: int,
+        steps_per_epoch: float,
+        initial_step: int = 0,
+        split: str = "test",
+        work: Callable[[int], float] = float,
+    ) -> None:
         """Begin the table and, on a terminal, the progress bar.
 
         Args:
@@ -119,11 +126,13 @@ class Console:
           steps_per_epoch: updates per pass over the training images.
           initial_step: updates done before, when resuming.
           split: what `row` reports beside training: "test", or "val".
+          work: how much is done by an update, in any unit, by which the time left is estimated.
         """
         self._total, self._steps_per_epoch, self._split = total_steps, steps_per_epoch, split
         self._started = self._printed = self._now()
-        self._initial_step, self._shown_alive = initial_step, False
-        self._mark: tuple[int, float] | None = None
+        self._shown_alive = False
+        self._work = work
+        self._pace: Pace | None = None
         self._columns = _columns_within(self._width)
         if self._rich is not None:
             self._bar = _progress_bar(self._rich, self._width)
@@ -158,14 +167,14 @@ class Console:
     def show_alive(self, step: int) -> None:
         """Move the bar; elsewhere, while no row is near, one line that says how fast it goes. Cheap: call it often."""
         if self._bar is not None:
+            self._left(step)
             self._bar.update(self._task, completed=step)
             return
-        seconds, done = self._now() - self._started, step - self._initial_step
-        if self._shown_alive or self._printed > self._started or seconds < FIRST_SECONDS or not done:
+        seconds, left = self._now() - self._started, self._left(step)
+        if self._shown_alive or self._printed > self._started or seconds < FIRST_SECONDS or left is None:
             return
         self._shown_alive = True
-        left = clock_time(seconds / done * (self._total - step))
-        self.line(f"step {step:,} of {self._total:,} after {clock_time(seconds)}, about {left} left")
+        self.line(f"step {step:,} of {self._total:,} after {clock_time(seconds)}, about {clock_time(left)} left")
 
     def row(
         self,
@@ -199,20 +208,21 @@ class Console:
         os.write(self._stream.fileno(), SHOW_CURSOR)
 
     def _timed(self, step: int, **values: float | None) -> dict[str, Any]:
-        now = self._now()
-        # The rate is taken from the first report on: what lies before it is mostly compilation.
-        self._mark = self._mark or (step, now)
-        done, since = step - self._mark[0], now - self._mark[1]
-        left = since / done * (self._total - step) if done > 0 else None
-        if step >= self._total:
-            left = 0.0
         return {
             "epoch": step / self._steps_per_epoch,
             "step": step,
-            "time": now - self._started,
-            "left": left,
+            "time": self._now() - self._started,
+            "left": self._left(step),
             **values,
         }
+
+    def _left(self, step: int) -> float | None:
+        """Seconds until all is done, the last evaluation too; None while nothing is known."""
+        now, done = self._now(), self._work(step)
+        # From the first report on: what lies before it is mostly compilation.
+        self._pace = self._pace or Pace(done, now)
+        self._pace.mark(done, now)
+        return 0.0 if step >= self._total else self._pace.left(self._work(self._total), now)
 
     def _print_row(self, values: Mapping[str, Any]) -> None:
         if not self._table_open:

@@ -70,6 +70,23 @@ class Plan:
         # The new one is whole before an old one goes.
         return min(saves, keep) + (2 if best else saves > keep)
 
+    def evaluations(self, step: int) -> int:
+        """How many evaluations are done once the update `step` and what is due at it are."""
+        if step == self.total_steps:
+            return self.evaluations(step - 1) + 1
+        return math.ceil((step + 0.5) / self.eval_every) - 1 if self.eval_every else 0
+
+    def work(self, step: int) -> float:
+        """Updates done by `step`, each by its pixels: those of images as large as the last ones count 1."""
+        last = self.phases[-1][0] if self.phases else None
+        begins = [0, *(end for _, end in self.phases)]
+        small = sum(
+            (min(step, end) - begin) * (1 - (side / last) ** 2)
+            for (side, end), begin in zip(self.phases, begins, strict=False)
+            if side and last and step > begin
+        )
+        return step - small
+
     def is_log_due(self, step: int) -> bool:
         """Whether a log line is due: every `log_every` steps of an epoch, and at its end.
 

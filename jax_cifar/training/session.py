@@ -21,6 +21,7 @@ from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import ConfigError, DataError, check
 from jax_cifar.evaluation.metrics import Report, report
 from jax_cifar.evaluation.predict import (
+    VIEW_WEIGHTS,
     Batches,
     Predictor,
     TestTimeAugmentation,
@@ -196,6 +197,17 @@ class Session:
         with self.clock("eval"):
             logits = predict_logits(self._predict, variables, self.batches(part), tta, stop)
             return report(logits, dataset.labels, self.splits.label_names)
+
+    def work(self, step: int) -> float:
+        """All that is done by the update `step`, with its evaluation, in updates on images of the last side."""
+        config = self.config
+        judged = self.splits.test if self.splits.validation is None else self.splits.validation
+        images = len(judged) * self.plan.evaluations(step)
+        if step == self.plan.total_steps:
+            views = len(VIEW_WEIGHTS[config.eval.tta]) if config.eval.tta != "none" else 0
+            images += len(self.splits.test) * (views + (self.splits.validation is not None))
+        # An update goes forward once and backward once, which costs about twice as much.
+        return self.plan.work(step) + images / (3 * config.train.batch_size)
 
     def part(self, part: Part) -> Dataset:
         """A part of the data; raises `DataError` for a validation part that there is not."""

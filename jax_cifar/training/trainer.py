@@ -49,7 +49,8 @@ class Trainer:
     def fit(self, state: TrainState) -> TrainState:
         """Train until the plan's end, stopping where it says to log, evaluate and save."""
         plan, step = self.session.plan, int(state.step)
-        self.console.start(plan.total_steps, plan.steps_per_epoch, step, "val" if self.part == "validation" else "test")
+        split = "val" if self.part == "validation" else "test"
+        self.console.start(plan.total_steps, plan.steps_per_epoch, step, split, self.session.work)
         with StopRequest() as self.stop:
             self.stop.kept = f"What was saved before is in {self.place}."
             if self.progress.row_due:
