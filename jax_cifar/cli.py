@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TextIO, cast
 
 from jax_cifar.config import Config
 from jax_cifar.config.files import help_text, load_config
-from jax_cifar.errors import ConfigError, UserError, check, printable
+from jax_cifar.errors import ConfigError, UserError, check, is_out_of_memory, printable
 from jax_cifar.files import expand
 from jax_cifar.signals import STOPPED, all_done, is_guarded, say
 
@@ -83,6 +83,18 @@ class ExperimentParser(Parser):
             file = next((f": say --config {word}" for word in overrides if word.partition(":")[0].endswith(".py")), "")
             self.error(f"--config FILE is missing{file}")
         return options, load_config(options.config, overrides)
+
+
+def without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Arguments without these options and their values: what one script hands on to another."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in names:
+            kept.append(word)
+        elif not equals:
+            next(words, None)
+    return kept
 
 
 def _writable_file(text: str) -> Path:
@@ -174,9 +186,10 @@ def exit_code(main: Callable[[Sequence[str]], object]) -> int:
     except OSError as error:
         message, code = f"{error.strerror}: {error.filename}" if error.filename else str(error), 2
     except Exception as error:
-        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+        if not is_out_of_memory(error):
             raise
         told = str(error).splitlines()[:1] or ["the machine gave no more"]
-        message, code = f"Out of memory ({told[0]}). A smaller --train.batch_size or --eval.batch_size needs less.", 2
+        way_out = "A smaller --train.batch_size (scripts/find_batch_size.py finds one) or --eval.batch_size needs less."
+        message, code = f"Out of memory ({told[0]}). {way_out}", 2
     print(printable(message if code == STOPPED else f"error: {message}"), file=sys.stderr)
     return code

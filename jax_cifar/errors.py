@@ -59,3 +59,8 @@ class Interrupted(UserError):
 def print_warning(message: str) -> None:
     """One line on stderr about what is not as it should be, but stops nothing."""
     print(printable(f"warning: {message}", keep=""), file=sys.stderr)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is the machine or a device that had no more memory to give."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

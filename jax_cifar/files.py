@@ -39,6 +39,12 @@ def shipped(name: Literal["scripts", "configs"]) -> Path:
     return inside if inside.is_dir() else _LIBRARY.parent / name
 
 
+def with_library() -> dict[str, str]:
+    """The environment in which another Python process has this library, wherever this one has it from."""
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
 def expand(path: str | Path) -> Path:
     """The path that a user means: `~` and `$VAR` replaced, unless something of exactly this name is there.
 

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import shlex
 from collections.abc import Sequence
 
-from jax_cifar.cli import ExperimentParser, run
+from jax_cifar.cli import ExperimentParser, run, without
 from jax_cifar.files import expand
 from jax_cifar.lab.tables import markdown
 from jax_cifar.progress import progress
@@ -52,13 +52,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def command(arguments: Sequence[str], rate: float) -> str:
     """The command that trains with a rate, with all overrides that were given here."""
-    own, kept, words = ("--low", "--high", "--updates", "--seeds", "--out", "--optim.lr"), [], iter(arguments)
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if name not in own:
-            kept.append(word)
-        elif not equals:
-            next(words, None)
+    kept = without(arguments, ("--low", "--high", "--updates", "--seeds", "--out", "--optim.lr"))
     return f"python scripts/train.py {shlex.join(kept)} --optim.lr {rate:.2g}"
 
 

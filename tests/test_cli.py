@@ -89,7 +89,7 @@ def fail(error):
     [
         (OSError(28, "No space left on device", "runs/x"), 2, "error: No space left on device: runs/x\n"),
         (OSError("the tape is torn"), 2, "error: the tape is torn\n"),
-        (MemoryError(), 2, "error: Out of memory (the machine gave no more). A smaller --train.batch_size or"),
+        (MemoryError(), 2, "error: Out of memory (the machine gave no more). A smaller --train.batch_size (scripts/"),
         (RuntimeError("RESOURCE_EXHAUSTED: 5 GB\nat ..."), 2, "error: Out of memory (RESOURCE_EXHAUSTED: 5 GB). A"),
         (KeyboardInterrupt(), 75, "Stopped by SIGINT.\n"),
         (Diverged("The loss became nan."), 3, "error: The loss became nan.\n"),

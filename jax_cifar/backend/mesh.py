@@ -4,7 +4,6 @@ Under `jit` the compiler adds the collectives, so gradients and BatchNorm statis
 whatever the number of devices.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -51,21 +50,6 @@ def make_mesh(config: Config) -> Mesh:
             " or fewer devices with --distributed.devices."
         )
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
-
-
-def device_memory() -> float:
-    """Bytes of memory of a device; of the machine where that is its CPU."""
-    find_devices()
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or machine_memory()
-
-
-def machine_memory() -> float:
-    """Bytes of memory of this machine; infinite where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return math.inf  # Windows
 
 
 def place(tree: Any, sharding: Sharding | None) -> Any:

@@ -3,7 +3,6 @@
 That process knows the file, or the run folder, and the images, and nothing of what made it.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jax_cifar.errors import ExportError
+from jax_cifar.files import with_library
 from jax_cifar.signals import ending_with_us, last_acts
 
 RUN = ""  # in place of a file's suffix: a run folder
@@ -42,9 +42,8 @@ def logits_elsewhere(
     """
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/images.npy", images)
-        # The library itself, wherever this process has it from; and a CPU, as accelerators are not to be shared.
-        paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
+        # A CPU, as accelerators are not to be shared.
+        environment = with_library() | {"JAX_PLATFORMS": "cpu"}
         command = [sys.executable, "-P", "-m", "jax_cifar.deploy.verify", str(file), suffix, folder]
         code, errors = _run(command, environment, folder)
         if code:

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 
 from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.backend.hosts import several
+from jax_cifar.backend.memory import program_memory
 from jax_cifar.config import Config
 from jax_cifar.errors import check
 from jax_cifar.evaluation.latency import measure_latencies
 from jax_cifar.files import write_record
 from jax_cifar.models.network import compute_dtype
-from jax_cifar.training.programs import trace_calls
+from jax_cifar.training.programs import compiled_form, trace_calls
 from jax_cifar.training.session import Session
 from jax_cifar.training.state import TrainState
 from jax_cifar.training.step_parts import PARTS, make_part, repeat
@@ -98,8 +99,7 @@ def profile_step(session: Session, state: TrainState, updates: int, folder: Path
     write_trace(lambda: [own() for _ in range(rounds)], folder)
     ends = [0.0, *(took[part] for part in PARTS)]
     dtype = str(compute_dtype(session.config.train.dtype))
-    compiled = getattr(whole(count), "func", whole(count))
-    memory = compiled.memory_analysis()
+    compiled = compiled_form(whole(count))
     found = Profile(
         step=step,
         images=session.config.train.batch_size,
@@ -109,8 +109,7 @@ def profile_step(session: Session, state: TrainState, updates: int, folder: Path
         whole=took["whole"],
         flops=operations(session, state, step),
         bytes_accessed=_analysis(compiled).get("bytes accessed", math.nan),
-        memory=float(sum(getattr(memory, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp")))
-        - memory.alias_size_in_bytes,
+        memory=program_memory(compiled),
         matmul={name: matmul_speed(name) for name in dict.fromkeys(("float32", dtype))},
         dtype=dtype,
     )

@@ -66,6 +66,12 @@ def trace_calls(
     return compile_each
 
 
+def compiled_form(program: Callable[..., Any]) -> Any:
+    """What the compiler tells of a program; None of one that --debug-nans watches."""
+    compiled = program.func if isinstance(program, partial) else program
+    return compiled if hasattr(compiled, "memory_analysis") else None
+
+
 def _finding_nans(steps: Callable[..., Any], program: Callable[..., Any], model: str) -> Callable[..., Any]:
     """`program`, which is `steps` compiled; raises `Diverged` with operation and layer where it is not finite."""
 

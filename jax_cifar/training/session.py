@@ -14,7 +14,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_cifar.backend.hosts import least, several
-from jax_cifar.backend.mesh import device_memory, place, replicated
+from jax_cifar.backend.memory import device_memory, naming_the_batch, out_of_memory, program_memory
+from jax_cifar.backend.mesh import place, replicated
 from jax_cifar.config import Config, ModelConfig
 from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Dataset, Splits
@@ -38,7 +39,7 @@ from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import input_spec
 from jax_cifar.training.keys import run_key
 from jax_cifar.training.plan import Plan, make_plan
-from jax_cifar.training.programs import Programs, trace_calls
+from jax_cifar.training.programs import Programs, compiled_form, trace_calls
 from jax_cifar.training.replicas import Replicas
 from jax_cifar.training.state import PyTree, TrainState, initial_state
 from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
@@ -141,15 +142,30 @@ class Session:
                     train_steps, arguments, plan, counts, self.replicas.sharding, config.train.deterministic, model
                 )
 
-    def compile(self, state: TrainState) -> None:
-        """Compile every program of the runs, unless that is done; traces what has not been traced."""
+    def compile(self, state: TrainState, bounded: bool = True) -> None:
+        """Compile every program of the runs, unless that is done; traces what has not been traced.
+
+        Raises `ConfigError` where, as the compiler reckons it, an update takes more memory than there is and that
+        matters (`bounded`).
+        """
         if self._programs:
             return
         self.trace(state)
         with self.clock("compile"):
             self._programs = {side: compile_traced() for side, compile_traced in self._traced.items()}
+            self._measure_memory(state)
+            if bounded and self.memory > (there := device_memory()):
+                raise out_of_memory(self.config.train.batch_size, self.memory, self._stays, there)
             self._norm = self.replicas.each(global_norm, 0).lower(state.params).compile()
             self._predict = self._compile_predict(state)
+
+    def _measure_memory(self, state: TrainState) -> None:
+        """Note the bytes that an update takes, and those of them that are the same whatever the batch."""
+        compiled = (compiled_form(self._programs[side](count)) for side, count in self.plan.calls())
+        self.memory = max((program_memory(program) for program in compiled if program), default=0.0)
+        # The gradient and the update are as large as the parameters.
+        stays = (state, *self.inputs(0), state.params, state.params)
+        self._stays = float(sum(leaf.nbytes for leaf in jax.tree.leaves(stays)))
 
     def inputs(self, step: int) -> tuple[Any, ...]:
         """What a program is given beside the state, in the epoch that the update after `step` belongs to."""
@@ -167,7 +183,8 @@ class Session:
         plan, begin, end = self.plan, step, self.plan.next_stop(step)
         side, started = plan.side_at(step), time.perf_counter()
         # What JAX itself does at a NaN fits no program that was compiled beforehand.
-        with self.clock("train"), jax.debug_nans(False):
+        naming = naming_the_batch(self.config.train.batch_size, self.memory, self._stays)
+        with self.clock("train"), jax.debug_nans(False), naming:
             sums, *inputs = self.inputs(step)
             while True:
                 count = plan.next_call(step, self._affordable)
