@@ -10,7 +10,9 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +36,7 @@ from jax_cifar.training.replicas import one_run
 from jax_cifar.training.session import Session
 
 UPDATES = 2  # after one more, which takes its memory for the first time
+LOOK_SECONDS = 0.01  # in which a hundred megabytes may be written
 TOO_MUCH = 3  # exit code
 SLOWEST = 60.0  # seconds: what takes longer for an update is of no use, however much memory there is
 
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     _, config = ExperimentParser(None).read(arguments[3:])
     config = probed(config, batch)
     there = limit or memory_there()
-    bound_memory(there)
+    bound_memory((1 - margin) * there)
     try:
         probe(config, there, margin)
     except Exception as error:
@@ -95,27 +98,23 @@ def probed(config: Config, batch: int) -> Config:
 def memory_there() -> float:
     """Bytes that a device has, or that are free in this machine's memory where that is the device."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    free = proc_bytes("/proc/meminfo").get("MemAvailable", math.inf)
+    free = math.inf
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
     return stats.get("bytes_limit") or min(machine_memory(), free)
 
 
-def proc_bytes(file: str) -> dict[str, int]:
-    """The amounts that Linux tells in a file, by their names; nothing where there is no such file."""
-    try:
-        words = [line.split() for line in Path(file).read_text().splitlines()]
-    except OSError:
-        return {}
-    return {line[0].rstrip(":"): 1024 * int(line[1]) for line in words if line[2:] == ["kB"]}
-
-
 def bound_memory(there: float) -> None:
-    """Let an allocation beyond what there is fail here, before the system has to end some process or other."""
-    if resource and jax.default_backend() == "cpu" and math.isfinite(there):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            # What is only reserved, such as the stacks of threads, is counted too, and takes no memory.
-            status = proc_bytes("/proc/self/status")
-            reserved = max(status["VmData"] - status["VmRSS"], 0)
-            resource.setrlimit(resource.RLIMIT_DATA, (int(there) + reserved, resource.RLIM_INFINITY))
+    """End this process once it holds more of the machine's memory than there is for it, by a thread that watches."""
+
+    def watch() -> None:
+        while memory_taken() <= there:
+            time.sleep(LOOK_SECONDS)
+        os._exit(TOO_MUCH)
+
+    if resource and jax.default_backend() == "cpu":
+        threading.Thread(target=watch, name="memory", daemon=True).start()
 
 
 def memory_taken() -> float:
