@@ -79,7 +79,8 @@ def measure(suite: ModuleType, options: argparse.Namespace) -> None:
 
     last_acts.append(show)  # a Ctrl-C leaves what there is
     at_end_say("What was measured until then is shown.")
-    with progress(options.suite, total=suite.cases(options)) as bar:
+    with progress(options.suite, total=(total := suite.cases(options))) as bar:
+        bar.print(f"{options.suite}: {SUITES[options.suite]}; {total} to measure", sys.stderr)
         for case in suite.measure(options):
             cases.append(case)
             timed = getattr(case, "timings", None)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from jax_cifar.cli import Parser, run
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import expand
+from jax_cifar.progress import print_above, progress
 
 if TYPE_CHECKING:
     import onnx
@@ -39,15 +40,19 @@ def main(arguments: Sequence[str]) -> None:
     to_onnx = out.suffix == ".onnx"
     if to_onnx:
         require_torch()
-    source = load(options, out)
-    if to_onnx:
-        model, expected = in_variant(
-            float_model(source, options.float_input, options.torch_twin), source, options.data_dir, variant
-        )
-        content = model.SerializeToString()
-    else:
-        content, expected = stablehlo_content(source), source.expected
-    agreement, logits = write_verified(out, content, source.test.images, expected)
+    with progress("export", total=3, unit="steps") as bar:
+        bar.advance(0, note="the run and its own predictions")
+        source = load(options, out)
+        bar.advance(note="the file")
+        if to_onnx:
+            model, expected = in_variant(
+                float_model(source, options.float_input, options.torch_twin), source, options.data_dir, variant
+            )
+            content = model.SerializeToString()
+        else:
+            content, expected = stablehlo_content(source), source.expected
+        bar.advance(note="another process reads it and predicts the test images")
+        agreement, logits = write_verified(out, content, source.test.images, expected)
     runtime = "ONNX Runtime" if to_onnx else "JAX from the file"
     for line in summary(source, options.float_input, agreement, (logits, runtime), out):
         print(line)
@@ -188,7 +193,7 @@ def in_variant(
     smaller, notes = make_variant(model, variant, source.run.splits(data_dir))
     ways = {name: onnx_way(one.SerializeToString()) for name, one in {"float32": model, variant: smaller}.items()}
     figures = compare(ways, source.test)
-    print(*notes, table(figures), f"ONNX Runtime, {cpu_count()} threads", sep="\n")
+    print_above("\n".join([*notes, table(figures), f"ONNX Runtime, {cpu_count()} threads"]))
     set_metadata(smaller, **source.metadata(variant=variant) | {"test_accuracy": figures[-1].accuracy})
     logits = ways[variant].predict(source.test.images)
     return smaller, Expected(logits, None, **({"allowed": QUANTIZED} if variant in ("int8", "int8-dynamic") else {}))

@@ -194,7 +194,8 @@ def test_a_wrong_command_ends_in_one_line(main, monkeypatch, capsys, arguments, 
     with pytest.raises(SystemExit) as caught:
         run(main)
     assert caught.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    *planned, line = capsys.readouterr().err.splitlines()
+    assert all(told.startswith("step: a train step") for told in planned)
     assert line.startswith("error: ")
     assert message in line
 

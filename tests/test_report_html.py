@@ -220,8 +220,9 @@ def contrast(one, other):
 
 
 def test_colours_of_the_page_contrast_as_wcag_aa_asks_for_in_both_schemes():
-    css = (ROOT / "jax_cifar/telemetry/html/report.css").read_text()
-    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S))
+    styles = [(ROOT / "jax_cifar/telemetry/html" / name).read_text() for name in ("palette.css", "report.css")]
+    blocks = [re.findall(r":root \{(.*?)\}", css, re.S) for css in styles]
+    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", "".join(pair))) for pair in zip(*blocks, strict=True))
     assert light.keys() == dark.keys() and len(light) > 15
     for colors in (light, dark):
         for name in ("ink", "quiet", "accent", "fault", *(f"s{i}" for i in range(8))):

@@ -27,6 +27,7 @@ from jax_cifar.deploy.onnx import LARGEST_FILE, OnnxModel
 from jax_cifar.deploy.web_runtime import VERSION, WebRuntime
 from jax_cifar.errors import ConfigError, DataError, check
 from jax_cifar.files import atomic_write, read_bytes
+from jax_cifar.telemetry.html import PALETTE
 
 MOST_BYTES = 4_000_000  # of the page beside its model, gzipped
 MOST_SAMPLES = 10
@@ -65,6 +66,7 @@ def make_page(path: Path, model: OnnxModel, samples: Iterable[Sample], runtime: 
     wasm = _base64(gzip.compress(runtime.wasm, 9, mtime=0))
     files = {file.name: file.read_bytes() for file in sorted(_PAGE.iterdir()) if file.is_file()}
     return files | {
+        "style.css": PALETTE.read_bytes() + b"\n" + files["style.css"],
         "model.js": _script("model", {**told, "size": height, "channels": channels, "onnx": _base64(onnx)}),
         "samples.js": _script("samples", [_encode(sample) for sample in samples]),
         "ort.js": runtime.script,

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from jax_cifar.progress import progress
+
 BATCHES = (1, 128)  # images of a call
 
 
@@ -32,14 +34,17 @@ def measure_latencies(
     for way in ways.values():
         way()
     times: dict[str, list[float]] = {name: [] for name in ways}
-    started = time.perf_counter()
-    for rounds in range(1, most + 1):
-        for name, way in ways.items():
-            begin = time.perf_counter()
-            way()
-            times[name].append(time.perf_counter() - begin)
-        if rounds >= least and time.perf_counter() - started > seconds * len(ways):
-            break
+    started, planned = time.perf_counter(), seconds * len(ways)
+    with progress("timed", planned, unit="seconds") as bar:
+        for rounds in range(1, most + 1):
+            for name, way in ways.items():
+                begin = time.perf_counter()
+                way()
+                times[name].append(time.perf_counter() - begin)
+            spent = time.perf_counter() - started
+            bar.update(spent, max(planned, spent / rounds * least))
+            if rounds >= least and spent > planned:
+                break
     return {name: of_calls(values) for name, values in times.items()}
 
 

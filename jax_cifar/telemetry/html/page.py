@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from jax_cifar.telemetry.html import PALETTE
 from jax_cifar.telemetry.html.charts import Form, Kind, line_chart, percent, style
 from jax_cifar.telemetry.html.markup import Child, Markup, join, tag
 from jax_cifar.telemetry.html.sections import address, data_table, duration, figures, run_sections, verdict
@@ -133,7 +134,10 @@ def _folded(run: Shown, key: Markup) -> Markup:
 
 def _document(title: str, *body: Child) -> str:
     """A page with its style and script inside, and nothing else that could be loaded or run."""
-    css, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    palette, style, script = (
+        (_FOLDER / name).read_text(encoding="utf-8") for name in (PALETTE, "report.css", "report.js")
+    )
+    css = f"{palette}\n{style}"
     policy = (
         f"default-src 'none'; style-src '{_hash(css)}'; script-src '{_hash(script)}'; img-src data:;"
         " base-uri 'none'; form-action 'none'"
