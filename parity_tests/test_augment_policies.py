@@ -158,6 +158,7 @@ def test_every_operation_at_every_magnitude(name, size):
     assert not agree(result, twin, "float32 operation")
 
 
+@pytest.mark.slow
 def test_autocontrast_of_every_third_range():
     """Pillow's doubles fall short of whole numbers in one range of five, and which ones follows no simple rule."""
     low, high = np.stack(np.triu_indices(256))[:, ::3]

@@ -72,9 +72,8 @@ def run_onnx(model, images):
     return [export.predict(session, images if size == 64 else images[: 2 * size], size) for size in BATCHES]
 
 
-# Every norm once; the rest is left to the slow tests.
-QUICK = ("tiny_cnn-group", "simple_cnn-none", "simple_cnn-batch")
-QUICK += ("speedrun_net-residual",)
+# The rest is left to the slow tests.
+QUICK = ("simple_cnn-batch", "speedrun_net-residual")
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def test_same_padding_does_not_agree(name, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["tiny_cnn", "simple_cnn", "cifar_cnn", "resnet18", pytest.param("resnet50", marks=pytest.mark.slow)]
+    "name",
+    ["tiny_cnn", "simple_cnn", "cifar_cnn", *(pytest.param(f"resnet{n}", marks=pytest.mark.slow) for n in (18, 50))],
 )
 def test_relu_passes_no_gradient_at_zero(name):
     """With kernels and biases of zero every ReLU but the dense ones stands exactly at zero."""

@@ -8,10 +8,10 @@ pytestmark = pytest.mark.mutants
 
 
 # The first is the canary: every run of the tests sees that planting works.
-EACH = [pytest.param(m, id=m.fault, marks=() if m is MUTANTS[0] else pytest.mark.slow) for m in MUTANTS]
 
 
-@pytest.mark.parametrize("mutant", EACH)
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", [pytest.param(mutant, id=mutant.fault) for mutant in MUTANTS])
 def test_mutant_is_killed(mutant, tmp_path, record_property):
     killed_by = run_mutant(mutant, tmp_path)
     record_property("mutant", mutant.fault)
@@ -25,6 +25,7 @@ def test_every_fault_has_a_name_of_its_own():
     assert len(set(faults)) == len(faults)
 
 
+@pytest.mark.slow
 def test_a_change_that_changes_nothing_survives(tmp_path):
     harmless = MUTANTS[0]._replace(new=MUTANTS[0].old + "  # nothing")
     assert run_mutant(harmless, tmp_path) is None
@@ -35,6 +36,7 @@ def test_a_mutant_whose_text_is_gone_is_no_kill(tmp_path):
         run_mutant(MUTANTS[0]._replace(old="nowhere to be found"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_test_that_is_not_there_is_no_kill(tmp_path):
     with pytest.raises(RuntimeError, match="could not be run"):
         run_mutant(MUTANTS[0]._replace(test="test_layers.py::test_nothing"), tmp_path)

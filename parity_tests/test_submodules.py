@@ -173,8 +173,7 @@ def torch_trace(case, plant: Callable[[Any], Any] = lambda judge: None) -> Trace
 
 
 # Every architecture but the deepest, and every norm; the rest is left to the slow tests.
-QUICK = ("tiny_cnn-batch", "simple_cnn-none", "cifar_cnn-group", "resnet18-batch")
-QUICK += ("speedrun_net-batch", "speedrun_net-residual")
+QUICK = ("tiny_cnn-batch", "simple_cnn-none", "resnet18-batch", "speedrun_net-batch", "speedrun_net-residual")
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,12 @@ def test_initialisation_has_the_same_distribution(case):
     ("case", "kernels", "wrong"),
     [
         # It counts inputs where torchvision counts outputs; where these are as many, it still cuts the tails off.
-        ("resnet18", ("layer3_0/conv1", "layer4_0/conv1", "layer4_1/conv2"), nn.initializers.he_normal()),
+        pytest.param(
+            "resnet18",
+            ("layer3_0/conv1", "layer4_0/conv1", "layer4_1/conv2"),
+            nn.initializers.he_normal(),
+            marks=pytest.mark.slow,
+        ),
         ("cifar_cnn", ("block1/conv2", "block4/conv1", "fc1", "fc3"), nn.initializers.lecun_normal()),
         ("speedrun_net", ("whiten", "head"), nn.initializers.lecun_normal()),
     ],

@@ -131,12 +131,16 @@ def test_what_cannot_be_compressed_is_refused_and_leaves_nothing(trained, tmp_pa
 
 
 def test_the_script_shows_every_network_on_the_way(trained, smaller, capsys, monkeypatch):
-    monkeypatch.setattr("jax_cifar.training.finetune._require_same_elsewhere", lambda *given: None)
+    asked = []
+    monkeypatch.setattr("jax_cifar.training.finetune.compress", lambda *a, **given: asked.append((a, given)) or smaller)
     quick = functools.partial(measure_latencies, seconds=0.0, least=2, most=2)
     monkeypatch.setattr("jax_cifar.evaluation.latency.measure_latencies", quick)
     main = runpy.run_path(str(Path(__file__).parents[1] / "scripts/compress.py"))["main"]
     words = ["--workdir", str(trained), "--prune", "0.4", "--out", str(trained.with_name("smaller"))]
     main([*words, "--finetune-epochs", str(EPOCHS), "--log.every", "2"])
+    ((positional, given),) = asked
+    assert positional == (str(trained), 0.4, str(trained.with_name("smaller")))
+    assert (given["finetune_epochs"], given["overrides"]) == (EPOCHS, ["--log.every", "2"])
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [row[1].strip() for row in rows[2:]] == list(smaller)
     for row, run in zip(rows[2:], smaller.values(), strict=True):

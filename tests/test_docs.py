@@ -104,7 +104,14 @@ RECIPES = {
 
 
 # Variants of what is run anyway, and what tests of the library cover.
-SLOW = ("own_optimizer.py:lion", "own_optimizer.py:centred", "own_schedule.py", "own_loss.py", "own_recipe.py:wide")
+SLOW = (
+    "own_transform.py",
+    "own_optimizer.py:lion",
+    "own_optimizer.py:centred",
+    "own_schedule.py",
+    "own_loss.py",
+    "own_recipe.py:wide",
+)
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(r, marks=pytest.mark.slow) if r in SLOW else r for r in RECIPES])
@@ -151,6 +158,7 @@ def test_an_example_that_is_not_trained_here_can_be(recipe):
     fuzzing.trace(config, load_data(config.data))
 
 
+@pytest.mark.slow
 def test_own_fields_and_seeds_go_through_train_many():
     configs = [
         load_config(EXAMPLES / "own_network.py", [*SMALL, "--model.features=4", f"--train.seed={i}"]) for i in (0, 1)
@@ -159,7 +167,8 @@ def test_own_fields_and_seeds_go_through_train_many():
     assert len(accuracies) == 2 and None not in accuracies
 
 
-@pytest.mark.parametrize("script", [pytest.param("own_callback.py", marks=pytest.mark.slow), "own_data.py"])
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["own_callback.py", "own_data.py"])
 def test_a_script_of_the_examples_runs(script, tmp_path, monkeypatch, capsys):
     small = [option for option in SMALL if "subset" not in option and "eval" not in option]
     monkeypatch.chdir(tmp_path)

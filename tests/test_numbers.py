@@ -80,7 +80,7 @@ def test_the_share_of_values_that_are_not_finite_counts_entries():
 # Updates that are skipped.
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_skipped_update_leaves_every_bit_as_it_was_and_counts_a_step(accumulate):
     optim = OptimConfig(name="adamw", lr=0.1, ema_decay=0.9, clip_norm=1.0, accumulate=accumulate)
     config = dataclasses.replace(spoilt(Spoil(), 2), optim=optim)
@@ -122,6 +122,7 @@ def test_skipped_updates_are_counted_and_told_once(tmp_path, capsys):
     assert "1 updates that were not finite" in out
 
 
+@pytest.mark.slow
 def test_a_run_that_skips_goes_on_from_a_checkpoint_as_if_it_had_not_been_stopped(tmp_path, monkeypatch):
     config = spoilt(Spoil(), 3, train={"steps_per_call": 1}, log={"every": 1})
     whole = train(config, tmp_path / "whole")

@@ -53,6 +53,7 @@ def test_an_old_run_is_evaluated(old):
     assert best.evaluate("val").loss == pytest.approx(recorded[0]["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_an_old_run_is_resumed_as_if_it_had_never_been_stopped(old):
     summary = train(old_config(), old).summary
     assert read_metrics(old)[-1]["step"] == summary["steps"] == 12

@@ -27,21 +27,21 @@ def test_the_plain_baseline_learns_in_its_first_steps(tmp_path):
     assert train(config, tmp_path).report.accuracy > 0.42
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
         ("cifar100_ablation.py:adam", ["--model.width", "4"]),
-        # The same again, with networks, rules and transforms that have tests of their own.
-        pytest.param("cifar10_tiny_cnn.py", ["--model.width", "4"], marks=pytest.mark.slow),
-        pytest.param("cifar10_speedrun.py", ["--train.batch_size", "50"], marks=pytest.mark.slow),
-        pytest.param("cifar10_speedrun.py:96", NARROW, marks=pytest.mark.slow),
-        pytest.param("cifar100_speedrun.py", NARROW, marks=pytest.mark.slow),
-        pytest.param("cifar100_cnn.py", ["--model.width", "8"], marks=pytest.mark.slow),
-        pytest.param("cifar100_ablation.py:sgd_decay", ["--model.width", "4"], marks=pytest.mark.slow),
-        pytest.param("cifar100_ablation.py:adamw", ["--model.width", "4"], marks=pytest.mark.slow),
-        pytest.param("cifar100_resnet34.py:strong_imagenet", NARROW, marks=pytest.mark.slow),
-        pytest.param("cifar100_resnet34_200.py:mixed", NARROW, marks=pytest.mark.slow),
-        pytest.param("cifar100_resnet_modern.py:resnet18", NARROW, marks=pytest.mark.slow),
+        ("cifar10_tiny_cnn.py", ["--model.width", "4"]),
+        ("cifar10_speedrun.py", ["--train.batch_size", "50"]),
+        ("cifar10_speedrun.py:96", NARROW),
+        ("cifar100_speedrun.py", NARROW),
+        ("cifar100_cnn.py", ["--model.width", "8"]),
+        ("cifar100_ablation.py:sgd_decay", ["--model.width", "4"]),
+        ("cifar100_ablation.py:adamw", ["--model.width", "4"]),
+        ("cifar100_resnet34.py:strong_imagenet", NARROW),
+        ("cifar100_resnet34_200.py:mixed", NARROW),
+        ("cifar100_resnet_modern.py:resnet18", NARROW),
     ],
 )
 def test_every_recipe_takes_its_first_steps(tmp_path, name, overrides):

@@ -34,6 +34,7 @@ def network_of(config, classes: int = 10) -> Network:
     return make_network(config, input_spec(config, splits))
 
 
+@pytest.mark.slow
 def test_a_run_of_the_same_classes_starts_from_all_weights(finished):
     said = []
     start = starting_weights(finished, network_of(small_config()), small_config(), said.append)

@@ -119,7 +119,9 @@ def test_a_noisy_curve_is_smoothed_without_lag():
     assert np.flatnonzero(np.isnan(plots.running_mean(gap, 5))).tolist() == [50]
 
 
-@pytest.mark.parametrize(("classes", "smallest", "largest"), [(3, 900, 1800), (100, 1900, 2800)])
+@pytest.mark.parametrize(
+    ("classes", "smallest", "largest"), [(3, 900, 1800), pytest.param(100, 1900, 2800, marks=pytest.mark.slow)]
+)
 def test_confusion_matrix_of_few_and_many_classes(tmp_path, classes, smallest, largest):
     matrix = np.random.default_rng(0).integers(0, 10, (classes, classes)) + 50 * np.eye(classes, dtype=int)
     path = draw_confusion_matrix(matrix, [f"class_{i}" for i in range(classes)], tmp_path / "new" / "matrix.png")

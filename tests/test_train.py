@@ -246,10 +246,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(load_run(tmp_path).variables)), step
 
 
+def too_high_at_last(step: int, total_steps: int) -> float:
+    """Of the highest rate, a share that is all of it in the last third of a run."""
+    return 1.0 if step >= 2 * total_steps // 3 else 0.003
+
+
 def test_the_best_by_validation_is_kept_apart(tmp_path):
-    # A rate so high that the last epoch is not the best.
     config = small_config(
-        data={"val_fraction": 0.2}, train={"epochs": 3}, optim={"lr": 0.3}, schedule={"name": "constant"}
+        model=Perceptron(),
+        data={"val_fraction": 0.2},
+        train={"epochs": 3},
+        optim={"lr": 100.0},
+        schedule={"name": too_high_at_last, "warmup": 0.0},
     )
     result = train(config, tmp_path)
     best = load_run(tmp_path, "best")
