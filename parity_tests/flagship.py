@@ -28,6 +28,7 @@ from jax_cifar.training.steps import make_train_step
 STEPS, BATCH, CLASSES = 20, 8, 10
 SMOOTHING, CLIP, LR, MOMENTUM, DECAY = 0.1, 1.0, 0.1, 0.9, 5e-4
 PADDING, MEAN, STD = 4, (0.5, 0.48, 0.45), (0.29, 0.28, 0.3)
+QUANTITIES = ("loss", "parameters", "statistics", "logits")  # what is compared
 
 NETWORKS = {
     "resnet34": ModelConfig(name="resnet34", width=4),

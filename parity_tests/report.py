@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 import test_flagship as judge
 import torch
 from equivalence import compare_means
-from flagship import NETWORKS, SCHEDULES, STEPS
+from flagship import NETWORKS, QUANTITIES, SCHEDULES, STEPS
 from mutants import MUTANTS
 from planting import ROOT
 from tolerances import TOLERANCES
@@ -45,13 +45,13 @@ def flagship_section(bar: Bar) -> str:
     rows = []
     for name in NETWORKS:
         found, schedule = judge.compare(name), SCHEDULES[name].name
-        cells = [f"{found[quantity]:.1e}" for quantity in judge.QUANTITIES]
+        cells = [f"{found[quantity]:.1e}" for quantity in QUANTITIES]
         rows.append([f"{name}, {schedule}", *cells])
         bar.advance(note="steps in float64")
-    rows.append(["allowed", *(f"{judge.bound(quantity):.0e}" for quantity in judge.QUANTITIES)])
+    rows.append(["allowed", *(f"{judge.bound(quantity):.0e}" for quantity in QUANTITIES)])
     for field, value, words in (("momentum", 0.11, "running statistics' momentum 0.11"), ("eps", 1.1e-5, "eps 1.1e-5")):
         found = judge.compare("cifar_cnn", lambda net, f=field, v=value: judge.set_norms(net, f, v))
-        cells = [f"{found[quantity]:.1e}" for quantity in judge.QUANTITIES]
+        cells = [f"{found[quantity]:.1e}" for quantity in QUANTITIES]
         rows.append([f"cifar_cnn, fault planted: {words}", *cells])
         bar.advance()
     return f"""## {STEPS} steps in float64
@@ -60,7 +60,7 @@ A network of ResNet-34's depth and the CifarCNN, trained in both frameworks from
 Nesterov SGD with weight decay, clipping, label smoothing, warm-up + cosine or OneCycle with its momentum. The largest
 differences over all steps (loss) and at the end, the last two rows with a fault in the PyTorch network:
 
-{table(["", *judge.QUANTITIES], rows)}
+{table(["", *QUANTITIES], rows)}
 """
 
 

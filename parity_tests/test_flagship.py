@@ -19,6 +19,7 @@ from flagship import (
     MEAN,
     MOMENTUM,
     PADDING,
+    QUANTITIES,
     SMOOTHING,
     STD,
     STEPS,
@@ -35,8 +36,6 @@ from jax_cifar.backend.precision import float64
 from torch_ref import augment as torch_augment
 from torch_ref import convert
 from torch_ref import models as torch_models
-
-QUANTITIES = ("loss", "parameters", "statistics", "logits")
 
 
 def torch_images(batch: Batch) -> torch.Tensor:
