@@ -125,7 +125,7 @@ def build(name: str, environment: Environment) -> Built:
     """The environment, made anew where its recipe is another than that of the one that is there.
 
     Raises:
-        UserError: a Python is missing, pip fails, or what was preinstalled has been replaced.
+        UserError: a Python is missing, pip fails, a release was withdrawn, or what was preinstalled has been replaced.
     """
     place = PLACE / name
     made, python = place / "recipe.json", place / "bin" / "python"
@@ -153,9 +153,11 @@ def install(place: Path, environment: Environment) -> list[str]:
     after = installed(python)
     tools = [str(one) for name in EXTRAS for one in extra(name) if one.name not in TORCH]
     pip(place, "--editable", ROOT, *tools, *torch_without_cuda(place, pins), "--constraint", pins)
-    replaced = [name for name in before if installed(python).get(name) != before[name] or after[name] != before[name]]
-    if replaced:
-        changes = ", ".join(f"{name} {before[name]} by {after.get(name)}" for name in replaced)
+    for found in (after, installed(python)):
+        replaced = [name for name in before if found.get(name) != before[name]]
+        if not replaced:
+            continue
+        changes = ", ".join(f"{name} {before[name]} by {found.get(name)}" for name in replaced)
         raise UserError(f"Installing this project replaces what is preinstalled: {changes}.")
     return sorted(after.keys() - before.keys() - {project()["name"]}) if environment.preinstalled else []
 
@@ -180,13 +182,18 @@ def installed(python: Path) -> dict[str, str]:
 
 
 def pip(place: Path, *arguments: object) -> None:
-    """Let pip of an environment install; raises `UserError` where it fails."""
-    execute([place / "bin" / "python", "-m", "pip", "--quiet", "install", *arguments], place)
+    """Let pip of an environment install; raises `UserError` where it fails, or takes a release that was withdrawn."""
+    told = execute([place / "bin" / "python", "-m", "pip", "install", *arguments], place)
+    withdrawn = [line for line in told.splitlines() if "is a yanked version" in line]
+    if withdrawn:
+        raise UserError(f"{place.name}: raise the lower bound of what has been withdrawn.\n" + "\n".join(withdrawn))
 
 
-def execute(command: Sequence[object], place: Path) -> None:
-    """Run a command at the root of the project; raises `UserError` with its last words where it fails."""
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+def execute(command: Sequence[object], place: Path) -> str:
+    """What a command prints, run at the root of the project; raises `UserError` with its last words where it fails."""
+    streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, check=False, **streams)
     if done.returncode:
-        told = "\n".join((done.stderr or done.stdout).strip().splitlines()[-8:])
+        told = "\n".join(done.stdout.strip().splitlines()[-12:])
         raise UserError(f"{place.name}: {' '.join(map(str, command[:6]))} ... failed:\n{told}")
+    return done.stdout
