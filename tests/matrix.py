@@ -55,6 +55,8 @@ class Table(NamedTuple):
     lines: dict[str, list[str]]  # by environment, the cells after it
 
     def __str__(self) -> str:
+        if not self.lines:
+            return "Not measured yet."
         lines = [self.head, *((name, *self.lines[name]) for name in ENVIRONMENTS if name in self.lines)]
         first, *others = (f"| {' | '.join(line)} |" for line in lines)
         return "\n".join([first, "|" + "-|" * len(self.head), *others])
@@ -93,8 +95,8 @@ class Page:
             " checkout's own environment.",
             flagship,
             "## Versions",
-            "Of `colab` those of the first lines of its recipe in `tests/matrix_environments.py` are preinstalled, and"
-            " `pip install -e .` has to leave them as they are: else there is no row.",
+            "Where something is preinstalled (`tests/matrix_environments.py`) `pip install -e .` has to leave all of it as"
+            " it is, else there is no row; what it adds is named.",
             versions,
         ]
         self.path.write_text("\n\n".join(parts) + "\n")

@@ -133,8 +133,13 @@ def test_the_page_has_the_networks_and_quantities_of_the_flagship():
     assert tuple(flagship.NETWORKS) == matrix.NETWORKS and flagship.QUANTITIES == matrix.QUANTITIES
 
 
-def test_the_page_in_the_repository_has_every_environment_and_nothing_that_failed():
-    text = (ROOT / "docs/platforms.md").read_text()
+def test_a_page_says_what_is_not_measured_yet(tmp_path):
+    Page(tmp_path / "page.md").write()
+    assert (tmp_path / "page.md").read_text().count("Not measured yet.") == 3
+
+
+def test_the_page_in_the_repository_is_whole_and_nothing_has_failed():
     found = Page(ROOT / "docs/platforms.md")
-    assert all(list(table.lines) == list(ENVIRONMENTS) for table in found.tables), "run `make matrix`"
-    assert "What failed" not in text and not any(found.failed.values())
+    rows = [list(table.lines) for table in found.tables]
+    assert rows in ([[]] * 3, [list(ENVIRONMENTS)] * 3), "docs/platforms.md is of other environments: run `make matrix`"
+    assert not any(found.failed.values())
