@@ -95,8 +95,8 @@ class Page:
             " checkout's own environment.",
             flagship,
             "## Versions",
-            "Where something is preinstalled (`tests/matrix_environments.py`) `pip install -e .` has to leave all of it as"
-            " it is, else there is no row; what it adds is named.",
+            "What is preinstalled in an environment (`tests/matrix_environments.py`) `pip install -e .` has to leave"
+            " as it is, else there is no row; what it adds is named.",
             versions,
         ]
         self.path.write_text("\n\n".join(parts) + "\n")
