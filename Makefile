@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup train test mutants test-all parity faults lint clean
+.PHONY: help setup train test mutants test-all parity faults matrix lint clean
 
 help:
 	@echo "make train     train the quickstart on embedded real data"
@@ -14,9 +14,10 @@ help:
 	@echo "make test-all  run the slow tests and all mutants too"
 	@echo "make parity    write docs/parity.md anew, with all mutants"
 	@echo "make faults    do to runs what happens to runs, and write docs/reliability.md anew"
+	@echo "make matrix    test under other versions (ENVS=colab: of one environment), and write docs/platforms.md anew"
 	@echo "make lint      ruff, pyright, import directions, known vulnerabilities"
 	@echo "make setup     make $(VENV) with everything in it (the others do it by themselves)"
-	@echo "make clean     remove $(VENV)"
+	@echo "make clean     remove $(VENV) and the environments of make matrix"
 
 setup: $(STAMP)
 
@@ -47,6 +48,9 @@ parity: setup
 faults: setup
 	$(BIN)/python tests/faults.py --out docs/reliability.md
 
+matrix: setup
+	$(BIN)/python tests/matrix.py $(ENVS) --out docs/platforms.md
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,4 +59,4 @@ lint: setup
 	$(BIN)/python scripts/audit.py
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .matrix

@@ -1,12 +1,20 @@
 """Strict arithmetic for every test, one thread for PyTorch, and the table of mutants at the end."""
 
 import strictness  # noqa: F401
-import torch
 import typecheck  # noqa: F401
-from fixtures import pytest_collection_finish, quick_compile, x64  # noqa: F401
+from fixtures import (  # noqa: F401
+    WITHOUT_TORCH,
+    pytest_collection_finish,
+    pytest_make_collect_report,
+    quick_compile,
+    x64,
+)
 
-# The test workers share the cores.
-torch.set_num_threads(1)
+if not WITHOUT_TORCH:
+    import torch
+
+    # The test workers share the cores.
+    torch.set_num_threads(1)
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:

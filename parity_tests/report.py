@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-import test_flagship as flagship
+import test_flagship as judge
 import torch
 from equivalence import compare_means
+from flagship import NETWORKS, QUANTITIES, SCHEDULES, STEPS
 from mutants import MUTANTS
 from planting import ROOT
 from tolerances import TOLERANCES
@@ -42,24 +43,24 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def flagship_section(bar: Bar) -> str:
     """The figures of test_flagship.py."""
     rows = []
-    for name in flagship.NETWORKS:
-        found, schedule = flagship.compare(name), flagship.SCHEDULES[name].name
-        cells = [f"{found[quantity]:.1e}" for quantity in flagship.QUANTITIES]
+    for name in NETWORKS:
+        found, schedule = judge.compare(name), SCHEDULES[name].name
+        cells = [f"{found[quantity]:.1e}" for quantity in QUANTITIES]
         rows.append([f"{name}, {schedule}", *cells])
         bar.advance(note="steps in float64")
-    rows.append(["allowed", *(f"{flagship.bound(quantity):.0e}" for quantity in flagship.QUANTITIES)])
+    rows.append(["allowed", *(f"{judge.bound(quantity):.0e}" for quantity in QUANTITIES)])
     for field, value, words in (("momentum", 0.11, "running statistics' momentum 0.11"), ("eps", 1.1e-5, "eps 1.1e-5")):
-        found = flagship.compare("cifar_cnn", lambda net, f=field, v=value: flagship.set_norms(net, f, v))
-        cells = [f"{found[quantity]:.1e}" for quantity in flagship.QUANTITIES]
+        found = judge.compare("cifar_cnn", lambda net, f=field, v=value: judge.set_norms(net, f, v))
+        cells = [f"{found[quantity]:.1e}" for quantity in QUANTITIES]
         rows.append([f"cifar_cnn, fault planted: {words}", *cells])
         bar.advance()
-    return f"""## {flagship.STEPS} steps in float64
+    return f"""## {STEPS} steps in float64
 
 A network of ResNet-34's depth and the CifarCNN, trained in both frameworks from the same weights, crops and flips:
 Nesterov SGD with weight decay, clipping, label smoothing, warm-up + cosine or OneCycle with its momentum. The largest
 differences over all steps (loss) and at the end, the last two rows with a fault in the PyTorch network:
 
-{table(["", *flagship.QUANTITIES], rows)}
+{table(["", *QUANTITIES], rows)}
 """
 
 
@@ -177,7 +178,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--export", metavar="DIR", type=Path, nargs="+", default=[], help="run folders to export")
     options = parser.parse_args(arguments)
     runs = options.jax and options.torch
-    with progress("parity", total=len(flagship.NETWORKS) + 2 + len(options.export) + len(MUTANTS)) as bar:
+    with progress("parity", total=len(NETWORKS) + 2 + len(options.export) + len(MUTANTS)) as bar:
         sections = [flagship_section(bar), suite_section(), tolerance_section()]
         sections += [accuracy_section(options.jax, options.torch)] if runs else kept_section(options.out, ACCURACY)
         sections += [export_section(options.export, bar)] if options.export else kept_section(options.out, EXPORT)

@@ -21,6 +21,7 @@ from benchmarks.per_image.boxes import first_that_fits
 from jax_cifar.augment.boxes import BoxDraws, CoarseDropout, RandomErasing, fitting_sides
 from jax_cifar.augment.clahe import CLAHE, ClaheDraws
 from jax_cifar.augment.colour import ColorJitter, JitterDraws, ToGray
+from jax_cifar.backend.precision import float64
 
 # With NumPy's arrays for JAX's.
 jitter_draws: Any = JitterDraws
@@ -48,7 +49,7 @@ IMAGES = edge_cases()
 
 def test_jitter_in_every_order(monkeypatch):
     jitter, images = ColorJitter(2.0, 2.0, 2.0, 0.5), IMAGES.astype(np.float64)
-    with jax.enable_x64(True):  # the four in a row amplify rounding, hue most of all
+    with float64():  # the four in a row amplify rounding, hue most of all
         result = run(jitter, images, jitter_draws(FACTORS, ORDERS))
     draws = jitter_draws(FACTORS.astype(np.float64), ORDERS)
     assert_close(result, one_by_one(jitter, images, draws), "float64 operation")
@@ -162,7 +163,7 @@ def test_clahe_changes_lightness_alone():
     lab = to_lab(images)
     levels = np.rint(2.55 * lab[..., 0]).astype(np.int64)
     equalised = np.stack([colour.equalized(image, 4.0, (8, 8)) for image in levels])[..., None] / 2.55
-    with jax.enable_x64(True):
+    with float64():
         result = run(CLAHE(p=1.0), images, draws)
     expected = from_lab(np.concatenate([equalised, lab[..., 1:]], -1))
     assert_close(result, expected, "float64 operation")

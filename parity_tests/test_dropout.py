@@ -17,6 +17,7 @@ from networks import QUICK_COMPILE
 from tolerances import agree, assert_close
 
 from jax_cifar import models
+from jax_cifar.backend.precision import float64
 from jax_cifar.config import ModelConfig
 from torch_ref.convert import to_torch
 from torch_ref.models import create_model
@@ -168,7 +169,7 @@ def replaced_in_torch(name, skip=None) -> tuple[np.ndarray, list[tuple[float, in
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "resnet50" else n for n in NETWORKS])
 def test_the_networks_drop_in_the_same_places(name):
-    with jax.enable_x64(True):
+    with float64():
         logits, places = replaced_in_jax(name)
         expected, expected_places = replaced_in_torch(name)
         assert places == expected_places

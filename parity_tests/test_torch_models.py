@@ -17,6 +17,7 @@ from scipy.stats import ks_2samp
 from tolerances import assert_close
 
 from jax_cifar import models
+from jax_cifar.backend.precision import float64
 from jax_cifar.config import ModelConfig
 from jax_cifar.errors import ConfigError
 from jax_cifar.models import layers
@@ -157,7 +158,7 @@ def test_same_defaults(name):
 
 def test_whitening_kernel_is_the_same():
     images = np.random.default_rng(4).normal(size=(30, 10, 10, 3)).cumsum(axis=1)
-    with jax.enable_x64(True):
+    with float64():
         expected = np.asarray(models.whitening_kernel(jnp.asarray(images)))
     judge = SpeedrunNet(CLASSES, "batch", {}).double()
     judge.init_from(torch.from_numpy(np.moveaxis(images, -1, 1).copy()))

@@ -13,6 +13,7 @@ from tolerances import agree, assert_close
 
 from jax_cifar import models
 from jax_cifar.augment.mixing import mix_with_partner, mixup_share
+from jax_cifar.backend.precision import float64
 from jax_cifar.config import Config, MixConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 from jax_cifar.errors import ConfigError
 from jax_cifar.optim.rules import Hyper, constant_momentum, make_optimizer
@@ -196,7 +197,7 @@ QUICK = ("adamw", "muon with onecycle")  # the rest is left to the slow tests
 )
 def test_updates_are_those_of_the_jax_stack(case):
     config, wrong = CASES[case]
-    with jax.enable_x64(True):
+    with float64():
         ours, variables = run_jax(config)
     theirs = run_torch(config, variables)
     for field, row in ROWS.items():

@@ -2,4 +2,12 @@
 
 import strictness  # noqa: F401
 import typecheck  # noqa: F401
-from fixtures import finished_run, pytest_collection_finish, quick_compile, saved, warnings, x64  # noqa: F401
+from fixtures import (  # noqa: F401
+    finished_run,
+    pytest_collection_finish,
+    pytest_make_collect_report,
+    quick_compile,
+    saved,
+    warnings,
+    x64,
+)

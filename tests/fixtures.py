@@ -1,15 +1,27 @@
 """How JAX computes while a test runs; for both folders of tests."""
 
 import gc
+import importlib.util
 
 import jax
 import pytest
+
+WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 
 
 def pytest_collection_finish() -> None:
     """What has been imported stays: it is not searched for garbage again and again, and what is new is more seldom."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """A file of tests that imports PyTorch, or what does, is skipped as a whole where there is none."""
+    report = yield
+    if WITHOUT_TORCH and report.failed and "No module named 'torch'" in str(report.longrepr):
+        report.outcome, report.longrepr = "skipped", (str(collector.path), 0, "Skipped: PyTorch is not installed")
+    return report
 
 
 @pytest.fixture

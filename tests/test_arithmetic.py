@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from small_runs import loop, small_config
 
+from jax_cifar.backend.precision import float64
 from jax_cifar.errors import CheckpointError
 from jax_cifar.run.arithmetic import SETTINGS, arithmetic, require_same_numbers
 
@@ -52,7 +53,7 @@ def test_a_checkpoint_without_the_record_goes_on_in_silence(said):
 def test_every_setting_is_read_from_jax():
     before = arithmetic(jnp.dtype("float32"), 1)
     assert all(before[name] is not None for name in SETTINGS if "precision" not in name)
-    with jax.enable_x64(True), jax.default_matmul_precision("float32"), jax.threefry_partitionable(False):
+    with float64(), jax.default_matmul_precision("float32"), jax.threefry_partitionable(False):
         assert [name for name, value in here().items() if value != before[name]] == [SETTINGS[1], *SETTINGS[3:]]
     with jax.default_prng_impl("rbg"):
         assert here()[SETTINGS[0]] == "rbg" != before[SETTINGS[0]]

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop, SampleInfo, Transform, compose
+from jax_cifar.backend.precision import float64
 from jax_cifar.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -45,7 +46,7 @@ def test_other_dtypes_give_the_same_pixels(dtype):
     augment = compose((RandomCrop(padding=2, padding_mode="reflect"), HorizontalFlip(mode="alternate"), Cutout(5, 0.5)))
     images = np.asarray(IMAGES.astype(jnp.bfloat16))
     expected = jax.jit(augment)(KEY, jnp.asarray(images, jnp.float32), INFO)
-    with jax.enable_x64(dtype == "float64"):
+    with float64(dtype == "float64"):
         result = jax.jit(augment)(KEY, jnp.asarray(images, dtype), INFO)
     assert result.dtype == dtype
     np.testing.assert_array_equal(np.asarray(result, np.float32), expected)

@@ -40,6 +40,7 @@ from jax_cifar.augment import (
     compose,
 )
 from jax_cifar.augment.sampling import Move
+from jax_cifar.backend.precision import float64
 from jax_cifar.config.checks import at_least
 from jax_cifar.errors import ConfigError
 
@@ -180,7 +181,7 @@ def test_p_is_the_probability(transform):
 def test_keeps_every_shape_and_dtype(transform, shape, dtype):
     if isinstance(getattr(transform, "value", 0), tuple):
         shape = (*shape[:3], 3)
-    with jax.enable_x64(dtype == "float64"):
+    with float64(dtype == "float64"):
         result = jax.eval_shape(
             transform, KEY, jax.ShapeDtypeStruct(shape, dtype), SampleInfo(jnp.arange(2), jnp.int32(0))
         )

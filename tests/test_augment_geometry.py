@@ -13,6 +13,7 @@ from jax_cifar.augment import HorizontalFlip, compose
 from jax_cifar.augment.affine import AffineDraws, CropDraws, RandomAffine, RandomResizedCrop, RandomRotation
 from jax_cifar.augment.sampling import Move, pixel_grid, resample, sample
 from jax_cifar.augment.warp import ElasticTransform, GridDistortion
+from jax_cifar.backend.precision import float64
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -59,7 +60,7 @@ def test_other_dtypes_stay(dtype):
     augment = jax.jit(compose((ROTATION, GRID)))
     images = np.asarray(IMAGES.astype(jnp.bfloat16))
     expected = augment(KEY, jnp.asarray(images, jnp.float32))
-    with jax.enable_x64(dtype == "float64"):
+    with float64(dtype == "float64"):
         result = augment(KEY, jnp.asarray(images, dtype))
     assert result.dtype == dtype
     np.testing.assert_allclose(np.asarray(result, np.float32), expected, atol=4e-3 if dtype == "bfloat16" else 1e-4)

@@ -11,6 +11,7 @@ from scipy import stats
 
 from jax_cifar.augment import CutMix, make_mixer
 from jax_cifar.augment.mixing import cutmix_share, draw_beta, mix_with_partner, mixup_share
+from jax_cifar.backend.precision import float64
 from jax_cifar.config import MixConfig
 from jax_cifar.errors import ConfigError
 
@@ -142,7 +143,7 @@ def test_the_key_decides_and_the_range_is_kept(mixer):
 def test_mixing_keeps_other_dtypes(dtype):
     mixer = make_mixer(BOTH)
     assert mixer is not None
-    with jax.enable_x64(dtype == "float64"):
+    with float64(dtype == "float64"):
         images, targets = jax.jit(mixer)(KEY, IMAGES.astype(dtype), CLASSES)
     assert images.dtype == dtype
     assert targets.dtype == np.float32

@@ -10,6 +10,7 @@ from scipy import stats
 
 from jax_cifar.augment.operations import OPERATIONS, apply_operations
 from jax_cifar.augment.policies import CIFAR10_POLICY, AutoAugment, PolicyDraws, TrivialAugmentWide
+from jax_cifar.backend.precision import float64
 from jax_cifar.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -47,7 +48,7 @@ def test_levels_stay_whole(policy):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_other_dtypes_give_the_same_levels(dtype):
     expected = apply(MIXED, 0.7)
-    with jax.enable_x64(dtype == "float64"):
+    with float64(dtype == "float64"):
         result = apply(MIXED, 0.7, jnp.asarray(np.asarray(IMAGES), dtype))
     # 256 levels are still apart in bfloat16, though only just.
     np.testing.assert_array_equal(np.rint(result), np.rint(expected))

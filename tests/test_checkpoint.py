@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from checkpoint_states import assert_same, biggest_file, flip_one_byte, folders, make_state
 
+from jax_cifar.backend.precision import float64
 from jax_cifar.errors import CheckpointError
 from jax_cifar.run.checkpoint import Checkpoints
 
@@ -35,7 +36,7 @@ def test_round_trip_is_exact(tmp_path):
 
 
 def test_round_trip_with_ema_and_statistics_and_float64(tmp_path):
-    with jax.enable_x64(True):
+    with float64():
         tree = {"mean": jnp.linspace(0, 1, 5, dtype=jnp.float64), "count": jnp.int64(2**40)}
         state = make_state(1, batch_stats=tree, ema={"params": tree, "batch_stats": {}})
         with Checkpoints(tmp_path, keep=1) as checkpoints:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import socket
 import struct
+import sys
 import tarfile
 import warnings
 from collections.abc import Callable
@@ -288,6 +289,27 @@ def test_another_file_format_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"tfrecord"', '"parquet"'))
     with pytest.raises(DataError, match=r"'parquet' cannot be read; .*array_record"):
         load_prepared(tmp_path, TINY10)
+
+
+@pytest.mark.parametrize(
+    "missing", ["google.protobuf.message", "tensorflow_datasets.proto", "array_record.python.array_record_module"]
+)
+def test_where_packages_are_missing_the_extra_is_named(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_binary(TINY10, tmp_path)
+    prepare(TINY10, tmp_path, tmp_path)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(DataError, match=rf"A TFDS folder needs {missing}\. .* pip install -e '\.\[tfds\]'$"):
+        load_prepared(tmp_path, TINY10)
+
+
+def test_no_folder_is_made_where_tfds_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_binary(TINY10, tmp_path / "source")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(DataError, match=r"needs tensorflow_datasets\. .* pip install -e '\.\[tfds\]'$"):
+        prepare(TINY10, tmp_path / "source", tmp_path / "data")
+    assert list((tmp_path / "data").rglob("*.array_record*")) == []
 
 
 def test_crc32c_gives_the_published_values() -> None:

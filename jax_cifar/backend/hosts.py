@@ -7,8 +7,11 @@ or changes anything.
 
 import contextlib
 import importlib.util
+import inspect
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -23,6 +26,11 @@ T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 30  # until a process that is gone is missed, and the others end
 CONNECT_SECONDS = 120  # that the processes of a run wait for one another at the start
+TIMEOUTS: dict[str, Any] = {
+    "initialization_timeout": CONNECT_SECONDS,
+    "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+    "shutdown_timeout_seconds": HEARTBEAT_SECONDS,
+}
 # How many processes a launcher has started with this one: Slurm's srun, Open MPI's mpirun.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 # In the words of what carries arrays between processes.
@@ -48,15 +56,10 @@ def connect(config: DistributedConfig) -> None:
             "distributed.coordinator, num_processes and process_id belong together: give all three, or none of them"
             " where Slurm, Open MPI, Kubernetes or a TPU pod starts the processes."
         )
-    # JAX's own answer to SIGTERM would take the place of this project's.
-    jax.config.update("jax_enable_preemption_service", False)
+    known = inspect.signature(jax.distributed.initialize).parameters  # jax 0.7 has not all of them
     try:
-        jax.distributed.initialize(
-            *given,
-            initialization_timeout=CONNECT_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
-        )
+        with _own_sigterm():
+            jax.distributed.initialize(*given, **{name: value for name, value in TIMEOUTS.items() if name in known})
     except (RuntimeError, ValueError) as error:
         told = str(error).splitlines()[0].rstrip(".")
         where = f" at {config.coordinator}" if config.coordinator else ""
@@ -65,6 +68,20 @@ def connect(config: DistributedConfig) -> None:
             f" {config.num_processes or ''} times within {CONNECT_SECONDS} s, each with its own"
             " --distributed.process-id from 0 on, and see that the address of process 0 can be reached."
         ) from error
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Inside, JAX joins processes without its own answer to SIGTERM, which would take the place of this project's."""
+    if hasattr(jax.config, "jax_enable_preemption_service"):
+        jax.config.update("jax_enable_preemption_service", False)
+        yield
+        return
+    # In jax 0.7 it cannot be switched off; only the main thread may take the signal back.
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from jax_cifar.data.published import (
     check_names,
     read_members,
 )
-from jax_cifar.data.tfds_records import read_records
+from jax_cifar.data.tfds_records import needed_packages, read_records
 from jax_cifar.errors import DataError
 from jax_cifar.files import read_bytes, read_json
 
@@ -55,7 +55,8 @@ def load_prepared(root: Path, spec: CifarSpec) -> Decoded | None:
 
     Raises:
         DataError: a file is missing, truncated, damaged or in another format, or holds something else than images of
-            CIFAR's size. The class counts are the caller's to check, with `check_complete`.
+            CIFAR's size; or the extra `tfds` is not installed. The class counts are the caller's to check, with
+            `check_complete`.
     """
     folder = _newest_version(root / spec.name)
     if folder is None:
@@ -82,7 +83,8 @@ def prepare(spec: CifarSpec, source: Path, data_dir: Path) -> Path:
     already is returned as it is; a new one appears only when it is complete.
 
     Raises:
-        DataError: `source` is not the published data, or `data_dir` cannot be written to.
+        DataError: `source` is not the published data, `data_dir` cannot be written to, or the extra `tfds` is not
+            installed.
     """
     folder = data_dir / spec.name / _VERSION
     if (folder / "dataset_info.json").is_file():
@@ -150,7 +152,7 @@ def _run_builder(name: str, content: _Content, data_dir: Path) -> Path:
 
 
 def _import_tfds() -> Any:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), needed_packages():
         warnings.simplefilter("ignore")
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.utils import gcs_utils
@@ -229,8 +231,11 @@ def _read(path: Path) -> bytes:
 
 
 def _read_split(shards: list[tuple[Path, int]], file_format: str, again: str) -> Dataset:
-    from google.protobuf.message import DecodeError
+    with needed_packages():
+        from google.protobuf.message import DecodeError
+        from tensorflow_datasets.proto import tf_example_pb2
 
+    messages: Any = tf_example_pb2  # its classes are made when it is loaded
     examples: list[tuple[str, np.ndarray, int]] = []
     for path, length in shards:
         records = read_records(path, file_format)
@@ -238,7 +243,7 @@ def _read_split(shards: list[tuple[Path, int]], file_format: str, again: str) ->
             raise DataError(f"{path} holds {len(records):,} records, expected {length:,}. {again}")
         for index, record in enumerate(records):
             try:
-                examples.append(_decode_example(record))
+                examples.append(_decode_example(messages.Example.FromString(record)))
             except (DecodeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
                 raise DataError(f"{path}: record {index} is not a CIFAR example ({error}). {again}") from None
     # Old versions have no ids; a stable sort then keeps the order of the files.
@@ -247,12 +252,9 @@ def _read_split(shards: list[tuple[Path, int]], file_format: str, again: str) ->
     return Dataset(images, np.array([label for _, _, label in examples], np.int32))
 
 
-def _decode_example(record: bytes) -> tuple[str, np.ndarray, int]:
-    """Return id ("" where there is none), image and label of a serialized `tf.train.Example`."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    messages: Any = tf_example_pb2  # its classes are made when it is loaded
-    features = messages.Example.FromString(record).features.feature
+def _decode_example(example: Any) -> tuple[str, np.ndarray, int]:
+    """Return id ("" where there is none), image and label of a `tf.train.Example`."""
+    features = example.features.feature
     (encoded,), (label,) = features["image"].bytes_list.value, features["label"].int64_list.value
     (name,) = features["id"].bytes_list.value or [b""]
     with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:

@@ -3,6 +3,8 @@
 The former's layout is that of tensorflow/core/lib/io/record_writer.h.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,15 @@ from jax_cifar.files import read_bytes
 
 _CRC_BLOCK = 4096  # records checked together; bounds the memory of the padded copy
 _LARGEST_RECORD, _LARGEST_FILE = 1 << 16, 1 << 30  # bytes
+
+
+@contextlib.contextmanager
+def needed_packages() -> Iterator[None]:
+    """Inside, packages are imported that only TFDS folders need; `DataError` where one is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise DataError(f"A TFDS folder needs {error.name}. Install it with: pip install -e '.[tfds]'") from None
 
 
 def read_records(path: Path, file_format: str) -> list[bytes]:
@@ -99,10 +110,8 @@ def _read_tfrecord(path: Path) -> list[bytes]:
 
 
 def _read_array_record(path: Path) -> list[bytes]:
-    try:
+    with needed_packages():
         from array_record.python.array_record_module import ArrayRecordReader
-    except ImportError:
-        raise DataError(f"{path} needs the package array_record: pip install array_record") from None
     reader = ArrayRecordReader(str(path))
     try:
         return reader.read_all() if reader.ok() and reader.num_records() else []

@@ -40,4 +40,5 @@ def _widened(x: Array) -> Array:
 
 
 def _share_below(x: Array) -> Array:
-    return 0.5 * (1 + lax.erf(x * math.sqrt(0.5)))
+    # The erf of jaxlib 0.7 ends at -0.9999998, not at -1, and a large x would magnify it; less than 1e-23 is lost.
+    return jnp.where(x < -10, 0, 0.5 * (1 + lax.erf(x * math.sqrt(0.5))))

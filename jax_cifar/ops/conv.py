@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import sequential_vmap
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -92,8 +93,13 @@ def _suits_winograd(kernel: Kernel, strides: Pair, padding: Padding, least: Pair
 
 
 def _stock_gradients(x: Images, kernel: Kernel, grad: Images, strides: Pair, padding: Padding) -> tuple[Images, Kernel]:
-    _, vjp = jax.vjp(partial(_stock_conv, strides=strides, padding=padding), x, kernel)
-    return vjp(grad)
+    def gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
+        _, vjp = jax.vjp(partial(_stock_conv, strides=strides, padding=padding), x, kernel)
+        return vjp(grad)
+
+    # The vmap of jax 0.7 has no rule for them: there the members of a batch go one after another.
+    one_by_one = jax.__version_info__ < (0, 8)
+    return (sequential_vmap(gradients) if one_by_one else gradients)(x, kernel, grad)
 
 
 def _patch_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
