@@ -11,6 +11,10 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [printable(f"error: {self}")]
+
 
 class ConfigError(UserError):
     """A configuration field is unknown, of the wrong type or out of range."""

@@ -5,11 +5,12 @@ with progress("sweep", total=9) as bar:
         bar.print(row(trial))  # on stdout; the line makes way for it
         bar.advance(note=f"lr {trial.lr}: {trial.accuracy:.2%}")
 
-A terminal has one line that changes, and is gone at the end. A file, a pipe or a notebook gets a line every half minute
-and one at the end, and nothing of what is quicker than that.
+A terminal has one line that changes, and is gone at the end; so has a notebook. A file or a pipe gets a line every half
+minute and one at the end, and nothing of what is quicker than that.
 """
 
 import contextlib
+import html
 import os
 import shutil
 import sys
@@ -21,9 +22,11 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from jax_cifar.errors import printable
+from jax_cifar.notebook import Display, is_notebook
 from jax_cifar.signals import last_acts
 
 TERMINAL_SECONDS = 0.2  # between two versions of the line
+NOTEBOOK_WIDTH = 100
 FILE_SECONDS = 30.0  # between two lines of a file
 BAR_WIDTH = 20
 
@@ -92,8 +95,12 @@ class Bar:
         self._note: Note = ""
         self._began = now()
         self._pace = Pace(done, self._began)
-        self._stream, self._shown = sys.stderr, 0  # characters of the line shown; of a file, lines
+        self._stream, self._shown = sys.stderr, 0  # characters of the line shown
         self.on_terminal, self.closed = is_terminal(self._stream), False
+        # What goes on inside another has the other's place.
+        self.display: Display | None = None
+        if not self.on_terminal and is_notebook(self._stream):
+            self.display = _open[-1].display if _open else Display()
 
     print = staticmethod(print_above)
 
@@ -139,16 +146,22 @@ class Bar:
         with _drawing, contextlib.suppress(OSError, ValueError):  # a stream that is closed has no reader to tell
             if self.closed or (_open and _open[-1] is not self):
                 return
-            width = shutil.get_terminal_size().columns - 1 if self.on_terminal else None
+            width = self._width()
             outer = "".join(f"{bar.brief()} | " for bar in _open if bar is not self)
             line = (outer + self.line(width and max(width - len(outer), 1)))[:width]
-            if not self.on_terminal:
+            if self.on_terminal:
+                # The carriage return at the end lets whatever else is printed take the line over.
+                print(line.ljust(self._shown), end="\r", file=self._stream, flush=True)
+            elif self.display:
+                self.display.show(line, f"<pre>{html.escape(line)}</pre>")
+            else:
                 print(line, file=self._stream, flush=True)
-                self._shown += 1
-                return
-            # The carriage return at the end lets whatever else is printed take the line over.
-            print(line.ljust(self._shown), end="\r", file=self._stream, flush=True)
             self._shown = len(line)
+
+    def _width(self) -> int | None:
+        if self.on_terminal:
+            return shutil.get_terminal_size().columns - 1
+        return NOTEBOOK_WIDTH if self.display else None
 
     def clear(self) -> None:
         """Take the line off the terminal."""
@@ -160,7 +173,9 @@ class Bar:
     def close(self) -> None:
         """The last line of a file that has had one; nothing is drawn after it."""
         with _drawing:
-            if self._shown and not self.on_terminal:
+            if self._shown and self.display:
+                self.display.show("", "")
+            elif self._shown and not self.on_terminal:
                 self.draw()
             self.clear()
             self.closed = True
@@ -189,7 +204,7 @@ def progress(
     bar, ended = Bar(name, total, done, unit, form, now), threading.Event()
 
     def show() -> None:
-        while not ended.wait(TERMINAL_SECONDS if bar.on_terminal else FILE_SECONDS):
+        while not ended.wait(TERMINAL_SECONDS if bar.on_terminal or bar.display else FILE_SECONDS):
             bar.draw()
 
     def end_at_once() -> None:

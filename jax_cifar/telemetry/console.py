@@ -1,11 +1,10 @@
 """What a person sees of a run: its facts first, a table that grows with it, a summary at the end.
 
-On a terminal a progress bar stands below the table. Elsewhere (a file, a pipe, a notebook) there are only plain lines
-of fixed width, which `grep` and `awk` read as easily as people do.
+On a terminal a progress bar stands below the table; in a notebook the table is one output, which changes. Elsewhere (a
+file, a pipe) there are only plain lines of fixed width, which `grep` and `awk` read as easily as people do.
 """
 
 import dataclasses
-import os
 import shutil
 import sys
 import textwrap
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from jax_cifar.errors import printable
+from jax_cifar.notebook import is_notebook
 from jax_cifar.progress import Pace, clock_time, is_terminal
-from jax_cifar.signals import last_acts
 from jax_cifar.telemetry.describe import describe_config, describe_summary, parameter_lines
+from jax_cifar.telemetry.live import NotebookTable, TerminalBar
 
 # A line between two epochs says that a slow run is alive; more of them would bury the table. The first comes soon.
 QUIET_SECONDS = 15.0
 FIRST_SECONDS = 3.0
-SHOW_CURSOR = b"\x1b[?25h"
 PLAIN_WIDTH = 100
 # Facts come in several groups; their texts stand in one column all the same.
 NAME_WIDTH = 10
@@ -72,7 +71,7 @@ class Console:
         )
         self._now = now
         self._rich = _rich_console(self._stream, self._width) if self.is_terminal else None
-        self._bar: Any = None
+        self._bar: TerminalBar | NotebookTable | None = None
         self._table_open = False
 
     # Facts before and after training.
@@ -119,7 +118,7 @@ class Console:
         split: str = "test",
         work: Callable[[int], float] = float,
     ) -> None:
-        """Begin the table and, on a terminal, the progress bar.
+        """Begin the table and, on a terminal or in a notebook, the progress bar.
 
         Args:
           total_steps: updates of the whole run.
@@ -135,10 +134,9 @@ class Console:
         self._pace: Pace | None = None
         self._columns = _columns_within(self._width)
         if self._rich is not None:
-            self._bar = _progress_bar(self._rich, self._width)
-            self._task = self._bar.add_task("", total=total_steps, completed=initial_step, figures="", left="")
-            self._bar.start()
-            last_acts.append(self._show_cursor)
+            self._bar = TerminalBar(self._rich, self._stream, self._width, total_steps, initial_step)
+        elif is_notebook(self._stream):
+            self._bar = NotebookTable(self._titles(), total_steps, initial_step, self._now)
 
     def update(
         self,
@@ -160,7 +158,7 @@ class Console:
             shown = "skipped" if loss is None else f"loss {loss:.3f}  acc {accuracy:.1%}"
             figures = f"{shown}  {images_per_second:,.0f} images/s"
             left = "" if values["left"] is None else f"{clock_time(values['left'])} left"
-            self._bar.update(self._task, completed=step, figures=figures, left=left)
+            self._bar.move(step, figures=figures, left=left)
         elif not row_follows and self._now() - self._printed >= QUIET_SECONDS:
             self._print_row(values)
 
@@ -168,7 +166,7 @@ class Console:
         """Move the bar; elsewhere, while no row is near, one line that says how fast it goes. Cheap: call it often."""
         if self._bar is not None:
             self._left(step)
-            self._bar.update(self._task, completed=step)
+            self._bar.move(step)
             return
         seconds, left = self._now() - self._started, self._left(step)
         if self._shown_alive or self._printed > self._started or seconds < FIRST_SECONDS or left is None:
@@ -192,20 +190,16 @@ class Console:
         self._print_row({**values, "eval_loss": eval_loss, "eval_accuracy": eval_accuracy})
 
     def close(self) -> None:
-        """Take the progress bar down and give the cursor back. More lines may follow."""
+        """Take the progress bar down. More lines may follow."""
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()
             self._bar = None
-            last_acts.remove(self._show_cursor)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _show_cursor(self) -> None:
-        os.write(self._stream.fileno(), SHOW_CURSOR)
 
     def _timed(self, step: int, **values: float | None) -> dict[str, Any]:
         return {
@@ -224,16 +218,21 @@ class Console:
         self._pace.mark(done, now)
         return 0.0 if step >= self._total else self._pace.left(self._work(self._total), now)
 
+    def _titles(self) -> list[str]:
+        return [f"{column.title.format(split=self._split):>{column.width}}" for column in self._columns]
+
     def _print_row(self, values: Mapping[str, Any]) -> None:
-        if not self._table_open:
-            self._print("")
-            titles = [column.title.format(split=self._split) for column in self._columns]
-            self._print("  ".join(f"{t:>{c.width}}" for t, c in zip(titles, self._columns, strict=True)), style="bold")
-            self._table_open = True
         cells = []
         for column in self._columns:
             value = values.get(column.name)
             cells.append(f"{'-' if value is None else column.format(value):>{column.width}}")
+        if isinstance(self._bar, NotebookTable):
+            self._bar.add(cells)
+            return
+        if not self._table_open:
+            self._print("")
+            self._print("  ".join(self._titles()), style="bold")
+            self._table_open = True
         self._print("  ".join(cells))
         self._printed = self._now()
 
@@ -268,15 +267,3 @@ def _rich_console(stream: TextIO, width: int) -> Any:
     from rich.console import Console as RichConsole
 
     return RichConsole(file=stream, width=width, force_terminal=True, highlight=False, emoji=False)
-
-
-def _progress_bar(console: Any, width: int) -> Any:
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns: list[Any] = [TextColumn("{task.percentage:>3.0f}%", markup=False)]
-    if width >= 80:
-        columns.append(BarColumn(bar_width=None))
-    if width >= 60:
-        columns.append(TextColumn("{task.fields[figures]}", markup=False))
-    columns.append(TextColumn("{task.fields[left]}", markup=False))
-    return Progress(*columns, console=console, transient=True, expand=True, refresh_per_second=4)
