@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,8 +18,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from small_runs import Perceptron, a_lot, largest_difference, loop, outline, small_config
 
 from jax_cifar.augment import HorizontalFlip, RandomCrop
-from jax_cifar.evaluation.predict import make_batches, predict_logits
+from jax_cifar.backend.mesh import make_mesh, replicated, split_batch
+from jax_cifar.backend.portions import by_shares
+from jax_cifar.backend.precision import float64
+from jax_cifar.data import load_data
+from jax_cifar.evaluation.predict import make_batches, make_predictor, predict_logits
+from jax_cifar.ops import channels, winograd
+from jax_cifar.ops.conv import conv2d
+from jax_cifar.run.clock import Clock
 from jax_cifar.training.many import choose_way, train_many
+from jax_cifar.training.replicas import one_run as replicas_of
+from jax_cifar.training.session import Session
 
 
 def one_run(devices: int) -> loop.TrainResult:
@@ -48,34 +59,82 @@ def prediction() -> dict[str, Any]:
     return {"seen": seen, "in_order": bool(np.array_equal(logits, images[:, 0, 0, :2]))}
 
 
-def report() -> None:
-    """What the process with four devices prints."""
+def sent(program: Any) -> dict[str, int]:
+    """How often a compiled program has its devices send one another what."""
+    found = re.findall(r" (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", program.as_text())
+    return {name: found.count(name) for name in sorted(set(found))}
+
+
+def kernels(vmap: bool) -> dict[str, Any]:
+    """What four devices make of a batch, in small parts, against what one makes, in float64."""
+    channels.CHUNK_BYTES, winograd.CHUNK_BYTES, winograd.GRADIENT_CHUNK_BYTES = 1000, 1000, 1000
+    mesh, draws = make_mesh(small_config()), np.random.default_rng(0)
+
+    def layer(x, kernel):
+        x = channels.batch_norm(conv2d(x, kernel, padding=((1, 1), (1, 1))), kernel[0, 0, 0], kernel[0, 0, 1], 1e-5)[0]
+        return jnp.sum(jnp.sin(x))
+
+    gradients, rows = jax.grad(layer, (0, 1)), split_batch(mesh)
+    with float64():
+        arrays = [jnp.asarray(draws.normal(size=shape)) for shape in ((2, 12, 4, 4, 64), (2, 3, 3, 64, 80))]
+        if vmap:
+            gradients, rows = jax.vmap(gradients), NamedSharding(mesh, PartitionSpec(None, "data"))
+        else:
+            arrays = [array[0] for array in arrays]
+        spread = jax.device_put(arrays, [rows, replicated(mesh)])
+        program = jax.jit(by_shares(gradients, mesh)).lower(*spread).compile()
+        difference = largest_difference(jax.jit(gradients)(*arrays), program(*spread))
+    return {"difference": difference, "sent": sent(program)}
+
+
+def whole_step() -> dict[str, Any]:
+    """What is sent by the step and the prediction of a network with every kind of convolution; compiled, never run."""
+    config = small_config(model={"width": 64})
+    config = dataclasses.replace(config, augment=(RandomCrop(padding=2), HorizontalFlip()))
+    session = Session(config, load_data(config.data), replicas_of(config), Clock())
+    state = session.start([config])
+    session.trace(state)
+    (calls,) = session._traced.values()
+    predict: Any = make_predictor(session.network, mesh=session.replicas.mesh)
+    prediction = predict.lower(state.eval_variables, session.batches("test").images[0])
+    return {"step": sent(calls.traces[None].lower().compile()), "prediction": sent(prediction.compile())}
+
+
+def report() -> dict[str, Any]:
+    """What `make test` asks of four devices."""
     one, four = one_run(1), one_run(4)
     members = a_lot(model=Perceptron(), distributed={"devices": 2})
-    values = {
+    return {
         "difference": largest_difference(one.state, four.state),
         "devices": len(jax.tree.leaves(four.state.params)[0].sharding.device_set),
         "counts": [one.report.count, four.report.count],
         "ways": [choose_way(members[0], 3), choose_way(members[0], 1)],
         "members": [outline(result) for result in train_many(members)],
         "prediction": prediction(),
+        "kernels": kernels(vmap=False),
     }
-    print("\n" + json.dumps(values))
+
+
+def report_more() -> dict[str, Any]:
+    """What takes longer."""
+    return {"vmap": kernels(vmap=True)} | whole_step()
+
+
+def reported_by(function: str, devices: int) -> dict[str, Any]:
+    """What a function of this file returns in a process of its own with so many devices."""
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import json, strictness, test_devices"
+    code += f"; print('\\n' + json.dumps(test_devices.{function}()))"
+    tests = Path(__file__).parent
+    options = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code, str(tests), str(tests.parent)]
+    done = subprocess.run(command, env=os.environ | options, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def reported() -> dict[str, Any]:
-    code = "import sys; sys.path[:0] = sys.argv[1:]; import strictness, test_devices; test_devices.report()"
-    tests = Path(__file__).parent
-    options = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in options.items():
-            patch.setenv(name, value)
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(tests), str(tests.parent)], capture_output=True, text=True, timeout=300
-        )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return reported_by("report", 4)
 
 
 def test_a_run_is_the_same(reported):
@@ -92,3 +151,16 @@ def test_each_device_trains_a_member_of_its_own(reported):
 
 def test_batches_are_spread_though_devices_divide_neither_set_nor_batch(reported):
     assert reported["prediction"] == {"seen": [[8, 4]] * 3, "in_order": True}
+
+
+def test_kernels_work_on_each_devices_own_share_of_a_batch_and_send_sums_alone(reported):
+    """Parts cut without regard to where they lie would be gathered, and several hosts would be slower than one."""
+    assert reported["kernels"]["difference"] < 1e-11
+    assert set(reported["kernels"]["sent"]) == {"all-reduce"}
+
+
+@pytest.mark.slow
+def test_a_whole_step_sends_sums_alone_and_prediction_nothing():
+    found = reported_by("report_more", 4)
+    assert set(found["step"]) == {"all-reduce"} and found["prediction"] == {}
+    assert found["vmap"]["difference"] < 1e-11 and set(found["vmap"]["sent"]) == {"all-reduce"}

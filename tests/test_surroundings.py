@@ -51,6 +51,63 @@ def test_devices_that_are_not_here_are_one_message(monkeypatch, tmp_path, error)
     assert not (tmp_path / "run").exists()
 
 
+CLOSE = " (set JAX_PLATFORMS='' to automatically choose an available backend)"
+
+
+# As JAX, XLA and libtpu have said it to their users.
+@pytest.mark.parametrize(
+    ("told", "way_out"),
+    [
+        (
+            "Unable to initialize backend 'tpu': ABORTED: The TPU is already in use by process with pid 2718466. Not"
+            " attempting to load libtpu.so in this process." + CLOSE,
+            r"process with pid 2718466\. Not .* in this process\. End that process; in a notebook restart the session",
+        ),
+        (
+            "Unable to initialize backend 'tpu': ABORTED: The TPU is already in use by another process probably owned"
+            ' by another user. Run "$ sudo lsof -w /dev/accel0" to figure out which process is using the TPU.' + CLOSE,
+            r"using the TPU\. End that process;",
+        ),
+        (
+            "Unable to initialize backend 'tpu': ABORTED: Internal error when accessing libtpu multi-process lockfile."
+            ' Run "$ sudo rm /tmp/libtpu_lockfile".' + CLOSE,
+            r"sudo rm /tmp/libtpu_lockfile\"\. A process that was killed has left that file\. Remove it when no other",
+        ),
+        (
+            "Unable to initialize backend 'cuda': FAILED_PRECONDITION: No visible GPU devices." + CLOSE,
+            r"No visible GPU devices\. Where nvidia-smi shows a GPU, its driver, .* do not fit",
+        ),
+        (
+            "Unable to initialize backend 'cuda': INVALID_ARGUMENT: Mismatched PJRT plugin PJRT API version (0.54) and"
+            " framework PJRT API version 0.51)." + CLOSE,
+            r"version \(0\.54\) and framework PJRT API version 0\.51\)\. Where nvidia-smi shows a GPU",
+        ),
+        (
+            "Unable to initialize backend 'cuda': Unable to use CUDA because of the following issues with CUDA"
+            " components:\nOutdated cuDNN installation found.\nVersion JAX was built against: 8907\nMinimum supported:"
+            " 9100\nInstalled version: 8907\nThe local installation version must be no lower than 9100.." + CLOSE,
+            r"Outdated cuDNN installation found\. Version .* than 9100\. Where nvidia-smi shows a GPU",
+        ),
+        (
+            "Unable to initialize backend 'cuda': INTERNAL: no supported devices found for platform CUDA (you may need"
+            " to uninstall the failing plugin package, or set JAX_PLATFORMS=cpu to skip this backend.)",
+            r"found for platform CUDA\. Another process may have the GPU, or all of its memory",
+        ),
+        (
+            "Unable to initialize backend 'tpu': INTERNAL: Failed to open libtpu.so: libtpu.so: cannot open shared"
+            " object file: No such file or directory" + CLOSE,
+            r"or directory\. Unset it to take what there is; .* a TPU pip install -e '\.\[tpu\]'",
+        ),
+    ],
+    ids=lambda text: text.partition("backend ")[2][:40],
+)
+def test_what_keeps_a_device_away_is_one_line_with_its_way_out(monkeypatch, told, way_out):
+    monkeypatch.setattr(jax, "devices", lambda: (_ for _ in ()).throw(RuntimeError(told)))
+    with pytest.raises(ConfigError, match=way_out) as caught:
+        find_devices()
+    assert "\n" not in str(caught.value) and "ALLOW_MULTIPLE" not in str(caught.value)
+
+
 def test_a_run_without_compilation_is_refused_before_its_folder_is_made(tmp_path):
     with jax.disable_jit(), pytest.raises(ConfigError, match=r"JAX_DISABLE_JIT = True .* one compiled program"):
         train(small_config(), tmp_path / "run")

@@ -5,6 +5,7 @@ whatever the number of devices.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,30 @@ from jax_cifar.config import Config
 from jax_cifar.errors import ConfigError
 
 SETTINGS = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES")  # what decides which devices JAX looks for
+# What a user can do, by the first sign that is found in what JAX says.
+WAYS_OUT = {
+    # A cell of a notebook that has asked for devices is such a process.
+    r"TPU is already in use": (
+        "End that process; in a notebook restart the session and start this before any cell uses JAX, or call"
+        " jax_cifar.train in the cell itself. JAX_PLATFORMS=cpu does without the TPU."
+    ),
+    r"lockfile": (
+        "A process that was killed has left that file. Remove it when no other process has the TPU any more, which"
+        " sudo lsof -w /dev/accel* /dev/vfio/* tells."
+    ),
+    r"no supported devices|busy or unavailable": (
+        "Another process may have the GPU, or all of its memory: nvidia-smi names it. Wait for its end, choose another"
+        " GPU by CUDA_VISIBLE_DEVICES, or do without: JAX_PLATFORMS=cpu."
+    ),
+    r"(?i)driver|visible GPU|Outdated|Unable to (load|use)|Mismatched|DNN library": (
+        "Where nvidia-smi shows a GPU, its driver, CUDA's libraries and JAX do not fit one another: for drivers from"
+        " 580 on pip install -e '.[cuda13]', for older ones '.[cuda12]', and nothing of CUDA in LD_LIBRARY_PATH."
+        " JAX_PLATFORMS=cpu does without the GPU."
+    ),
+}
+TAKE_WHAT_THERE_IS = (
+    "Unset it to take what there is; a GPU needs pip install -e '.[cuda13]' (or cuda12), a TPU pip install -e '.[tpu]'."
+)
 
 
 def find_devices() -> Sequence[Any]:
@@ -25,13 +50,12 @@ def find_devices() -> Sequence[Any]:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:
-        # JAX asserts, without a word, where CUDA is asked for and there is none.
-        told = str(error).partition(" (")[0].rstrip(".") or "they are not here"
+        told = " ".join(re.split(r" \((?:set JAX_|you may need)", str(error))[0].split()).rstrip(".")
         asked = [f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name)] or ["default settings"]
-        raise ConfigError(
-            f"JAX finds no devices with {' '.join(asked)}: {told}. Unset it to take what there is; a GPU needs"
-            " pip install -e '.[cuda13]' (or cuda12)."
-        ) from error
+        way_out = next((way for sign, way in WAYS_OUT.items() if re.search(sign, told)), TAKE_WHAT_THERE_IS)
+        # JAX asserts, without a word, where CUDA is asked for and there is none.
+        told = told or "they are not here"
+        raise ConfigError(f"JAX finds no devices with {' '.join(asked)}: {told}. {way_out}") from error
 
 
 def make_mesh(config: Config) -> Mesh:

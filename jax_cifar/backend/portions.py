@@ -1,11 +1,22 @@
-"""Work on a batch in parts, so that what is made on the way stays in a CPU's cache."""
+"""Work on a batch in parts, so that what is made on the way stays in a CPU's cache.
 
+Of a batch that is spread over devices each works on the rows that it has: parts cut without regard to where they lie
+would have to be gathered first. Over which devices it is spread, a program is told where it is traced (`by_shares`).
+"""
+
+import functools
+import math
 from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 from jaxtyping import Array
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 def on_one_cpu() -> bool:
@@ -13,8 +24,55 @@ def on_one_cpu() -> bool:
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
+def by_shares(function: Callable[Given, Made], mesh: Mesh | AbstractMesh) -> Callable[Given, Made]:
+    """`function`, to be traced for batches that are spread over the devices of a mesh."""
+    if mesh.size == 1:
+        return function
+
+    @functools.wraps(function)
+    def told(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return told
+
+
 def map_chunks(function: Callable[[Array], Array], x: Array, limit: int) -> Array:
-    """`function` of a batch, which treats every row alike, about `limit` rows at a time."""
+    """`function` of a batch, which treats every row alike, about `limit` rows at a time on each device."""
+
+    def of_share(rows: Array) -> Array:
+        return _map_chunks(function, rows, limit)
+
+    axes = _axes_of(x)
+    if not axes:
+        return of_share(x)
+    spread = PartitionSpec(axes)
+    return jax.shard_map(of_share, in_specs=spread, out_specs=spread, check_vma=False)(x)
+
+
+def sum_chunks(function: Callable[..., Array], arrays: Sequence[Array], limit: int) -> Array:
+    """Sum of `function` over the parts of batches, about `limit` rows at a time on each device."""
+    axes = _axes_of(arrays[0])
+    if not axes:
+        return _sum_chunks(function, arrays, limit)
+
+    def of_share(*rows: Array) -> Array:
+        return lax.psum(_sum_chunks(function, rows, limit), axes)
+
+    return jax.shard_map(of_share, in_specs=PartitionSpec(axes), out_specs=PartitionSpec(), check_vma=False)(*arrays)
+
+
+def _axes_of(x: Array) -> tuple[str, ...]:
+    """The axes of the mesh that a batch is spread over; none on one device, or where they do not divide it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    # Along an axis that `shard_map` has taken, a device sees nothing but its own rows already.
+    axes = tuple(name for name, kind in kinds if kind == AxisType.Auto)
+    devices = math.prod(mesh.shape[name] for name in axes)
+    return axes if devices > 1 and len(x) % devices == 0 else ()
+
+
+def _map_chunks(function: Callable[[Array], Array], x: Array, limit: int) -> Array:
     count, size = _split(len(x), limit)
     if count == 1:
         return function(x)
@@ -29,8 +87,7 @@ def map_chunks(function: Callable[[Array], Array], x: Array, limit: int) -> Arra
     return result if done == len(x) else lax.dynamic_update_slice_in_dim(result, function(x[done:]), done, 0)
 
 
-def sum_chunks(function: Callable[..., Array], arrays: Sequence[Array], limit: int) -> Array:
-    """Sum of `function` over the parts of batches, about `limit` rows at a time."""
+def _sum_chunks(function: Callable[..., Array], arrays: Sequence[Array], limit: int) -> Array:
     batch = len(arrays[0])
     count, size = _split(batch, limit)
     if count == 1:

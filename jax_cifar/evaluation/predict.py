@@ -8,13 +8,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float32, UInt8
 
 from jax_cifar.augment import HorizontalFlip, OneOf, Sometimes
 from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.backend.hosts import several
-from jax_cifar.backend.mesh import place
-from jax_cifar.backend.portions import map_chunks, on_one_cpu
+from jax_cifar.backend.mesh import place, replicated
+from jax_cifar.backend.portions import by_shares, map_chunks, on_one_cpu
 from jax_cifar.models.network import Network
 
 TestTimeAugmentation = Literal["none", "mirror", "mirror-translate"]
@@ -34,24 +35,24 @@ VIEW_WEIGHTS: dict[str, tuple[float, ...]] = {
 }
 
 
-def make_predictor(
-    network: Network, deterministic: bool = False, sharding: jax.sharding.Sharding | None = None
-) -> Predictor:
+def make_predictor(network: Network, deterministic: bool = False, mesh: Mesh | None = None) -> Predictor:
     """The compiled function `(variables, images) -> logits` of a network at evaluation.
 
     Make it once and use it for every evaluation: it compiles once per batch shape, whatever the test-time augmentation.
-    Images are an argument of the program, never a constant in it. `deterministic` as `train.deterministic`; `sharding`
-    is that of the logits (default: as the compiler likes it).
+    Images are an argument of the program, never a constant in it. `deterministic` as `train.deterministic`; `mesh`
+    is that of the devices which batches are spread over, where they are.
     """
 
-    @partial(jax.jit, compiler_options=compiler_options(deterministic), out_shardings=sharding)
     def predict(variables: Any, images: Array) -> Array:
         return by_portions(partial(forward, variables), images)
 
     def forward(variables: Any, images: Array) -> Array:
         return network.logits(variables, images).astype(jnp.float32)
 
-    return predict
+    # Of several processes each takes all logits; else they lie as the compiler likes it.
+    everywhere = replicated(mesh) if mesh is not None and several() else None
+    options = {"compiler_options": compiler_options(deterministic), "out_shardings": everywhere}
+    return jax.jit(predict if mesh is None else by_shares(predict, mesh), **options)
 
 
 def by_portions(forward: Callable[[Array], Array], images: Array) -> Array:

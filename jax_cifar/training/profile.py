@@ -159,8 +159,8 @@ def _programs(session: Session, state: TrainState, step: int, count: int) -> dic
     for last in PARTS:
         steps = repeat(make_part(network, session.optimizer, config, replicas.mesh, last))
         arguments = (state, *session.inputs(step))
-        compile_it = trace_calls(steps, arguments, plan, [count], replicas.sharding, config.train.deterministic)
-        programs[last] = compile_it()(count)
+        calls = trace_calls(steps, arguments, plan, [count], replicas.sharding, config.train.deterministic)
+        programs[last] = calls.compile()(count)
     return programs
 
 

@@ -1,8 +1,8 @@
 """The compiled calls of a run: so many updates each, for every side of the images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.backend.mesh import place
+from jax_cifar.backend.portions import by_shares
 from jax_cifar.errors import Diverged
 from jax_cifar.evaluation.metrics import Sums
 from jax_cifar.optim.rules import global_norm
@@ -20,6 +21,13 @@ from jax_cifar.training.state import TrainState
 Programs = Callable[[int], Callable[..., Any]]  # number of updates -> what makes them in one call
 
 
+class TracedCalls(NamedTuple):
+    """The calls of a run before they are compiled."""
+
+    traces: Mapping[Any, Any]  # number of updates -> `jax.stages.Traced`; None: of the one for all numbers
+    compile: Callable[[], Programs]
+
+
 def trace_calls(
     train_steps: Callable[..., Any],
     arguments: tuple[Any, ...],
@@ -28,14 +36,15 @@ def trace_calls(
     sharding: NamedSharding,
     deterministic: bool = False,
     model: str | None = None,
-) -> Callable[[], Programs]:
-    """Trace the programs for a number of updates, in which all that is wrong with them shows; what comes compiles them.
+) -> TracedCalls:
+    """Trace the programs for a number of updates, in which all that is wrong with them shows.
 
     On a CPU it is one program for all numbers, elsewhere one for each of `counts`: where the number is known when
     compiling, a GPU need not ask the host after every update whether to go on. `arguments` are those of `train_steps`
     but the number; what comes out is spread by `sharding`; `deterministic` as `train.deterministic`. With the class of
     the network as `model` every call looks for values that are not finite and says where they come from.
     """
+    train_steps = by_shares(train_steps, sharding.mesh)
     jit = partial(jax.jit, out_shardings=sharding, compiler_options=compiler_options(deterministic))
     if plan.steps_per_call is None:
 
@@ -51,7 +60,7 @@ def trace_calls(
             program = traced.lower().compile()
             return lambda count: partial(program, number(count))
 
-        return compile_one
+        return TracedCalls({None: traced}, compile_one)
     # Finding the operation that makes a NaN means doing all again, for which a donated state would be gone.
     donated = () if model else (0,)
     calls = {count: partial(train_steps, count=count) for count in counts}
@@ -63,7 +72,7 @@ def trace_calls(
             programs = {count: _finding_nans(calls[count], program, model) for count, program in programs.items()}
         return programs.__getitem__
 
-    return compile_each
+    return TracedCalls(traces, compile_each)
 
 
 def compiled_form(program: Callable[..., Any]) -> Any:

@@ -39,7 +39,7 @@ from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import input_spec
 from jax_cifar.training.keys import run_key
 from jax_cifar.training.plan import Plan, make_plan
-from jax_cifar.training.programs import Programs, compiled_form, trace_calls
+from jax_cifar.training.programs import Programs, TracedCalls, compiled_form, trace_calls
 from jax_cifar.training.replicas import Replicas
 from jax_cifar.training.state import PyTree, TrainState, initial_state
 from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
@@ -101,7 +101,7 @@ class Session:
         order = partial(epoch_order, n=len(splits.train), batch_size=config.train.batch_size)
         self._order_of_keys = replicas.each(order, 0, None)
         self._batches: dict[Part, Batches] = {}
-        self._traced: dict[int | None, Callable[[], Programs]] = {}  # by the side of the images
+        self._traced: dict[int | None, TracedCalls] = {}  # by the side of the images
         self._programs: dict[int | None, Programs] = {}
         self._affordable = 1  # updates that took about `CALL_SECONDS` of late
 
@@ -152,7 +152,7 @@ class Session:
             return
         self.trace(state)
         with self.clock("compile"):
-            self._programs = {side: compile_traced() for side, compile_traced in self._traced.items()}
+            self._programs = {side: calls.compile() for side, calls in self._traced.items()}
             self._measure_memory(state)
             if bounded and self.memory > (there := device_memory()):
                 raise out_of_memory(self.config.train.batch_size, self.memory, self._stays, there)
@@ -248,8 +248,8 @@ class Session:
 
     def _compile_predict(self, state: TrainState) -> Predictor:
         """Prediction, compiled beforehand for the batches of the parts that are evaluated."""
-        everywhere = replicated(self.replicas.mesh)
-        predict = make_predictor(self.network, self.config.train.deterministic, everywhere if several() else None)
+        mesh = self.replicas.mesh
+        everywhere, predict = replicated(mesh), make_predictor(self.network, self.config.train.deterministic, mesh)
 
         def of_one(leaf: jax.Array) -> jax.ShapeDtypeStruct:
             shape = leaf.shape[1:] if self.replicas.stacked else leaf.shape
