@@ -32,7 +32,7 @@ class TerminalBar:
         self._bar.start()
         last_acts.append(self._show_cursor)
 
-    def move(self, done: int, **texts: str) -> None:
+    def move(self, done: int, **texts: Any) -> None:
         """So much is done; `figures` and `left`, where they are given, are said from now on."""
         self._bar.update(self._task, completed=done, **texts)
 
@@ -55,7 +55,7 @@ class NotebookTable:
         self._display = Display()
         self._draw()
 
-    def move(self, done: int, **texts: str) -> None:
+    def move(self, done: int, **texts: Any) -> None:
         """So much is done; `figures` and `left`, where they are given, are said from now on."""
         self._done = done
         self._texts |= texts
