@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup train test mutants test-all parity faults lint clean
+.PHONY: help setup train test mutants test-all parity faults docs lint clean
 
 help:
 	@echo "make train     train the quickstart on embedded real data"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-all  run the slow tests and all mutants too"
 	@echo "make parity    write docs/parity.md anew, with all mutants"
 	@echo "make faults    do to runs what happens to runs, and write docs/reliability.md anew"
+	@echo "make docs      the pages as a site in build/docs, every link checked"
 	@echo "make lint      ruff, pyright, import directions, known vulnerabilities"
 	@echo "make setup     make $(VENV) with everything in it (the others do it by themselves)"
 	@echo "make clean     remove $(VENV)"
@@ -46,6 +47,14 @@ parity: setup
 
 faults: setup
 	$(BIN)/python tests/faults.py --out docs/reliability.md
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . build/docs
+	@echo "open build/docs/index.html"
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .
