@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup train test mutants test-all parity faults matrix lint clean
+.PHONY: help setup train test mutants test-all parity faults matrix docs lint clean
 
 help:
 	@echo "make train     train the quickstart on embedded real data"
@@ -15,9 +15,10 @@ help:
 	@echo "make parity    write docs/parity.md anew, with all mutants"
 	@echo "make faults    do to runs what happens to runs, and write docs/reliability.md anew"
 	@echo "make matrix    test under other versions (ENVS=colab: of one environment), and write docs/platforms.md anew"
+	@echo "make docs      the pages as a site in build/docs, every link checked"
 	@echo "make lint      ruff, pyright, import directions, known vulnerabilities"
 	@echo "make setup     make $(VENV) with everything in it (the others do it by themselves)"
-	@echo "make clean     remove $(VENV) and the environments of make matrix"
+	@echo "make clean     remove $(VENV), the environments of make matrix and build"
 
 setup: $(STAMP)
 
@@ -51,6 +52,14 @@ faults: setup
 matrix: setup
 	$(BIN)/python tests/matrix.py $(ENVS) --out docs/platforms.md
 
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . build/docs
+	@echo "open build/docs/index.html"
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,4 +68,4 @@ lint: setup
 	$(BIN)/python scripts/audit.py
 
 clean:
-	rm -rf $(VENV) .matrix
+	rm -rf $(VENV) .matrix build

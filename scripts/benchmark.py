@@ -33,6 +33,7 @@ SUITES = {
     "many": "several seeds in one process against a process for each",
     "speedrun": "seconds and accuracy of n seeds of a recipe",
     "gpu": "all of it that asks for a GPU, in one command and one file",
+    "scaling": "what to expect of many GPUs: a model, which measures nothing",
     "runtimes": "one trained network in JAX, PyTorch, ONNX Runtime, OpenVINO and a browser",
 }
 

@@ -34,8 +34,14 @@ PAGES = [
     for name in (
         "README.md",
         "CONTRIBUTING.md",
+        "docs/from-pytorch.md",
+        "docs/techniques.md",
         "docs/extending.md",
         "docs/looking-inside.md",
+        "docs/trackers.md",
+        "docs/scaling.md",
+        "docs/cpu.md",
+        "docs/reproducibility.md",
         "docs/architecture.md",
         "docs/deploy.md",
         "docs/security.md",
@@ -83,9 +89,10 @@ def definitions(path):
 
 
 def test_the_pages_show_the_files_of_the_examples_as_they_are():
-    shown = [*blocks("extending.md", "python"), *blocks("looking-inside.md", "python")]
+    pages = ("extending.md", "looking-inside.md", "trackers.md")
+    shown = [block for page in pages for block in blocks(page, "python")]
     files = sorted(EXAMPLES.glob("*.py"))
-    assert len(files) == 10
+    assert len(files) == 12
     for file in files:
         assert file.read_text() in shown, f"no page shows {file.name} as it is"
         assert len(file.read_text().splitlines()) <= 40
@@ -222,21 +229,28 @@ def check_console(said):
 
 
 def test_a_page_names_only_files_that_exist():
+    named = r"\b((?:configs|scripts|docs|tests|parity_tests|benchmarks|jax_cifar)/[\w/]+\.\w+)"
     for page in PAGES:
-        for link in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", TEXT[page.name]):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
-        for path in re.findall(
-            r"\b((?:configs|scripts|docs|tests|parity_tests|benchmarks|jax_cifar)/[\w/]+\.\w+)", TEXT[page.name]
-        ):
+        for path in re.findall(named, re.sub(r"https?://\S+", "", TEXT[page.name])):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
 
 
-def test_links_within_a_page_have_a_heading():
-    headings = {
-        "-".join(re.findall(r"[a-z_]+", line.lower())) for line in re.findall(r"^#+ (.*)$", TEXT["extending.md"], re.M)
-    }
-    anchors = set(re.findall(r"\]\(#([^)]+)\)", TEXT["extending.md"]))
-    assert anchors and anchors <= headings
+def headings(page):
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ +(.*?) *$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_link_leads_to_a_file_and_to_a_heading_of_it():
+    anchors = 0
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for link, anchor in re.findall(r"\]\((?!http)([^)#\s]*)(?:#([^)]*))?\)", page.read_text()):
+            target = page.parent / link if link else page
+            assert target.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in headings(target), f"{page.name}: {link}#{anchor}"
+            anchors += bool(anchor)
+    assert anchors > 20
 
 
 def script_options(name):
@@ -326,6 +340,35 @@ def test_the_reliability_page_lists_the_faults_that_there_are():
     page = (ROOT / "docs/reliability.md").read_text().partition("## What survived means")[0]
     found = re.findall(r"^\| (.+) \| \d+ \| \d+ \| \d+ \|$", page, re.MULTILINE)
     assert found == [row.fault for row in faults.ROWS], "docs/reliability.md is old: run `make faults`"
+
+
+@pytest.mark.slow
+def test_what_the_page_for_users_of_pytorch_says_of_both_sides_is_so(tmp_path):
+    script = tmp_path / "both_sides.py"
+    script.write_text("\n".join(blocks("from-pytorch.md", "python")))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        found = runpy.run_path(str(script), run_name="both_sides")
+    assert found["back"].keys() == {"params", "batch_stats"}  # its last block
+
+
+def test_the_page_for_users_of_pytorch_is_python_and_names_tests_that_there_are():
+    compile("\n".join(blocks("from-pytorch.md", "python")), "from-pytorch.md", "exec")
+    tests = {path.name: path.read_text() for path in (ROOT / "parity_tests").glob("test_*.py")}
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", TEXT["from-pytorch.md"])
+    assert len(named) > 20
+    for file, name in named:
+        assert f"def {name}(" in tests[file] if name else file in tests, f"{file}::{name}"
+
+
+@pytest.mark.parametrize("page", ["techniques.md", "cpu.md"])
+def test_the_pages_of_figures_show_none_that_is_not_in_the_records(page):
+    figure = r"(?<![\w.,])(?:\d{1,3}(?:,\d{3})+|\d+\.\d+|\d+e-\d+)(?![\w.]*\d)"
+    records = "".join((ROOT / name).read_text() for name in ("RESULTS.md", "experiments.md", "docs/parity.md"))
+    text, _, recipes = TEXT[page].partition("## Whole recipes")
+    text += re.sub(r"^(\|[^|]*\|[^|]*\|)[^|]*\|", r"\1", recipes, flags=re.MULTILINE)  # but for the published ones
+    shown = re.findall(figure, re.sub(r"`[^`]*`", "", text.replace("**", "")))
+    assert len(shown) > 40
+    assert sorted(set(shown) - set(re.findall(figure, records.replace("**", "")))) == []
 
 
 def test_the_readme_shows_no_figure_that_results_do_not_have():
