@@ -6,6 +6,7 @@
 from mutants_augment import AUGMENTATION
 from mutants_deploy import DEPLOYMENT
 from mutants_networks import NETWORKS
+from mutants_platforms import PLATFORMS
 from mutants_training import LEARNING, STEPS
 
-MUTANTS = (*NETWORKS, *LEARNING, *AUGMENTATION, *STEPS, *DEPLOYMENT)
+MUTANTS = (*NETWORKS, *LEARNING, *AUGMENTATION, *STEPS, *DEPLOYMENT, *PLATFORMS)

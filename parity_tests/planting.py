@@ -16,7 +16,7 @@ OUTPUT = "output.txt"
 
 
 class Mutant(NamedTuple):
-    """`old`, which occurs once in `file`, becomes `new`; then `test` (below parity_tests/) must fail."""
+    """`old`, which occurs once in `file`, becomes `new`; then `test`, below parity_tests/ or in tests/, must fail."""
 
     fault: str
     file: str
@@ -44,7 +44,8 @@ def run_mutant(mutant: Mutant, folder: Path) -> str | None:
     if source.count(mutant.old) != 1:
         raise RuntimeError(f"{mutant.file} holds {source.count(mutant.old)} times, not once: {mutant.old}")
     path.write_text(source.replace(mutant.old, mutant.new))
-    process = _PROCESSES.Process(target=_run_test, args=(folder, f"parity_tests/{mutant.test}"))
+    test = mutant.test if mutant.test.startswith("tests/") else f"parity_tests/{mutant.test}"
+    process = _PROCESSES.Process(target=_run_test, args=(folder, test))
     process.start()
     process.join()
     if process.exitcode == 0:

@@ -12,11 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jax_cifar.backend.hosts import several
 from jax_cifar.config import Config
 from jax_cifar.errors import ConfigError
+
+AnyMesh = Mesh | AbstractMesh  # programs are traced for devices, and may be for some that are not here
 
 SETTINGS = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES")  # what decides which devices JAX looks for
 # What a user can do, by the first sign that is found in what JAX says.
@@ -90,11 +92,11 @@ def _place(leaf: Any, sharding: Sharding) -> jax.Array:
     return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """The sharding of what every device holds whole: state, data set, order."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
+def split_batch(mesh: AnyMesh) -> NamedSharding:
     """The sharding of a batch: its first axis spread over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))

@@ -12,8 +12,10 @@ from typing import ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array
+
+from jax_cifar.backend.mesh import AnyMesh
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -24,7 +26,7 @@ def on_one_cpu() -> bool:
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
-def by_shares(function: Callable[Given, Made], mesh: Mesh | AbstractMesh) -> Callable[Given, Made]:
+def by_shares(function: Callable[Given, Made], mesh: AnyMesh) -> Callable[Given, Made]:
     """`function`, to be traced for batches that are spread over the devices of a mesh."""
     if mesh.size == 1:
         return function

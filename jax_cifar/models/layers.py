@@ -105,7 +105,9 @@ class Dense(nn.Module):
         x = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
             bias = self.param("bias", torch_bias_init(inputs), (self.features,), self.param_dtype)
-            x = x + bias.astype(self.dtype).reshape(1, -1)
+            # Added in a wider type, in which the sum over the batch is then taken that is the bias's gradient.
+            wide = statistics_dtype(self.dtype)
+            x = (x.astype(wide) + bias.astype(self.dtype).astype(wide).reshape(1, -1)).astype(self.dtype)
         return x
 
 

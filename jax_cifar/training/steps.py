@@ -9,11 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt8
 
 from jax_cifar.augment import SampleInfo, compose, make_mixer
-from jax_cifar.backend.mesh import split_batch
+from jax_cifar.backend.mesh import AnyMesh, split_batch
 from jax_cifar.config import Config
 from jax_cifar.evaluation.metrics import Sums, add_sums, batch_metrics
 from jax_cifar.models import hold_frozen
@@ -168,14 +167,14 @@ def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], n: int, batch_size: in
 
 
 def gather(
-    data: DeviceData, index: Int[Array, " batch"], mesh: Mesh
+    data: DeviceData, index: Int[Array, " batch"], mesh: AnyMesh
 ) -> tuple[Float[Array, "batch height width channel"], Int[Array, " batch"]]:
     """The images of a batch, from 0 to 1, and their labels, spread over the devices."""
     index = jax.lax.with_sharding_constraint(index, split_batch(mesh))
     return data.images[index].astype(jnp.float32) / 255, data.labels[index]
 
 
-def make_prepare(config: Config, network: Network, mesh: Mesh):
+def make_prepare(config: Config, network: Network, mesh: AnyMesh):
     """Gathering, augmenting and mixing one batch, and what the network sees of it, all inside the compiled step."""
     augment, mixer = compose(config.augment), make_mixer(config.mix)
 
@@ -197,7 +196,7 @@ def make_train_steps(
     network: Network,
     optimizer: optax.GradientTransformationExtraArgs,
     config: Config,
-    mesh: Mesh,
+    mesh: AnyMesh,
 ) -> Callable[..., tuple[TrainState, Sums]]:
     """`train_steps(state, sums, data, order, tables, key, count)`: `count` updates of one epoch in one call.
 
