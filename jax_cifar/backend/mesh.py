@@ -1,4 +1,4 @@
-"""One mesh over the devices: the state and the training images on each of them, every batch spread over all.
+"""One mesh over the devices: the state on each of them, every batch spread over all, and the images to take it from.
 
 Under `jit` the compiler adds the collectives, so gradients and BatchNorm statistics are those of the whole batch,
 whatever the number of devices.
@@ -8,18 +8,24 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jaxtyping import Array, Int, UInt8
 
-from jax_cifar.backend.hosts import several
+from jax_cifar.backend.hosts import least, several
 from jax_cifar.config import Config
 from jax_cifar.errors import ConfigError
 
 AnyMesh = Mesh | AbstractMesh  # programs are traced for devices, and may be for some that are not here
+
+# The share of a device's memory up to which the training images lie on it whole: that costs a step nothing, but takes
+# the room of what it makes of a batch. In parts they cost sending each batch, as bytes: little beside its gradients.
+WHOLE_SHARE = 0.1
 
 SETTINGS = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES")  # what decides which devices JAX looks for
 # What a user can do, by the first sign that is found in what JAX says.
@@ -108,8 +114,45 @@ def _place(leaf: Any, sharding: Sharding) -> jax.Array:
     return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
 
 
+class Parts(NamedTuple):
+    """Images of which every device has a part, the last filled up with zeros."""
+
+    images: UInt8[Array, "devices n height width channel"]
+
+
+def place_images(
+    images: UInt8[np.ndarray, "n height width channel"], mesh: Mesh
+) -> UInt8[Array, "n height width channel"] | Parts:
+    """Images of which every step takes any: whole on each device, or a part on each where they are large for it."""
+    count = mesh.shape["data"]
+    # The devices of a CPU have one memory, which is the machine's.
+    sharing = jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    if count == 1 or least(images.nbytes * sharing <= WHOLE_SHARE * device_memory()):
+        return place(jnp.asarray(images), replicated(mesh))
+    size = -(-len(images) // count)
+    missing = count * size - len(images)
+    filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)]) if missing else images
+    return Parts(place(filled.reshape(count, size, *images.shape[1:]), split_batch(mesh)))
+
+
+def take_images(parts: Parts, index: Int[Array, " batch"], mesh: AnyMesh) -> UInt8[Array, "batch height width channel"]:
+    """The images of these numbers, spread over the devices.
+
+    Each device gives what it has of the batch, and zeros for the rest: the sum is the batch, bit for bit.
+    """
+
+    def of_part(part: Array, index: Array) -> Array:
+        size = part.shape[1]
+        own = index - lax.axis_index("data") * size
+        own = jnp.where((own >= 0) & (own < size), own, size)
+        return lax.psum_scatter(part[0].at[own].get(mode="fill", fill_value=0), "data", tiled=True)
+
+    spread = PartitionSpec("data")
+    return jax.shard_map(of_part, mesh=mesh, in_specs=(spread, PartitionSpec()), out_specs=spread)(parts.images, index)
+
+
 def replicated(mesh: AnyMesh) -> NamedSharding:
-    """The sharding of what every device holds whole: state, data set, order."""
+    """The sharding of what every device holds whole: state, labels, order."""
     return NamedSharding(mesh, PartitionSpec())
 
 
