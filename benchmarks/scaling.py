@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace) -> Iterator[Expected]:
         expected = f"it must be 1 to {NODE}, or a multiple of {NODE}"
         check(devices >= 1 and (devices < NODE or devices % NODE == 0), "--devices", devices, expected)
     for step in measured():
-        weak = {net.name: {n: efficiency(step, n, net) for n in options.devices} for net in NETWORKS}
+        weak: Shares = {net.name: {n: efficiency(step, n, net) for n in options.devices} for net in NETWORKS}
         strong = {net.name: {n: unchanged(step, n, net) for n in options.devices} for net in NETWORKS}
         yield Expected(step, weak, strong)
 

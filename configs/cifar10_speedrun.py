@@ -15,9 +15,8 @@ set-up (RESULTS.md); 95 and 96: not measured yet.
 import dataclasses
 from typing import Literal
 
-import jax
-
 from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
+from jax_cifar.backend.mesh import find_devices
 from jax_cifar.config import (
     CheckpointConfig,
     Config,
@@ -105,7 +104,7 @@ def small(convs: int, lr: float, batch_size: int) -> Config:
 
 def get_config(variant: Variant = "auto") -> Config:
     if variant == "auto":
-        variant = "72" if jax.default_backend() == "cpu" else "94"
+        variant = "72" if find_devices()[0].platform == "cpu" else "94"
     if variant == "72":
         config = small(convs=1, lr=0.15, batch_size=125)
         train = dataclasses.replace(config.train, epochs=1, resolutions=((14, 0.5), (18, 0.5)), label_smoothing=0.1)

@@ -51,8 +51,8 @@ PLATFORMS = (
     Mutant(
         "a batch is not spread over the devices",
         "jax_cifar/training/steps.py",
-        "index = jax.lax.with_sharding_constraint(index, split_batch(mesh))",
-        "index = jax.lax.with_sharding_constraint(index, replicated(mesh))",
+        "index, jax.lax.with_sharding_constraint(index, split_batch(mesh))",
+        "index, index",
         f"{LOWERED}::test_the_batch_is_spread_over_the_devices[simple_cnn-8-tpu]",
     ),
     Mutant(
@@ -61,6 +61,13 @@ PLATFORMS = (
         "return axes if devices > 1 and len(x) % devices == 0 else ()",
         "return ()",
         "tests/test_devices.py::test_kernels_work_on_each_devices_own_share_of_a_batch_and_send_sums_alone",
+    ),
+    Mutant(
+        "images in parts: a device takes the next one's images for its own",
+        "jax_cifar/backend/images.py",
+        'own = index - lax.axis_index("data") * size',
+        'own = index - (lax.axis_index("data") + 1) * size',
+        "tests/test_devices.py::test_images_in_parts_are_each_fed_once_an_epoch_in_the_same_order",
     ),
     Mutant(
         "an index is fed twice in an epoch",
@@ -74,6 +81,6 @@ PLATFORMS = (
         "jax_cifar/training/loop.py",
         "if not is_main():  # what only",
         "if False:  # what only",
-        "tests/test_hosts.py::test_processes_train_as_one_and_one_of_them_writes[2-2]",
+        "tests/test_hosts.py::test_processes_train_as_one_and_one_of_them_writes[2x2]",
     ),
 )

@@ -107,7 +107,7 @@ def parse(text: str) -> Program:
         if "func.func public @main" in line:
             donated = line.count("tf.aliasing_output") + line.count("jax.buffer_donor")
         elif line.startswith("module"):
-            devices = int(re.search(r"num_partitions = (\d+)", line)[1])
+            devices = int(re.findall(r"num_partitions = (\d+)", line)[0])
         elif found := _OPERATION.search(line.strip()):
             arrays = [
                 Array(tuple(map(int, sizes.split("x"))) if sizes else (), dtype)

@@ -1,5 +1,6 @@
 """Four simulated devices compute what one computes; all in one process, which has them from its start."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from small_runs import Perceptron, a_lot, largest_difference, loop, outline, small_config
+from small_runs import Perceptron, a_lot, largest_difference, loop, outline, same_bits, small_config
 
 from jax_cifar.augment import HorizontalFlip, RandomCrop
+from jax_cifar.backend import images as backend_images
+from jax_cifar.backend.images import place_images
 from jax_cifar.backend.mesh import make_mesh, replicated, split_batch
 from jax_cifar.backend.portions import by_shares
 from jax_cifar.backend.precision import float64
@@ -29,6 +33,7 @@ from jax_cifar.run.clock import Clock
 from jax_cifar.training.many import choose_way, train_many
 from jax_cifar.training.replicas import one_run as replicas_of
 from jax_cifar.training.session import Session
+from jax_cifar.training.steps import DeviceData, epoch_order, gather
 
 
 def one_run(devices: int) -> loop.TrainResult:
@@ -100,6 +105,40 @@ def whole_step() -> dict[str, Any]:
     return {"step": sent(calls.traces[None].lower().compile()), "prediction": sent(prediction.compile())}
 
 
+@contextlib.contextmanager
+def images_in_parts() -> Iterator[None]:
+    """Inside, no image lies whole on a device."""
+    backend_images.WHOLE_SHARE, before = 0.0, backend_images.WHOLE_SHARE
+    yield
+    backend_images.WHOLE_SHARE = before
+
+
+def feeding() -> dict[str, Any]:
+    """An epoch of 21 numbered images in parts, which the devices do not divide, in batches of 8."""
+    mesh, images = make_mesh(small_config(train={"batch_size": 8})), np.zeros((21, 2, 2, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(21)
+    with images_in_parts():
+        placed = place_images(images, mesh)
+    data, order = DeviceData(placed, jnp.arange(21)), epoch_order(jax.random.key(0), jnp.int32(0), 21, 8)
+    batches = [jax.jit(gather, static_argnums=2)(data, index, mesh) for index in order]
+    fed = [np.rint(np.asarray(images)[:, 0, 0, 0] * 255).astype(int) for images, _ in batches]
+    return {
+        "fed": np.concatenate(fed).tolist(),
+        "order": np.asarray(order).ravel().tolist(),
+        "labels": np.concatenate([labels for _, labels in batches]).tolist(),
+        "shares": [len(shard.data) for shard in batches[0][0].addressable_shards],
+        "held": [shard.data.nbytes for shard in jax.tree.leaves(placed)[0].addressable_shards],
+    }
+
+
+def run_in_parts() -> bool:
+    """Whether a run whose images lie in parts has the same bits."""
+    whole = one_run(4)
+    with images_in_parts():
+        parted = one_run(4)
+    return same_bits(jax.device_get(whole.state), jax.device_get(parted.state))
+
+
 def report() -> dict[str, Any]:
     """What `make test` asks of four devices."""
     one, four = one_run(1), one_run(4)
@@ -112,12 +151,13 @@ def report() -> dict[str, Any]:
         "members": [outline(result) for result in train_many(members)],
         "prediction": prediction(),
         "kernels": kernels(vmap=False),
+        "feeding": feeding(),
     }
 
 
 def report_more() -> dict[str, Any]:
     """What takes longer."""
-    return {"vmap": kernels(vmap=True)} | whole_step()
+    return {"vmap": kernels(vmap=True), "parts": run_in_parts()} | whole_step()
 
 
 def reported_by(function: str, devices: int) -> dict[str, Any]:
@@ -160,7 +200,15 @@ def test_kernels_work_on_each_devices_own_share_of_a_batch_and_send_sums_alone(r
 
 
 @pytest.mark.slow
-def test_a_whole_step_sends_sums_alone_and_prediction_nothing():
+def test_a_whole_step_sends_sums_alone_and_prediction_nothing_and_parts_change_no_bit():
     found = reported_by("report_more", 4)
+    assert found["parts"] is True
     assert set(found["step"]) == {"all-reduce"} and found["prediction"] == {}
     assert found["vmap"]["difference"] < 1e-11 and set(found["vmap"]["sent"]) == {"all-reduce"}
+
+
+def test_images_in_parts_are_each_fed_once_an_epoch_in_the_same_order(reported):
+    found = reported["feeding"]
+    assert found["fed"] == found["labels"] == found["order"]
+    assert len(set(found["fed"])) == 16
+    assert found["shares"] == [2] * 4 and found["held"] == [6 * 2 * 2 * 3] * 4

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -27,6 +28,13 @@ def get_config():
 """
 
 
+# The same with the training images in parts, as they are where they are large for a device.
+IN_PARTS = f"""{CONFIG}
+from jax_cifar.backend import images
+images.WHOLE_SHARE = 0
+"""
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -36,8 +44,8 @@ def free_port():
 class Processes:
     """So many processes of scripts/train.py, with so many devices each, that train one run."""
 
-    def __init__(self, folder, count, devices, *words, each=None):
-        (folder / "experiment.py").write_text(CONFIG)
+    def __init__(self, folder, count, devices, *words, each=None, config=CONFIG):
+        (folder / "experiment.py").write_text(config)
         where, self.running = f"127.0.0.1:{free_port()}", []
         for i in range(count):
             command = [sys.executable, "scripts/train.py", "--config", folder / "experiment.py", *words]
@@ -66,8 +74,8 @@ class Processes:
         return found
 
 
-def trained(folder, count, devices, *words):
-    ends = Processes(folder, count, devices, "--workdir", folder / "run", *words).ends()
+def trained(folder, count, devices, *words, config=CONFIG):
+    ends = Processes(folder, count, devices, "--workdir", folder / "run", *words, config=config).ends()
     assert [code for code, _ in ends] == [0] * count, [lines[-3:] for _, lines in ends]
     return ends
 
@@ -87,9 +95,11 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "devices"), [(2, 2), (4, 1)])
-def test_processes_train_as_one_and_one_of_them_writes(alone, tmp_path, count, devices):
-    (_, said), *others = trained(tmp_path, count, devices)
+@pytest.mark.parametrize(
+    ("count", "devices", "config"), [(2, 2, CONFIG), (4, 1, CONFIG), (2, 2, IN_PARTS)], ids=["2x2", "4x1", "parts"]
+)
+def test_processes_train_as_one_and_one_of_them_writes(alone, tmp_path, count, devices, config):
+    (_, said), *others = trained(tmp_path, count, devices, config=config)
     assert any(f"4 x cpu on {count} hosts" in line for line in said)
     assert [lines for _, lines in others] == [[]] * (count - 1)
     here, there = figures(tmp_path / "run"), figures(alone)
@@ -172,6 +182,9 @@ def test_half_of_what_is_needed_is_refused_and_one_process_joins_nothing(monkeyp
         DistributedConfig(num_processes=2, process_id=2)
     with pytest.raises(ConfigError, match=r"coordinator = 'localhost' is not allowed: it must be HOST:PORT"):
         DistributedConfig(coordinator="localhost")
+    jax.devices()
+    with pytest.raises(ConfigError, match=r"before JAX is asked for devices, and .*speedrun\.py:94"):
+        hosts.connect(DistributedConfig(coordinator=f"localhost:{free_port()}", num_processes=2, process_id=0))
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     hosts.connect(DistributedConfig(num_processes=1))
     assert not hosts.several()

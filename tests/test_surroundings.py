@@ -9,6 +9,7 @@ import jax
 import pytest
 from small_runs import small_config
 
+from jax_cifar import load_config
 from jax_cifar.backend.mesh import find_devices
 from jax_cifar.errors import ConfigError
 from jax_cifar.run.load import load_run
@@ -44,6 +45,7 @@ def test_devices_that_are_not_here_are_one_message(monkeypatch, tmp_path, error)
         lambda: train(small_config(), tmp_path / "run"),
         lambda: train_many([small_config()]),
         lambda: load_run(tmp_path),
+        lambda: load_config("configs/cifar10_speedrun.py"),
         environment,
     ):
         with pytest.raises(ConfigError, match=message):

@@ -62,6 +62,12 @@ def connect(config: DistributedConfig) -> None:
             jax.distributed.initialize(*given, **{name: value for name, value in TIMEOUTS.items() if name in known})
     except (RuntimeError, ValueError) as error:
         told = str(error).splitlines()[0].rstrip(".")
+        if "must be called before" in told:
+            raise ConfigError(
+                "The processes of this run have to join one another before JAX is asked for devices, and it was asked"
+                " already: by the config file, it seems. Name the variant that it chooses by them, as in"
+                " configs/cifar10_speedrun.py:94."
+            ) from error
         where = f" at {config.coordinator}" if config.coordinator else ""
         raise ConfigError(
             f"The processes of this run could not join one another{where}: {told}. Start the same command"

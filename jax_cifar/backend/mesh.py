@@ -1,4 +1,4 @@
-"""One mesh over the devices: the state and the training images on each of them, every batch spread over all.
+"""One mesh over the devices: the state on each of them, every batch spread over all.
 
 Under `jit` the compiler adds the collectives, so gradients and BatchNorm statistics are those of the whole batch,
 whatever the number of devices.
@@ -93,7 +93,7 @@ def _place(leaf: Any, sharding: Sharding) -> jax.Array:
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
-    """The sharding of what every device holds whole: state, data set, order."""
+    """The sharding of what every device holds whole: state, labels, order."""
     return NamedSharding(mesh, PartitionSpec())
 
 

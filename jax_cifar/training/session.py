@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_cifar.backend.hosts import least, several
+from jax_cifar.backend.images import place_images
 from jax_cifar.backend.memory import device_memory, naming_the_batch, out_of_memory, program_memory
 from jax_cifar.backend.mesh import place, replicated
 from jax_cifar.config import Config, ModelConfig
@@ -127,14 +128,15 @@ class Session:
         """Put the training images on the devices, and trace every program of the runs, unless that is done."""
         if self._traced:
             return
-        config, plan, everywhere = self.config, self.plan, replicated(self.replicas.mesh)
+        config, plan, mesh = self.config, self.plan, self.replicas.mesh
         with self.clock("data"):
             train = self.splits.train
-            self._data = place(DeviceData(jnp.asarray(train.images), jnp.asarray(train.labels)), everywhere)
+            labels = place(jnp.asarray(train.labels), replicated(mesh))
+            self._data = DeviceData(place_images(train.images, mesh), labels)
         with self.clock("compile"):
             arguments = (state, *self.inputs(0))
             for side in {side for side, _ in plan.phases} or {None}:
-                own = make_train_steps(self.network.at_side(side), self.optimizer, config, self.replicas.mesh)
+                own = make_train_steps(self.network.at_side(side), self.optimizer, config, mesh)
                 counts = sorted(count for seen, count in plan.calls() if seen == side)
                 train_steps = self.replicas.transform(own)
                 model = type(self.network.model).__name__ if config.train.debug_nans else None

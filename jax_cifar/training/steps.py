@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt8
 
 from jax_cifar.augment import SampleInfo, compose, make_mixer
+from jax_cifar.backend.images import Parts, take_images
 from jax_cifar.backend.mesh import AnyMesh, split_batch
 from jax_cifar.config import Config
 from jax_cifar.evaluation.metrics import Sums, add_sums, batch_metrics
@@ -25,9 +26,9 @@ from jax_cifar.training.state import PyTree, TrainState
 
 
 class DeviceData(NamedTuple):
-    """The training images as they lie on the device, once for the whole run."""
+    """The training images as they lie on the devices, once for the whole run."""
 
-    images: UInt8[Array, "n height width channel"]
+    images: UInt8[Array, "n height width channel"] | Parts
     labels: Int[Array, " n"]
 
 
@@ -170,8 +171,9 @@ def gather(
     data: DeviceData, index: Int[Array, " batch"], mesh: AnyMesh
 ) -> tuple[Float[Array, "batch height width channel"], Int[Array, " batch"]]:
     """The images of a batch, from 0 to 1, and their labels, spread over the devices."""
-    index = jax.lax.with_sharding_constraint(index, split_batch(mesh))
-    return data.images[index].astype(jnp.float32) / 255, data.labels[index]
+    whole, index = index, jax.lax.with_sharding_constraint(index, split_batch(mesh))
+    images = take_images(data.images, whole, mesh) if isinstance(data.images, Parts) else data.images[index]
+    return images.astype(jnp.float32) / 255, data.labels[index]
 
 
 def make_prepare(config: Config, network: Network, mesh: AnyMesh):
