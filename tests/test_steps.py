@@ -1,6 +1,7 @@
 """The compiled step: order, accumulation, mixing, many steps in one call, several devices."""
 
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jax_cifar.errors import ConfigError
 from jax_cifar.optim.rules import Hyper
 from jax_cifar.run.folder import input_spec
 from jax_cifar.training.keys import Purpose, purpose_key, run_key
-from jax_cifar.training.session import make_network
+from jax_cifar.training.session import Session, make_network
 from jax_cifar.training.state import initial_state
 from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
 
@@ -84,21 +85,18 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(monkeypatch):
         make_mesh(small_config())
 
 
-def test_the_step_is_traced_once_for_the_whole_run(tmp_path, monkeypatch):
-    from jax_cifar.training import session
+def test_after_the_first_updates_nothing_is_compiled_and_nothing_sent_but_what_has_to_be(tmp_path, monkeypatch, caplog):
+    advance, stops = Session.advance, []
 
-    traces = []
-    make_train_steps = session.make_train_steps
+    def guarded(self, state, step, *arguments):
+        stops.append(step)
+        if step == 0:
+            return advance(self, state, step, *arguments)
+        # What is put onto the devices on purpose may be: the epoch's number, and that of the updates.
+        with jax.transfer_guard("disallow"), jax.log_compiles(), caplog.at_level(logging.WARNING):
+            return advance(self, state, step, *arguments)
 
-    def counted(*arguments):
-        train_steps = make_train_steps(*arguments)
-
-        def counting(*args, **kwargs):
-            traces.append(1)
-            return train_steps(*args, **kwargs)
-
-        return counting
-
-    monkeypatch.setattr(session, "make_train_steps", counted)
+    monkeypatch.setattr(Session, "advance", guarded)
     train(small_config(model=Perceptron(), augment=(RandomCrop(padding=2), HorizontalFlip())), tmp_path)
-    assert len(traces) == 1
+    assert stops == [0, 2, 4, 6, 8, 10]  # two epochs
+    assert not [record for record in caplog.records if "ompiling" in record.getMessage()]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_cifar.backend.compiler import compiler_options
@@ -52,7 +53,7 @@ def trace_calls(
             return train_steps(*arguments, count=count)
 
         def number(count: int) -> jax.Array:
-            return place(jnp.int32(count), NamedSharding(sharding.mesh, PartitionSpec()))
+            return place(np.int32(count), NamedSharding(sharding.mesh, PartitionSpec()))
 
         traced = jit(any_number, donate_argnums=1).trace(number(1), *arguments)
 

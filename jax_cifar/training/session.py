@@ -121,7 +121,7 @@ class Session:
             self._tables = stack([rate_tables(*pair) for pair in zip(configs, schedules, strict=True)])
             self._keys = stack([run_key(config.train.seed) for config in configs])
             self._zeros = stack([zero_sums(config) for config in configs])
-            self._order = lru_cache(1)(partial(self._order_of_keys, self._keys))
+            self._order = lru_cache(1)(self._order_of_epoch)
             return stack([state for state, _ in begun])
 
     def trace(self, state: TrainState) -> None:
@@ -160,6 +160,10 @@ class Session:
                 raise out_of_memory(self.config.train.batch_size, self.memory, self._stays, there)
             self._norm = self.replicas.each(global_norm, 0).lower(state.params).compile()
             self._predict = self._compile_predict(state)
+
+    def _order_of_epoch(self, epoch: int) -> jax.Array:
+        """The indices of every batch of an epoch, for every replica."""
+        return self._order_of_keys(self._keys, place(np.int32(epoch), replicated(self.replicas.mesh)))
 
     def _measure_memory(self, state: TrainState) -> None:
         """Note the bytes that an update takes, and those of them that are the same whatever the batch."""
