@@ -82,7 +82,8 @@ def place(tree: Any, sharding: Sharding | None) -> Any:
     """A pytree on the devices of a sharding; with several processes each gives the whole, and keeps its share."""
     if sharding is None or not several():
         return jax.device_put(tree, sharding)
-    return jax.tree.map(lambda leaf: _place(leaf, sharding), tree)
+    with jax.transfer_guard("allow"):  # on purpose, as by `device_put`
+        return jax.tree.map(lambda leaf: _place(leaf, sharding), tree)
 
 
 def _place(leaf: Any, sharding: Sharding) -> jax.Array:
