@@ -41,6 +41,7 @@ PAGES = [
         "docs/deploy.md",
         "docs/security.md",
         "docs/reliability.md",
+        "docs/platforms.md",
     )
 ]
 TEXT = {page.name: page.read_text() for page in PAGES}
