@@ -4,6 +4,7 @@ import strictness  # noqa: F401
 import typecheck  # noqa: F401
 from fixtures import (  # noqa: F401
     finished_run,
+    images_are_arguments,
     pytest_collection_finish,
     pytest_make_collect_report,
     quick_compile,

@@ -47,6 +47,18 @@ def quick_compile(request):
     jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def images_are_arguments():
+    """No program has images in it as a constant, which jaxlib 0.7 on a CPU folds wrongly: JAX warns of so many bytes.
+
+    The images that `small_config` trains on are a little more; an exported program has its weights in it.
+    """
+    before = jax.config.jax_captured_constants_warn_bytes  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_captured_constants_warn_bytes", 600_000)
+    yield
+    jax.config.update("jax_captured_constants_warn_bytes", before)
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """The `Result` of a run of `small_config()`, for all to read; who spoils its folder takes a copy."""

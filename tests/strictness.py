@@ -1,4 +1,4 @@
-"""What both folders of tests switch on: strict arithmetic, small constants, quick compilation, a cache of programs."""
+"""What both folders of tests switch on: strict arithmetic, quick compilation and one cache of compiled programs."""
 
 import atexit
 import os
@@ -18,6 +18,3 @@ import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Images are an argument of every program: as a constant of one jaxlib 0.7 on a CPU folds them wrongly, and every
-# program compiled anew takes them along. JAX warns of so many bytes, fewer than the images of `small_config`.
-jax.config.update("jax_captured_constants_warn_bytes", 300_000)

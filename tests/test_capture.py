@@ -113,11 +113,11 @@ def test_the_gradient_is_that_of_the_runs_own_loss_on_its_first_batch(tmp_path):
     images = network.inputs(jnp.asarray(splits.train.images[index], jnp.float32) / 255)
     targets = 0.8 * jax.nn.one_hot(splits.train.labels[index], 10) + 0.02
 
-    def loss(params):
+    def loss(params, images):
         logits, _ = network.model.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
         return optax.softmax_cross_entropy(logits, targets).mean()
 
-    weights, grads = by_layer(variables["params"]), by_layer(jax.jit(jax.grad(loss))(variables["params"]))
+    weights, grads = by_layer(variables["params"]), by_layer(jax.jit(jax.grad(loss))(variables["params"], images))
     found = gradient_flow(config, network, variables, splits.train)
     assert found.keys() == {"body", "norm", "head"}
     for name, (size, gradient, update) in found.items():

@@ -1,6 +1,6 @@
 """Images are handed to programs as arguments: none is a constant of one, which jaxlib 0.7 on a CPU folds wrongly.
 
-In all tests JAX looks for large constants (`strictness`), so in every way of training; here for those of one image.
+In all tests of this folder JAX looks for large constants (`fixtures`), so in all of training; here for one image.
 """
 
 import dataclasses
