@@ -15,7 +15,7 @@ import argparse
 import math
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -62,7 +62,9 @@ class Step:
     norms: int  # batch norms
 
 
-Shares = dict[str, dict[int, float | None]]  # of the time that computes, by the name of the network and the devices
+Shares = Mapping[
+    str, Mapping[int, float | None]
+]  # of the time that computes, by the name of the network and the devices
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ FIRST = (
     "docs/deploy",
     "docs/scaling",
     "docs/cpu",
+    "docs/platforms",
     "RESULTS",
     "experiments",
     "docs/parity",
