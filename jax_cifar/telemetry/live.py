@@ -27,7 +27,7 @@ class TerminalBar:
             columns.append(TextColumn("{task.fields[figures]}", markup=False))
         columns.append(TextColumn("{task.fields[left]}", markup=False))
         self._stream = stream
-        self._bar = Progress(*columns, console=console, transient=True, expand=True, refresh_per_second=4)
+        self._bar: Any = Progress(*columns, console=console, transient=True, expand=True, refresh_per_second=4)
         self._task = self._bar.add_task("", total=total, completed=done, figures="", left="")
         self._bar.start()
         last_acts.append(self._show_cursor)
