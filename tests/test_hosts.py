@@ -49,6 +49,9 @@ images.WHOLE_SHARE = 0
 """
 
 
+GLOO = re.compile(r"\[Gloo\]|peer ranks|^\d*$")
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -83,8 +86,8 @@ class Processes:
         found = []
         for process in self.running:
             out, errors = process.communicate(timeout=seconds)
-            lines = [line for line in f"{out}{errors}".splitlines() if not re.search(r"\[Gloo\]|peer ranks|^\d*$", line)]
-            found.append((process.returncode, lines))
+            lines = f"{out}{errors}".splitlines()
+            found.append((process.returncode, [line for line in lines if not GLOO.search(line)]))
         return found
 
 
