@@ -103,7 +103,7 @@ def parting() -> Iterator[None]:
         if several():
             jax.distributed.shutdown()  # else who is last would be told that another has died
         raise
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # the latter in jax 0.7
         if not (several() and any(sign in str(error) for sign in SIGNS_OF_A_LOSS)):
             raise
         told = str(error).splitlines()[0]
