@@ -90,6 +90,6 @@ class NotebookTable:
 
 def _table(rows: Sequence[Sequence[str]]) -> Any:
     kinds = ["th", *["td"] * len(rows)]
+    lines = [[tag(kind, cell.strip()) for cell in row] for kind, row in zip(kinds, rows, strict=False)]
     style = "text-align: right; font-variant-numeric: tabular-nums"
-    cells = ([tag(kind, cell.strip(), style=style) for cell in row] for kind, row in zip(kinds, rows, strict=False))
-    return tag("table", [tag("tr", line) for line in cells]) if rows else None
+    return tag("table", [tag("tr", line) for line in lines], style=style) if rows else None
