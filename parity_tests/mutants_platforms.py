@@ -60,7 +60,7 @@ PLATFORMS = (
         "jax_cifar/backend/portions.py",
         "return axes if devices > 1 and len(x) % devices == 0 else ()",
         "return ()",
-        "tests/test_devices.py::test_kernels_work_on_each_devices_own_share_of_a_batch_and_send_sums_alone",
+        "tests/test_devices.py::test_a_batch_is_cut_within_each_devices_own_share",
     ),
     Mutant(
         "images in parts: a device takes the next one's images for its own",
