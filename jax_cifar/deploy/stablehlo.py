@@ -177,18 +177,20 @@ def _deserialize(path: Path, module: bytes, spec: InputSpec, metadata: Mapping[s
 
 def custom_calls(exported: jax.export.Exported) -> set[str]:
     """The names of what a program calls that is no arithmetic."""
+    from jax.extend.mlir.dialects import stablehlo
     from jax.interpreters import mlir
 
     found = set()
 
     def look(operation: Any) -> Any:
-        # In the versioned form that is stored: #vhlo.string_v1<"shape_assertion">.
         if "custom_call" in operation.name:
             found.add(str(operation.attributes["call_target_name"]).split('"')[1])
         return mlir.ir.WalkResult.ADVANCE
 
-    with mlir.make_ir_context():
-        mlir.ir.Module.parse(exported.mlir_module_serialized).operation.walk(look)
+    with mlir.make_ir_context() as context:
+        # Out of the versioned form that is stored, which jaxlib 0.7 does not parse.
+        module: Any = stablehlo.deserialize_portable_artifact(context, exported.mlir_module_serialized)
+        module.operation.walk(look)
     return found
 
 
