@@ -17,8 +17,9 @@ from jax_cifar.config import Config
 from jax_cifar.errors import print_warning
 from jax_cifar.files import atomic_write, user_cache_dir
 
-# On a CPU, matrix products by Eigen: by YNNPACK, the default, those of a convolution take up to twice as long.
-CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# On a CPU, matrix products by Eigen. By YNNPACK, the default, those of a convolution take up to twice as long. By
+# XNNPACK, that of jaxlib 0.7, a program uses the weights that it packed once, also when others came to their place.
+CPU_OPTIONS = ({"xla_cpu_experimental_ynn_fusion_type": ""}, {"xla_cpu_use_xnnpack": False})
 # On a GPU, no operation whose result depends on the order in which its parts end, and no algorithm chosen by its time.
 GPU_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 
@@ -28,14 +29,16 @@ def compiler_options(deterministic: bool = False) -> dict[str, Any]:
     """XLA's options for `jax.jit` on the default backend; of a CPU's none where XLA_FLAGS or a jaxlib rule them out."""
     if jax.default_backend() == "gpu":
         return GPU_DETERMINISTIC if deterministic else {}
+    if jax.default_backend() != "cpu":
+        return {}
     chosen = os.environ.get("XLA_FLAGS", "")
-    if jax.default_backend() != "cpu" or any(name in chosen for name in CPU_OPTIONS):
-        return {}
-    try:
-        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
-    except jax.errors.JaxRuntimeError:  # an option that this jaxlib does not have
-        return {}
-    return CPU_OPTIONS
+    for options in CPU_OPTIONS:
+        if any(name in chosen for name in options):
+            return {}
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # an option that this jaxlib does not have
+            jax.jit(lambda: 0, compiler_options=options).lower().compile()
+            return options
+    return {}
 
 
 class ProgramFiles:
