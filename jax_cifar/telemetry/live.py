@@ -91,5 +91,5 @@ class NotebookTable:
 def _table(rows: Sequence[Sequence[str]]) -> Any:
     kinds = ["th", *["td"] * len(rows)]
     lines = [[tag(kind, cell.strip()) for cell in row] for kind, row in zip(kinds, rows, strict=False)]
-    style = "text-align: right; font-variant-numeric: tabular-nums"
+    style = "text-align: right; font-variant-numeric: tabular-nums; border-spacing: 12px 0"
     return tag("table", [tag("tr", line) for line in lines], style=style) if rows else None
