@@ -203,7 +203,7 @@ def test_an_average_in_float32_does_not_drift():
     weights = jnp.asarray(1 + 0.1 * np.random.default_rng(0).standard_normal((10_000, 64)), jnp.float32)
 
     def drift(step: Any) -> float:
-        last, _ = jax.jit(lambda: jax.lax.scan(lambda ema, new: (step(ema, new), None), weights[0], weights[1:]))()
+        last, _ = jax.jit(lambda w: jax.lax.scan(lambda ema, new: (step(ema, new), None), w[0], w[1:]))(weights)
         return abs(float(np.mean(np.asarray(last, np.float64) - exact)))
 
     exact = np.asarray(weights[0], np.float64)
