@@ -137,7 +137,9 @@ WRONG: dict[str, tuple[float | None, Callable[[int], Trained]]] = {
 
 
 @pytest.mark.parametrize("parts", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(
+    "wrong", [pytest.param(name, marks=pytest.mark.slow) if name == "the sum for the mean" else name for name in WRONG]
+)
 def test_wrong_accumulations_do_not_agree(wrong, parts):
     clip, run = WRONG[wrong]
     ours, theirs = train_jax(parts, clip), run(parts)

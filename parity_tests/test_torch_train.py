@@ -157,15 +157,14 @@ def test_runs_that_cannot_be():
         train.train(small_config(optim={"lr": 1e30}), verbose=False)
 
 
-def test_the_command_ends_with_its_figures(tmp_path):
+def test_the_command_ends_with_its_figures(tmp_path, capsys):
     file = tmp_path / "figures.json"
     options = "--data.name synthetic --data.subset 200 --data.val_fraction 0 --train.batch_size 32 --train.epochs 2"
-    command = [sys.executable, "-m", "torch_ref.train", "--config", "configs/quickstart.py", *options.split()]
-    done = subprocess.run([*command, "--json", str(file)], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    figures = json.loads(file.read_text())
+    train.main(["--config", str(ROOT / "configs/quickstart.py"), *options.split(), "--json", str(file)])
+    figures, said = json.loads(file.read_text()), capsys.readouterr()
+    assert said.err == ""
     assert (figures["config_name"], len(figures["losses"])) == ("quickstart", 12)
-    *_, first, second, last = done.stdout.splitlines()
+    *_, first, second, last = said.out.splitlines()
     assert (first.split()[:2], second.split()[:2]) == (["1", "6"], ["2", "12"])
     assert last.startswith(f"test accuracy {figures['test_accuracy']:.2%}, loss {figures['test_loss']:.4f}; ")
     assert second.split()[3] == f"{figures['train_accuracy']:.2%}"
