@@ -28,7 +28,7 @@ CONFIGS = {name: ModelConfig(name=name, width=2) for name in NAMES} | {
     "speedrun_net-shallow": ModelConfig(name="speedrun_net", width=2, convs_per_group=1),
     "speedrun_net-residual": ModelConfig(name="speedrun_net", width=2, convs_per_group=3),
 }
-DEEP = ("resnet34", "resnet50")
+DEEP = ("resnet18-imagenet", "resnet34", "resnet50")
 every_network = pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.slow) if case in DEEP else case for case in CONFIGS]
 )

@@ -33,6 +33,9 @@ CONFIGS = {
     "resnet18": ModelConfig("resnet18", width=8),  # one block a stage
     "speedrun_net": ModelConfig("speedrun_net", width=8, convs_per_group=1),
 }
+each_network = pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case == "cifar_cnn" else case for case in CONFIGS]
+)
 
 
 class Pass(NamedTuple):
@@ -101,7 +104,7 @@ def torch_pass(case, autocast, plant=lambda judge: None) -> Pass:
     return Pass(logits.float().numpy(), loss.numpy(), statistics)
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@each_network
 def test_bfloat16_agrees_with_autocast(case):
     ours, theirs = jax_pass(case, jnp.bfloat16), torch_pass(case, autocast=True)
     assert_close(ours.logits, theirs.logits, "bfloat16 logits", "the logits")
@@ -112,7 +115,7 @@ def test_bfloat16_agrees_with_autocast(case):
         assert ours.statistics[name].dtype == expected.dtype == FLOAT32, name
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c == "cifar_cnn" else c for c in CONFIGS])
+@each_network
 def test_float32_agrees_and_bfloat16_is_measurably_away_from_it(case):
     """Without this, both could have run in float32 all along."""
     ours, theirs = jax_pass(case, jnp.float32), torch_pass(case, autocast=False)

@@ -171,7 +171,9 @@ def test_variables_without_statistics_have_an_empty_place_for_them(norm):
 
 
 @pytest.mark.parametrize(
-    ("name", "places"), [("tiny_cnn", 1), ("simple_cnn", 1), ("cifar_cnn", 6), ("resnet18", 1), ("speedrun_net", 0)]
+    ("name", "places"),
+    [("tiny_cnn", 1), ("simple_cnn", 1), ("cifar_cnn", 6), ("speedrun_net", 0)]
+    + [pytest.param("resnet18", 1, marks=pytest.mark.slow)],
 )
 def test_dropout_draws_in_training_only(name, places):
     def draws(train, dropout):

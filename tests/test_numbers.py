@@ -135,6 +135,7 @@ def test_a_run_that_skips_goes_on_from_a_checkpoint_as_if_it_had_not_been_stoppe
     assert parts.summary["skipped_updates"] == 1
 
 
+@pytest.mark.slow
 def test_too_many_skipped_in_a_row_end_the_run_at_the_same_step_also_when_it_was_resumed(tmp_path, monkeypatch):
     once = {"steps_per_call": 1}
     config = spoilt(Spoil(image=-1, epoch=1), 4, log={"every": 3}, checkpoint={"every": 1}, train=once)
