@@ -73,7 +73,7 @@ def test_what_takes_too_long_is_not_tried_however_much_memory_there_is():
 )
 def test_how_a_process_ends_says_whether_its_batch_fits(code, errors, fits, monkeypatch):
     lines = [{"batch": 8, "there": 1e9, "needed": 1e8, "parts": 1, "images": 50}, {"measured": 5e8, "seconds": 0.1}]
-    output = "\n".join(map(json.dumps, lines[: 2 if fits else 1]))
+    output = "\n".join(["a config file's own words", *(f"probe: {json.dumps(line)}" for line in lines[: 1 + fits])])
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: Ended(code, output, errors))
     facts: dict[str, float] = {}
     probe = batch_size.run_probe(["8"], 8, 0.1, facts)
@@ -123,7 +123,7 @@ def test_one_size_is_compiled_and_run(capsys):
     config = batch_probe.probed(small_config(model=Perceptron(), train={"resolutions": ((16, 0.5), (32, 0.5))}), 16)
     assert config.train.resolutions == ((32, 1.0),) and config.train.batch_size == 16
     batch_probe.probe(config, 1e12, 0.1)
-    compiled, ran = map(json.loads, capsys.readouterr().out.splitlines())
+    compiled, ran = (json.loads(line.removeprefix("probe: ")) for line in capsys.readouterr().out.splitlines())
     assert (compiled["batch"], compiled["parts"], compiled["images"]) == (16, 1, 200)
     assert compiled["needed"] > 200 * 32 * 32 * 3 and ran["seconds"] > 0 and ran["measured"] > compiled["needed"]
 

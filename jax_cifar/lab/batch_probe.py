@@ -37,6 +37,7 @@ from jax_cifar.training.session import Session
 
 UPDATES = 2  # after one more, which takes its memory for the first time
 LOOK_SECONDS = 0.01  # in which a hundred megabytes may be written
+MARK = "probe: "
 TOO_MUCH = 3  # exit code
 SLOWEST = 60.0  # seconds: what takes longer for an update is of no use, however much memory there is
 
@@ -125,8 +126,8 @@ def memory_taken() -> float:
 
 
 def tell(**values: Any) -> None:
-    """Print a line of JSON."""
-    print(json.dumps(values), flush=True)
+    """Print a line of JSON, known among whatever a config file prints."""
+    print(f"{MARK}{json.dumps(values)}", flush=True)
 
 
 if __name__ == "__main__":

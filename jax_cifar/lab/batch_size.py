@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from jax_cifar.errors import ConfigError, check
 from jax_cifar.files import with_library
-from jax_cifar.lab.batch_probe import SLOWEST, TOO_MUCH
+from jax_cifar.lab.batch_probe import MARK, SLOWEST, TOO_MUCH
 from jax_cifar.signals import ending_with_us
 
 MANTISSAS = range(8, 16)  # sizes are these times a power of two: an eighth or less lies between two of them
@@ -146,7 +146,8 @@ def run_probe(arguments: Sequence[str], batch: int, margin: float, facts: dict[s
     process = subprocess.Popen(command, env=with_library(), stdout=pipe, stderr=pipe, text=True)
     with process, ending_with_us(process):
         output, errors = process.communicate()
-    told = {key: value for line in output.splitlines() for key, value in json.loads(line).items()}
+    lines = [line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK)]
+    told = {key: value for line in lines for key, value in json.loads(line).items()}
     facts |= {key: told[key] for key in ("there", "parts", "images") if key in told}
     code = process.returncode
     if code and code != TOO_MUCH and not (code < 0 and code != -15) and not OUT_OF_MEMORY.search(errors):
