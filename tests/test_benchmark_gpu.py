@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch", reason="the figures name its version")
+
 from benchmarks import gpu
 from benchmarks.gpu import Part, Stopwatch
 from jax_cifar.errors import ConfigError

@@ -180,7 +180,8 @@ def test_what_the_parent_has_ignored_stays_ignored():
 
 def test_a_child_of_a_guarded_script_is_ended_by_its_own_signals():
     body = """
-import os
+import os, warnings
+warnings.simplefilter("ignore")  # Python 3.12 on warns of a fork beside a thread
 child = os.fork()
 if child == 0:
     send("SIGTERM")

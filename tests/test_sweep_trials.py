@@ -42,6 +42,7 @@ def dead(tmp_path):
     one.__enter__()
     yield one
     one._ended.set()
+    one._close()
 
 
 def kill(store):

@@ -62,8 +62,8 @@ class Store:
             self._held, _ = open_locked(self._life)
             stack.callback(self._leave)
             with self.turn():
-                self.storage, close = _open(self._url or f"sqlite:///{self._folder / 'sweep.db'}")
-                stack.callback(close)
+                self.storage, self._close = _open(self._url or f"sqlite:///{self._folder / 'sweep.db'}")
+                stack.callback(self._close)
             self._ended = threading.Event()
             stack.callback(self._ended.set)
             self._stack = stack.pop_all()
