@@ -4,6 +4,7 @@ Operations know the scope that they were traced in, and Flax names a scope after
 the first operation whose result holds a NaN that none of its operands held tells layer and direction, too.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -179,7 +180,10 @@ def _judged(arrays: Sequence[Any], operands: Sequence[_Value]) -> list[_Value] |
 
 
 def _scan(params: dict[str, Any], operands: Sequence[_Value], scope: str) -> list[_Value]:
-    constants, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
+    if "num_consts" in params:
+        constants, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
+    else:  # from jax 0.12 on
+        constants, carried = itertools.accumulate(map(len, tuple(params["ft_in"].unpack())[:2]))
     carry, rounds = list(operands[constants:carried]), range(params["length"])
     rows: dict[int, list[_Value]] = {}
     for i in reversed(rounds) if params["reverse"] else rounds:
