@@ -73,7 +73,7 @@ def run_onnx(model, images):
 
 
 # The rest is left to the slow tests.
-QUICK = ("simple_cnn-batch", "speedrun_net-residual")
+QUICK = ("simple_cnn-batch",)
 
 
 @pytest.mark.parametrize(

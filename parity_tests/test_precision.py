@@ -34,7 +34,8 @@ CONFIGS = {
     "speedrun_net": ModelConfig("speedrun_net", width=8, convs_per_group=1),
 }
 each_network = pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow) if case == "cifar_cnn" else case for case in CONFIGS]
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow) if case in ("cifar_cnn", "resnet18") else case for case in CONFIGS],
 )
 
 

@@ -189,7 +189,7 @@ def run_torch(config: Config, variables: Any) -> Run:
 ROWS = {"losses": "loss", "params": "parameters", "statistics": "statistics"}
 
 
-QUICK = ("adamw", "muon with onecycle")  # the rest is left to the slow tests
+QUICK = ("muon with onecycle",)  # the rest is left to the slow tests
 
 
 @pytest.mark.parametrize(

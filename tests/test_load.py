@@ -103,6 +103,7 @@ def test_the_script_judges_a_file_folded_too(finished, tmp_path, capsys, monkeyp
         main(["--workdir", str(finished), "--split", "tset"])
 
 
+@pytest.mark.slow
 def test_a_run_on_images_given_in_python_asks_for_them_again(tmp_path):
     splits = load_data(small_config().data)
     mine = Splits("mine", splits.train.take(np.arange(64)), splits.test.take(np.arange(30)), None, splits.label_names)

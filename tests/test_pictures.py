@@ -26,6 +26,7 @@ def rows_of(augment: Any = (), columns=6, **mix):
     return augmentation_rows(Config(name="rows", augment=augment, mix=MixConfig(**mix)), IMAGES, columns)
 
 
+@pytest.mark.slow
 def test_a_row_for_every_transform_and_for_all():
     rows = rows_of((RandomCrop(padding=4), HorizontalFlip(), Cutout()), mixup_alpha=1.0)
     assert [row.label for row in rows] == ["RandomCrop", "HorizontalFlip", "Cutout", "mixing", "all together"]
