@@ -3,6 +3,7 @@
 import strictness  # noqa: F401
 import typecheck  # noqa: F401
 from fixtures import (  # noqa: F401
+    clock,
     finished_run,
     images_are_arguments,
     pytest_collection_finish,

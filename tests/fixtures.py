@@ -5,6 +5,7 @@ import importlib.util
 
 import jax
 import pytest
+from clocks import Clock
 
 WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 
@@ -22,6 +23,12 @@ def pytest_make_collect_report(collector):
     if WITHOUT_TORCH and report.failed and "No module named 'torch'" in str(report.longrepr):
         report.outcome, report.longrepr = "skipped", (str(collector.path), 0, "Skipped: PyTorch is not installed")
     return report
+
+
+@pytest.fixture
+def clock():
+    """A `Clock`, for what tells the time."""
+    return Clock()
 
 
 @pytest.fixture

@@ -35,20 +35,6 @@ class Cell(io.TextIOBase):
         return types.SimpleNamespace(update=lambda content, raw: versions.append(content))
 
 
-class Clock:
-    """A clock that stands still until told."""
-
-    seconds = 0.0
-
-    def __call__(self):
-        return self.seconds
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def cell(monkeypatch):
     found = Cell()

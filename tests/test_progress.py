@@ -6,25 +6,11 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+from clocks import Clock
 
 from jax_cifar import progress as module
 from jax_cifar.progress import Bar, Pace, clock_time, progress
 from jax_cifar.signals import last_acts
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """A clock of the test's own."""
-    return Clock()
 
 
 @pytest.fixture

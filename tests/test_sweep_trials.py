@@ -41,7 +41,7 @@ def dead(tmp_path):
     one = Store(tmp_path)
     one.__enter__()
     yield one
-    one._ended.set()
+    one._stop_signing()
     one._close()
 
 

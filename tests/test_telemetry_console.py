@@ -28,20 +28,6 @@ class Terminal(io.StringIO):
         return True
 
 
-class Clock:
-    """A clock that stands still until told."""
-
-    seconds = 0.0
-
-    def __call__(self):
-        return self.seconds
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 def plain_lines(stream):
     return stream.getvalue().splitlines()
 

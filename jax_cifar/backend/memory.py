@@ -40,11 +40,11 @@ def _container_limit(file: str) -> int | None:
         return None
 
 
-def program_memory(compiled: Any) -> float:
-    """Bytes that a device needs at the same time for a compiled program, what is handed to it included."""
+def program_memory(compiled: Any) -> tuple[float, float]:
+    """Bytes that a device needs at the same time for a compiled program, and those of them that are handed to it."""
     found = compiled.memory_analysis()
     new = found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes
-    return float(found.argument_size_in_bytes + new)
+    return float(found.argument_size_in_bytes + new), float(found.argument_size_in_bytes)
 
 
 def batch_that_fits(batch: int, needed: float, fixed: float, there: float) -> int:

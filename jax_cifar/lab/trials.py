@@ -64,13 +64,18 @@ class Store:
             with self.turn():
                 self.storage, self._close = _open(self._url or f"sqlite:///{self._folder / 'sweep.db'}")
                 stack.callback(self._close)
-            self._ended = threading.Event()
-            stack.callback(self._ended.set)
+            self._ended, self._signing = threading.Event(), None
+            stack.callback(self._stop_signing)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    def _stop_signing(self) -> None:
+        self._ended.set()
+        if self._signing is not None:  # it may hold a connection to the store, which closes next
+            self._signing.join(WAIT_SECONDS)
 
     def _leave(self) -> None:
         self._life.unlink(missing_ok=True)
@@ -131,7 +136,8 @@ class Store:
                 if self._ended.wait(SIGN_SECONDS):
                     return
 
-        threading.Thread(target=sign, daemon=True).start()
+        self._signing = threading.Thread(target=sign, daemon=True)
+        self._signing.start()
 
 
 class Trials:

@@ -109,7 +109,7 @@ def profile_step(session: Session, state: TrainState, updates: int, folder: Path
         whole=took["whole"],
         flops=operations(session, state, step),
         bytes_accessed=_analysis(compiled).get("bytes accessed", math.nan),
-        memory=program_memory(compiled),
+        memory=program_memory(compiled)[0],
         matmul={name: matmul_speed(name) for name in dict.fromkeys(("float32", dtype))},
         dtype=dtype,
     )

@@ -168,10 +168,9 @@ class Session:
     def _measure_memory(self, state: TrainState) -> None:
         """Note the bytes that an update takes, and those of them that are the same whatever the batch."""
         compiled = (compiled_form(self._programs[side](count)) for side, count in self.plan.calls())
-        self.memory = max((program_memory(program) for program in compiled if program), default=0.0)
+        self.memory, handed_over = max(map(program_memory, filter(None, compiled)), default=(0.0, 0.0))
         # The gradient and the update are as large as the parameters.
-        stays = (state, *self.inputs(0), state.params, state.params)
-        self._stays = float(sum(leaf.nbytes for leaf in jax.tree.leaves(stays)))
+        self._stays = handed_over + 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
 
     def inputs(self, step: int) -> tuple[Any, ...]:
         """What a program is given beside the state, in the epoch that the update after `step` belongs to."""
