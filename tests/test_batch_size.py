@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import Perceptron, small_config
 
+from jax_cifar import train
 from jax_cifar.backend import memory
 from jax_cifar.backend.memory import batch_that_fits, naming_the_batch
 from jax_cifar.data import load_data
@@ -160,6 +161,13 @@ def test_a_batch_beyond_the_memory_is_refused_when_compiled_and_names_one_that_f
         ConfigError, match=r"train.batch_size = 32 is too large: .* about \d+ should fit, and scripts/find"
     ):
         session.compile(state)
+
+
+def test_a_run_that_is_refused_for_its_memory_leaves_nothing_behind(monkeypatch, tmp_path):
+    monkeypatch.setattr(Session, "_measure_memory", lambda self, state: vars(self).update(memory=1e18, _stays=0.0))
+    with pytest.raises(ConfigError, match=r"train.batch_size = 32 is too large"):
+        train(small_config(model=Perceptron()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_out_of_memory_while_training_names_a_batch_that_would_fit(monkeypatch):

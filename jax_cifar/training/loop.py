@@ -112,6 +112,8 @@ def train(
         state = session.start([config], start)
         session.trace(state)
         together(lambda: is_main() and place.require(bytes_on_disk(session, state), session.plan.checkpoint_every))
+        if on_main(lambda: not place.path.exists()):  # else it may be finished
+            session.compile(state)
         # Only now: a run that cannot start leaves nothing behind.
         seen = session.network.spec, None if given else splits.name
         folder = together(lambda: place.make(*seen))
