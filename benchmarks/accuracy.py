@@ -39,6 +39,10 @@ class Epoch(NamedTuple):
     accuracy: float  # of the test images
 
 
+# What --quick asks for where nothing else is said.
+QUICK = {"config": "configs/quickstart.py", "target": 0.9, "seeds": 2, "torch": ["torch channels_last"]}
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""
     default = "configs/cifar10_simple_cnn.py"

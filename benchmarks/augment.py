@@ -93,6 +93,9 @@ PIPELINES = (f"{CONFIGS / 'cifar100_resnet34.py'}:plain", STRONG, str(CONFIGS / 
 WHAT = ("transforms", "mixing", "pipelines", "steps")
 PER_IMAGE, TORCHVISION, ALONE, PLAIN = "per image", "torchvision", "augmentation alone", "step without"
 
+# What --quick asks for where nothing else is said.
+QUICK = {"what": ["mixing", "pipelines"], "config": STRONG, "rounds": 3}
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""

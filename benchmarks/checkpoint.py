@@ -35,6 +35,9 @@ from torch_ref.steps import Trainer
 
 DEFAULT = ("simple_cnn", "resnet18")
 
+# What --quick asks for where nothing else is said.
+QUICK = {"models": ["simple_cnn"], "rounds": 3}
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""

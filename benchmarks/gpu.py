@@ -64,6 +64,9 @@ class Stopwatch:
         return self._end - time.monotonic() - SECONDS_TO_STOP
 
 
+QUICK: dict[str, Any] = {}  # `jobs` makes every part a tiny one
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help=f"{', '.join(PARTS)} (default all)")
@@ -74,7 +77,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer", metavar="FILE", type=Path, help="airbench94_muon.py, to be run beside ours")
     parser.add_argument("--tests", nargs="+", metavar="PATH", default=["tests"], help="which tests (default tests)")
     parser.add_argument("--workers", metavar="N", type=int, default=8, help="processes of the tests (default 8)")
-    parser.add_argument("--quick", action="store_true", help="try every part with tiny settings")
 
 
 def cases(options: argparse.Namespace) -> int:

@@ -21,6 +21,9 @@ from jax_cifar.telemetry.environment import cpu_count
 
 WAYS = ("train_many", "vmap", "one by one", "at once")
 
+# What --quick asks for where nothing else is said.
+QUICK = {"runs": 2, "epochs": [1.0], "against": ["one by one"], "rounds": 2}
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""

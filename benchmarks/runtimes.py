@@ -46,6 +46,10 @@ class Runtimes(Case):
         return f"{self.name} in {', '.join(row.name for row in self.figures)}"
 
 
+# What --quick asks for where nothing else is said.
+QUICK = {"precision": ["float32"], "images": 1000, "seconds": 0.5}
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""
     parser.add_argument("--workdir", metavar="DIR", help="run folder that scripts/train.py wrote")

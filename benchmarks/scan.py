@@ -19,6 +19,9 @@ from jax_cifar.training.session import Session
 
 SMALL = ("simple_cnn", "tiny_cnn", "cifar_cnn", "speedrun_net")  # where a call costs something beside its steps
 
+# What --quick asks for where nothing else is said.
+QUICK = {"models": ["simple_cnn"], "rounds": 3}
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""

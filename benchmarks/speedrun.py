@@ -22,7 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks import machine
 from benchmarks.processes import ROOT, report, run_python
+from benchmarks.tables import disturbed
 from benchmarks.timing import Case, Timing
 from jax_cifar.config import Config
 from jax_cifar.config.files import apply_overrides, load_config
@@ -79,12 +81,17 @@ class Speedrun(Case):
         return min(self.baseline_seconds.values()) / ours if self.baseline_seconds else None
 
 
+# What --quick asks for where nothing else is said.
+QUICK = {"recipe": "cifar10-72", "seeds": 2}
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""
     parser.add_argument("--seeds", metavar="N", type=int, default=5, help="train with seeds 0 to N-1 (default 5)")
     parser.add_argument(
         "--recipes", nargs="+", choices=RECIPES, metavar="RECIPE", help=f"{', '.join(RECIPES)} (default cifar10-94)"
     )
+    parser.set_defaults(recipe="cifar10-94")
     parser.add_argument("--config", metavar="FILE", help="a recipe of your own: a config file, FILE or FILE:VARIANT")
     parser.add_argument("--target", metavar="ACC", type=float, help="test accuracy that --config is to reach")
     parser.add_argument(
@@ -97,7 +104,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def cases(options: argparse.Namespace) -> int:
     """How many cases `measure` will yield."""
-    return len(options.recipes or ([] if options.config else ["cifar10-94"])) + bool(options.config)
+    return len(options.recipes or ([] if options.config else [options.recipe])) + bool(options.config)
 
 
 def measure(options: argparse.Namespace) -> Iterator[Speedrun]:
@@ -111,7 +118,7 @@ def measure(options: argparse.Namespace) -> Iterator[Speedrun]:
     if options.config is None:
         check(target is None, "--target", target, "it belongs to --config; the recipes have targets of their own")
     check(target is None or 0 < target <= 1, "--target", target, "it must be greater than 0 and at most 1")
-    recipes = [RECIPES[name] for name in options.recipes or ([] if options.config else ["cifar10-94"])]
+    recipes = [RECIPES[name] for name in options.recipes or ([] if options.config else [options.recipe])]
     recipes += [Recipe(options.config, target)] if options.config else []
     jobs = [{"config": recipe.config, "tta": recipe.tta, "overrides": options.set} for recipe in recipes]
     # All before any is trained; and the libraries' files are in memory then.
@@ -144,8 +151,8 @@ def speedrun(
         started = time.perf_counter()
         cold = run_child({**job, "seeds": [first]}, kept)
         cold_process = time.perf_counter() - started
-        cached, *runs = run_child({**job, "seeds": [first, *range(seeds)]}, kept)
-    seconds = Timing(tuple(run["seconds"] for run in runs))
+        (cached, *runs), condition = machine.observe(lambda: run_child({**job, "seeds": [first, *range(seeds)]}, kept))
+    seconds = Timing(tuple(run["seconds"] for run in runs), (condition,))
     accuracies = tuple(run["accuracy"] or 0.0 for run in runs)
     whole = [run["seconds"] for run in runs if run["accuracy"] is not None]
 
@@ -200,6 +207,7 @@ def table(cases: Sequence[Speedrun]) -> str:
         if case.diverged:
             seeds = ", ".join(map(str, case.diverged))
             notes.append(f"{case.name}: diverged with seed {seeds}; accuracy 0 and the seconds until then count.")
+        notes += [f"{case.name}: {told}."] if (told := disturbed(case)) else []
         if case.setup_cold is None or case.setup_cached is None:
             notes.append(f"{case.name}: no set-up is known, and the first run may have compiled the evaluation.")
     return "\n\n".join([markdown(head, rows), *notes])

@@ -36,6 +36,9 @@ IMPORTS = {
     ),
 }
 
+# What --quick asks for where nothing else is said.
+QUICK = {"what": ["warm", "import"], "torch": ["torch"], "rounds": 3}
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""

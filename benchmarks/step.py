@@ -19,6 +19,9 @@ from jax_cifar.config.files import load_config
 
 MODELS = ("simple_cnn", "tiny_cnn", "cifar_cnn", "speedrun_net", "resnet18", "resnet34", "resnet50")
 
+# What --quick asks for where nothing else is said.
+QUICK = {"models": ["simple_cnn", "speedrun_net"], "torch": ["torch channels_last"], "rounds": 3}
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""

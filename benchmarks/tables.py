@@ -17,16 +17,41 @@ from jax_cifar.telemetry.environment import describe_devices, git_commit, packag
 def markdown(cases: Sequence[Case]) -> str:
     """A row per case: median time of each way (least to most), then ours over the best other, round by round.
 
-    Where a way trains, the mean of its final accuracies follows its time.
+    Where a way trains, the mean of its final accuracies follows its time. What the machine disturbed ends its row.
     """
     names = list(dict.fromkeys(name for case in cases for name in case.timings))
-    compared = any(case.ratios for case in cases)
-    head = ["case", *names, *(["ratio"] if compared else [])]
+    ends = {"ratio": [_ratio(case) for case in cases], "disturbed": [disturbed(case) for case in cases]}
+    ends = {name: cells for name, cells in ends.items() if any(cells)}
     rows = []
-    for case in cases:
+    for i, case in enumerate(cases):
         cells = [_time(case.timings.get(name)) + _accuracy(case.accuracies.get(name)) for name in names]
-        rows.append([case.name, *cells, *([_ratio(case)] if compared else [])])
-    return tables.markdown(head, rows)
+        rows.append([case.name, *cells, *(cells[i] for cells in ends.values())])
+    return tables.markdown(["case", *names, *ends], rows)
+
+
+def machine_line(cases: Sequence[Case]) -> str:
+    """How the machine was beside all these rounds; empty where nobody looked."""
+    known = [condition for case in cases for condition in case.ours.conditions]
+    if not known:
+        return ""
+    rates, others = [each.gflops for each in known], [each.others for each in known]
+    return (
+        f"Beside the rounds a matrix product ran at {statistics.median(rates):.0f} GFLOP/s"
+        f" ({min(rates):.0f}-{max(rates):.0f}), and others had {statistics.median(others):.0%} of the cores"
+        f" ({min(others):.0%}-{max(others):.0%})."
+    )
+
+
+def disturbed(case: Case) -> str:
+    """What went on beside the work, at its worst in the rounds that count; and how many do not."""
+    parts, wrong = [], case.disturbed
+    if wrong:
+        others, slowness = max(each.others for each in wrong), max(each.slowness for each in wrong)
+        count = f"{len(wrong)} of {len(case.ours.conditions)} rounds"
+        parts.append(f"**{count}**: others had {others:.0%} of the cores, a product took {slowness:.2f} of its least")
+    if case.ours.given_up:
+        parts.append(f"{case.ours.given_up} measured again")
+    return ", ".join(parts)
 
 
 def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
@@ -51,6 +76,8 @@ def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
                 "best_other": case.best_other,
                 "ratio": statistics.median(case.ratios) if case.ratios else None,
                 "ratios": list(case.ratios),
+                "conditions": [condition._asdict() for condition in case.ours.conditions],
+                "rounds_given_up": case.ours.given_up,
                 **_own_fields(case),
             }
             for case in cases

@@ -4,8 +4,10 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from benchmarks import machine
+from benchmarks.machine import Condition
 from jax_cifar.progress import progress
 
 # Does its work so many times, one after another, and waits until the last is done.
@@ -16,9 +18,11 @@ Measurement = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that one piece of work took, in every round."""
+    """Seconds that one piece of work took, in every round that counts."""
 
     seconds: tuple[float, ...]
+    conditions: tuple[Condition, ...] = ()  # of the machine in these rounds, where that was looked at
+    given_up: int = 0  # rounds measured beside these that do not count, as the machine was disturbed
 
     @property
     def median(self) -> float:
@@ -27,7 +31,7 @@ class Timing:
 
     def __truediv__(self, parts: int) -> "Timing":
         """Seconds of one of so many equal parts of the work."""
-        return Timing(tuple(value / parts for value in self.seconds))
+        return replace(self, seconds=tuple(value / parts for value in self.seconds))
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,18 @@ class Case:
             return ()  # ratios of the other rounds alone would favour who fails often
         return tuple(one / other for one, other in zip(ours, others, strict=True))
 
+    @property
+    def disturbed(self) -> tuple[Condition, ...]:
+        """The rounds among those that count in which the machine was not calm."""
+        return tuple(condition for condition in self.ours.conditions if not condition.calm)
+
 
 def interleave(ways: Mapping[str, Work], rounds: int = 7, seconds: float = 0.5) -> dict[str, Timing]:
-    """Time each way once per round, about `seconds` at a time; what comes before its first use is not counted."""
+    """Time each way once per round, about `seconds` at a time; what comes before its first use is not counted.
+
+    A round in which the machine is disturbed is measured again, up to so many more; what is then still missing is
+    filled up with the least disturbed.
+    """
 
     def measurement(work: Work) -> Measurement:
         repeats = _repeats(work, seconds)
@@ -76,22 +89,45 @@ def interleave(ways: Mapping[str, Work], rounds: int = 7, seconds: float = 0.5) 
 
         return measure
 
-    return in_turn({name: measurement(work) for name, work in ways.items()}, rounds)
+    return in_turn({name: measurement(work) for name, work in ways.items()}, rounds, again=rounds)
 
 
-def in_turn(ways: Mapping[str, Measurement], rounds: int) -> dict[str, Timing]:
+def in_turn(ways: Mapping[str, Measurement], rounds: int, again: int = 0) -> dict[str, Timing]:
     """Measure each way once per round; nothing is warmed up.
 
     Every other round goes backwards, so that no way always follows the same neighbour.
+
+    Args:
+        ways: our own first.
+        rounds: how many count.
+        again: rounds at most that take the place of disturbed ones; without any, disturbed ones count, and say so.
     """
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    measured: list[tuple[dict[str, float], Condition]] = []
+
+    def needed() -> int:
+        """Rounds in all, by what is known of those that are done."""
+        calm = sum(condition.calm for _, condition in measured)
+        return max(rounds, min(len(measured) + rounds - calm, rounds + again))
+
     with progress("measurements", total=rounds * len(ways)) as bar:
-        for i in range(rounds):
-            for name in list(ways)[:: 1 if i % 2 == 0 else -1]:
+
+        def one_round() -> dict[str, float]:
+            times = {}
+            for name in list(ways)[:: 1 if len(measured) % 2 == 0 else -1]:
                 bar.advance(0, note=name)
-                times[name].append(ways[name](i))
+                times[name] = ways[name](len(measured))
                 bar.advance()
-    return {name: Timing(tuple(values)) for name, values in times.items()}
+            return times
+
+        while len(measured) < needed():
+            measured.append(machine.observe(one_round))
+            bar.update(len(measured) * len(ways), needed() * len(ways))
+
+    # In the order in which they were measured; of calm ones the first.
+    best = sorted(range(len(measured)), key=lambda i: measured[i][1].disturbance)[:rounds]
+    kept = [measured[i] for i in sorted(best)]
+    conditions, given_up = tuple(condition for _, condition in kept), len(measured) - len(kept)
+    return {name: Timing(tuple(times[name] for times, _ in kept), conditions, given_up) for name in ways}
 
 
 def _repeats(work: Work, seconds: float) -> int:

@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py step
 python scripts/benchmark.py step --models simple_cnn cifar_cnn --json step.json
+python scripts/benchmark.py step --quick
 python scripts/benchmark.py SUITE --help
 """
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("suite", metavar="SUITE", nargs="?", choices=SUITES, help="what to measure, see above")
     parser.add_json("write every single time there, with versions")
     parser.add_argument("--rounds", metavar="N", type=int, default=7, help="times each way is measured (default 7)")
+    parser.add_argument("--quick", action="store_true", help="a part of it, in about a minute")
     parser.add_argument("-h", "--help", action="store_true", help="show this and the options of SUITE")
     options, _ = parser.parse_known_args(arguments)
     if options.suite is None:
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str]) -> None:
 
     suite = load_suite(options.suite)
     suite.add_options(parser)
+    if options.quick:
+        parser.set_defaults(**suite.QUICK)
     options = parser.parse_args(arguments)
     if options.help:
         print(parser.format_help())
@@ -70,13 +74,15 @@ def main(arguments: Sequence[str]) -> None:
 
 def measure(suite: ModuleType, options: argparse.Namespace) -> None:
     """Measure case by case: each is told and written as soon as it is done, and the table ends what was begun."""
-    from benchmarks.tables import as_json, markdown
+    from benchmarks.tables import as_json, machine_line, markdown
 
     cases = []
 
     def show() -> None:
         if cases:
-            print(getattr(suite, "table", markdown)(cases), flush=True)
+            timed = [case for case in cases if getattr(case, "timings", None)]
+            parts = getattr(suite, "table", markdown)(cases), machine_line(timed)
+            print("\n\n".join(filter(None, parts)), flush=True)
 
     last_acts.append(show)  # a Ctrl-C leaves what there is
     at_end_say("What was measured until then is shown.")

@@ -6,13 +6,15 @@ import os
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import accuracy, speedrun
+from benchmarks import accuracy, machine, speedrun
 from benchmarks.accuracy import Epoch
+from benchmarks.machine import Condition
 from benchmarks.networks import TORCH_WAYS
 from benchmarks.processes import REPORT
 from benchmarks.speedrun import RECIPES, Speedrun
@@ -83,6 +85,7 @@ class Children:
 def children(monkeypatch):
     children = Children({0: 0.94, 1: 0.95, 2: 0.96})
     monkeypatch.setattr(speedrun, "run_child", children)
+    monkeypatch.setattr(machine, "observe", lambda work: (work(), Condition()))
     return children
 
 
@@ -93,7 +96,7 @@ def test_a_recipe_is_trained_cold_and_then_from_the_cache(children):
     (cold, used_before), (cached, used_by_cold) = children.caches
     assert cold == cached and (used_before, used_by_cold) == (False, True)
     assert not cold.exists()
-    assert (case.ours, case.training_seconds) == (Timing((2.0, 3.0, 4.0)), (1.0, 1.5, 2.0))
+    assert (case.ours, case.training_seconds) == (Timing((2.0, 3.0, 4.0), (Condition(),)), (1.0, 1.5, 2.0))
     assert case.accuracies == {"run": (0.94, 0.95, 0.96)}
     assert (case.setup_cold, case.setup_cached, case.diverged) == (99.0, 19.0, ())
     assert (case.target, case.ratios) == (0.94, ())
@@ -194,6 +197,12 @@ def test_the_table():
         "",
         "once: no set-up is known, and the first run may have compiled the evaluation.",
     ]
+
+
+def test_runs_on_a_busy_machine_say_so():
+    busy = replace(CASES[0], timings={"run": Timing((1.0, 1.25), (Condition(others=0.5),))})
+    *_, last = speedrun.table([busy]).splitlines()
+    assert last == "fast: **1 of 1 rounds**: others had 50% of the cores, a product took 1.00 of its least."
 
 
 def test_the_json_has_the_recipes_own_figures_and_count_mean_and_spread():

@@ -15,9 +15,10 @@ import jax
 import pytest
 import torch
 
-from benchmarks import accuracy, checkpoint, networks, scan, startup, step, timing
+from benchmarks import accuracy, checkpoint, machine, networks, scan, startup, step, timing
 from benchmarks.accuracy import Epoch
 from benchmarks.checkpoint import Files
+from benchmarks.machine import Condition
 from benchmarks.processes import REPORT
 from benchmarks.tables import as_json, markdown
 from benchmarks.timing import Case, Timing
@@ -44,7 +45,8 @@ def get_config():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Nothing here runs long enough to be worth optimising, or to be worth a second thread beside other tests."""
+    """Nothing here runs long enough to be worth optimising, a second thread, or a look at the machine."""
+    monkeypatch.setattr(machine, "observe", lambda work: (work(), Condition()))
     before, threads = jax.config.read("jax_disable_most_optimizations"), torch.get_num_threads()
     jax.config.update("jax_disable_most_optimizations", True)
     torch.set_num_threads(1)
@@ -87,9 +89,16 @@ def test_every_suite_of_the_script_has_its_parts():
     for name in runpy.run_path(str(SCRIPT))["SUITES"]:
         suite = __import__(f"benchmarks.{name}", fromlist=["measure"])
         parser = argparse.ArgumentParser()
+        parser.add_argument("--rounds", type=int)
         suite.add_options(parser)
         assert callable(suite.measure)
         assert suite.__doc__
+        # What --quick asks for is what one could type.
+        known = {option.dest: option for option in parser._actions} | parser._defaults
+        for option, value in suite.QUICK.items():
+            allowed = getattr(known[option], "choices", None)
+            values = value if isinstance(value, list) else [value]
+            assert allowed is None or set(values) <= set(allowed)
 
 
 @pytest.mark.slow
@@ -273,7 +282,7 @@ def test_the_accuracy_suite_trains_every_seed_in_turn(monkeypatch, tmp_path):
     options = ["--config", str(tmp_path / "small.py"), "--torch", "torch"]
     (case,) = accuracy.measure(parser.parse_args(options))
     assert seeds == [("jax", 0), ("torch", 0), ("torch", 1), ("jax", 1), ("jax", 2), ("torch", 2)]
-    assert case.timings == dict.fromkeys(["jax", "torch"], Timing((1.0, 2.0, math.inf)))
+    assert case.timings == dict.fromkeys(["jax", "torch"], Timing((1.0, 2.0, math.inf), (Condition(),) * 3))
     assert case.accuracies == dict.fromkeys(["jax", "torch"], (0.7, 0.5, 0.69))
     for wrong, message in [
         ("--target 0", "--target = 0.0 is"),

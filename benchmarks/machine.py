@@ -1,0 +1,97 @@
+"""How the machine is while something is measured: what others take of it, and how fast it is at that moment.
+
+Both are told without looking at what is measured, so that no way of doing it is favoured by the rounds that count.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from jax_cifar.telemetry.environment import cpu_count
+
+T = TypeVar("T")
+
+OTHERS = 0.1  # of the cores: what others may take in a round that counts
+SLOWER = 1.25  # how much longer than at its best the yardstick may take beside it
+SIDE = 1024  # of the yardstick's matrices
+SHORT = 0.1  # seconds; the system counts in hundredths, which tell nothing of less
+
+
+class Condition(NamedTuple):
+    """The machine during one round."""
+
+    others: float = 0.0  # share of this process's cores that other processes had, or that the host withheld
+    slowness: float = 1.0  # time of the yardstick beside the round, over the least that it ever took in this process
+    gflops: float = 0.0  # of the yardstick: a product of float32 matrices by NumPy
+
+    @property
+    def calm(self) -> bool:
+        """Whether little else went on."""
+        return self.disturbance == 0
+
+    @property
+    def disturbance(self) -> float:
+        """How much of the machine was missing beyond what is allowed, as a share; by all calm ones it is 0."""
+        excess = (
+            self.others if self.others > OTHERS else 0.0,
+            1 - 1 / self.slowness if self.slowness > SLOWER else 0.0,
+        )
+        return max(excess)
+
+
+class Yardstick:
+    """The same small piece of work again and again, on all cores."""
+
+    def __init__(self) -> None:
+        self._factors = np.random.default_rng(0).standard_normal((2, SIDE, SIDE), np.float32)
+        self.least = math.inf
+
+    def seconds(self) -> float:
+        """Of one product, the shortest of three: a neighbour's threads may still be coming to rest in the first."""
+        taken = []
+        for _ in range(3):
+            started = time.perf_counter()
+            np.matmul(*self._factors)
+            taken.append(time.perf_counter() - started)
+        self.least = min(self.least, *taken)
+        return min(taken)
+
+
+_yardsticks: list[Yardstick] = []  # the one of this process, made when it is first needed
+
+
+def observe(work: Callable[[], T]) -> tuple[T, Condition]:
+    """What the work returns, and how the machine was during it. The processes that it starts have to end within it."""
+    if not _yardsticks:
+        _yardsticks.append(Yardstick())
+        _yardsticks[0].seconds()
+    yardstick = _yardsticks[0]
+    before = yardstick.seconds()
+    started, busy, own = time.monotonic(), _busy_seconds(), _own_seconds()
+    result = work()
+    elapsed, others = time.monotonic() - started, _busy_seconds() - busy - (_own_seconds() - own)
+    beside = (before + yardstick.seconds()) / 2
+    share = min(max(others / (elapsed * cpu_count()), 0.0), 1.0) if elapsed > SHORT else 0.0
+    return result, Condition(share, beside / yardstick.least, 2 * SIDE**3 / beside / 1e9)
+
+
+def _own_seconds() -> float:
+    """CPU time of this process and of those it has started that have ended."""
+    return sum(os.times()[:4])
+
+
+def _busy_seconds() -> float:
+    """Time in which the cores of this process did something, or were withheld; where the system tells none, its own."""
+    try:
+        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    except OSError:
+        return _own_seconds()
+    cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    # user, nice, system, idle, iowait, irq, softirq, steal
+    ticks = sum(int(line[i]) for line in lines if line[0] in cores for i in (1, 2, 3, 6, 7, 8))
+    return ticks / os.sysconf("SC_CLK_TCK")
