@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from jax_cifar.errors import ConfigError
+from jax_cifar.progress import print_above
 from jax_cifar.signals import ending_with_us
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +24,34 @@ REPORT = "benchmark report: "
 def report(value: Any) -> None:
     """In the process that was started: hand over a value that JSON can hold."""
     print(REPORT + json.dumps(value), flush=True)
+
+
+def shell(commands: str) -> tuple[int, str, str]:
+    """Run commands in the folder of this project as a user types them, up to the first that fails.
+
+    Returns the exit code, what they printed, and the last line that they wrote to stderr, which is shown as it comes.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command, pipe = ["bash", "-ec", commands], subprocess.PIPE
+    with (
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PATH": path},
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            start_new_session=True,
+        ) as process,
+        ending_with_us(process, session=True),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert process.stdout is not None and process.stderr is not None
+        printed, said = pool.submit(process.stdout.read), ""
+        for line in process.stderr:
+            print_above(line.rstrip("\n"), sys.stderr)
+            said = line.strip() or said
+        return process.wait(), printed.result(), said
 
 
 def run_python(

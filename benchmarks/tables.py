@@ -20,11 +20,11 @@ def markdown(cases: Sequence[Case]) -> str:
     Where a way trains, the mean of its final accuracies follows its time. What the machine disturbed ends its row.
     """
     names = list(dict.fromkeys(name for case in cases for name in case.timings))
-    ends = {"ratio": [_ratio(case) for case in cases], "disturbed": [disturbed(case) for case in cases]}
+    ends = {"ratio": [shown_ratio(case.ratios) for case in cases], "disturbed": [disturbed(case) for case in cases]}
     ends = {name: cells for name, cells in ends.items() if any(cells)}
     rows = []
     for i, case in enumerate(cases):
-        cells = [_time(case.timings.get(name)) + _accuracy(case.accuracies.get(name)) for name in names]
+        cells = [shown_time(case.timings.get(name)) + _accuracy(case.accuracies.get(name)) for name in names]
         rows.append([case.name, *cells, *(cells[i] for cells in ends.values())])
     return tables.markdown(["case", *names, *ends], rows)
 
@@ -106,7 +106,8 @@ def _finite(seconds: float) -> float | None:
     return seconds if math.isfinite(seconds) else None
 
 
-def _time(timing: Timing | None) -> str:
+def shown_time(timing: Timing | None) -> str:
+    """The median, least and most, in the unit that suits it."""
     if timing is None:
         return ""
     middle, low, high = timing.median, min(timing.seconds), max(timing.seconds)
@@ -127,7 +128,6 @@ def _accuracy(values: Sequence[float] | None) -> str:
     return f", {statistics.mean(values):.2%}" if values else ""
 
 
-def _ratio(case: Case) -> str:
-    if not case.ratios:
-        return ""
-    return f"**{statistics.median(case.ratios):.2f}** ({min(case.ratios):.2f}-{max(case.ratios):.2f})"
+def shown_ratio(ratios: Sequence[float]) -> str:
+    """The median, least and most; nothing of none."""
+    return f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}-{max(ratios):.2f})" if ratios else ""

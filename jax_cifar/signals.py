@@ -28,16 +28,28 @@ last_acts: list[Callable[[], object]] = []
 
 
 @contextlib.contextmanager
-def ending_with_us(process: "subprocess.Popen[Any]") -> Iterator[None]:
-    """Inside, a process that was started is told to end where this one does, by an exception or at once by a signal."""
-    last_acts.append(process.terminate)
+def ending_with_us(process: "subprocess.Popen[Any]", *, session: bool = False) -> Iterator[None]:
+    """Inside, a process that was started is told to end where this one does, by an exception or at once by a signal.
+
+    Args:
+        process: what was started.
+        session: it leads a session of its own, of which all are told.
+    """
+
+    def end() -> None:
+        if session and process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        elif not session:
+            process.terminate()
+
+    last_acts.append(end)
     try:
         yield
     except BaseException:
-        process.terminate()
+        end()
         raise
     finally:
-        last_acts.remove(process.terminate)
+        last_acts.remove(end)
 
 
 class StopRequest:

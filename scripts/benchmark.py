@@ -34,7 +34,9 @@ SUITES = {
     "many": "several seeds in one process against a process for each",
     "speedrun": "seconds and accuracy of n seeds of a recipe",
     "gpu": "all of it that asks for a GPU, in one command and one file",
+    "growth": "seconds and memory as images, side, width, batch, classes and seeds grow",
     "scaling": "what to expect of many GPUs: a model, which measures nothing",
+    "all": "every figure of RESULTS.md anew, by its own commands",
     "runtimes": "one trained network in JAX, PyTorch, ONNX Runtime, OpenVINO and a browser",
 }
 

@@ -11,6 +11,7 @@ PAGES = [
     ROOT / name
     for name in (
         "README.md",
+        "RESULTS.md",
         "CONTRIBUTING.md",
         "docs/from-pytorch.md",
         "docs/techniques.md",
