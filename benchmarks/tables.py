@@ -31,7 +31,7 @@ def markdown(cases: Sequence[Case]) -> str:
 
 def machine_line(cases: Sequence[Case]) -> str:
     """How the machine was beside all these rounds; empty where nobody looked."""
-    known = [condition for case in cases for condition in case.ours.conditions]
+    known = [condition for case in cases for condition in case.conditions]
     if not known:
         return ""
     rates, others = [each.gflops for each in known], [each.others for each in known]
@@ -47,10 +47,10 @@ def disturbed(case: Case) -> str:
     parts, wrong = [], case.disturbed
     if wrong:
         others, slowness = max(each.others for each in wrong), max(each.slowness for each in wrong)
-        count = f"{len(wrong)} of {len(case.ours.conditions)} rounds"
+        count = f"{len(wrong)} of {len(case.conditions)} rounds"
         parts.append(f"**{count}**: others had {others:.0%} of the cores, a product took {slowness:.2f} of its least")
-    if case.ours.given_up:
-        parts.append(f"{case.ours.given_up} measured again")
+    if case.given_up:
+        parts.append(f"{case.given_up} measured again")
     return ", ".join(parts)
 
 
@@ -76,8 +76,8 @@ def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
                 "best_other": case.best_other,
                 "ratio": statistics.median(case.ratios) if case.ratios else None,
                 "ratios": list(case.ratios),
-                "conditions": [condition._asdict() for condition in case.ours.conditions],
-                "rounds_given_up": case.ours.given_up,
+                "conditions": [condition._asdict() for condition in case.conditions],
+                "rounds_given_up": case.given_up,
                 **_own_fields(case),
             }
             for case in cases

@@ -65,9 +65,19 @@ class Case:
         return tuple(one / other for one, other in zip(ours, others, strict=True))
 
     @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Of the machine in the rounds that count, where that was looked at."""
+        return self.ours.conditions if self.timings else ()
+
+    @property
+    def given_up(self) -> int:
+        """Rounds measured beside these that do not count."""
+        return self.ours.given_up if self.timings else 0
+
+    @property
     def disturbed(self) -> tuple[Condition, ...]:
-        """The rounds among those that count in which the machine was not calm."""
-        return tuple(condition for condition in self.ours.conditions if not condition.calm)
+        """The rounds among them in which the machine was not calm."""
+        return tuple(condition for condition in self.conditions if not condition.calm)
 
 
 def interleave(ways: Mapping[str, Work], rounds: int = 7, seconds: float = 0.5) -> dict[str, Timing]:

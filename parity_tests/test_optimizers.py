@@ -291,7 +291,7 @@ def test_ema_is_torchs_averaged_model_started_at_the_initial_weights():
     average: Any = swa_utils.AveragedModel(module, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(decay))
     average.update_parameters(module)  # the first call copies
     late: Any = swa_utils.AveragedModel(module, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(decay))
-    ema = {"kernel": jnp.asarray(module.weight.detach().numpy())}
+    ema = {"kernel": jnp.array(module.weight.detach().numpy())}  # a copy: the module's own is written to
     rng = np.random.default_rng(0)
     for _ in range(20):
         value = rng.standard_normal((2, 3))

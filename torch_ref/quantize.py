@@ -171,6 +171,8 @@ def to_int8(model: onnx.ModelProto, images: TrainingImages, weight_bits: int | N
 def to_int8_dynamic(model: onnx.ModelProto, weight_bits: int | None = None) -> onnx.ModelProto:
     """Weights INT8 per tensor; the range of an activation is that of the batch at hand, found while the model runs."""
     reduced, prepared = (weight_bits or safe_weight_bits()) == 7, prepare(model)
+    # Shapes are inferred again; before ONNX Runtime 1.32 those noted here would be compared with weights it transposes.
+    del prepared.graph.value_info[:]
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "dynamic.onnx")
         # ONNX Runtime convolves integers only where the weights are unsigned, with one scale for all of them.
