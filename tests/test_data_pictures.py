@@ -166,7 +166,7 @@ def test_what_is_transparent_shows_white() -> None:
 @pytest.mark.parametrize("suffix", ["png", "gif"])
 def test_palettes_are_looked_up_and_may_hold_a_transparent_colour(suffix: str, tmp_path: Path) -> None:
     indices = np.arange(48 * 48).reshape(48, 48) // 12 % 3
-    picture = Image.fromarray(indices.astype(np.uint8), "L")
+    picture = Image.fromarray(indices.astype(np.uint8))
     picture.putpalette([250, 10, 20, 30, 240, 50, 60, 70, 230])
     colours = np.array([[250, 10, 20], [30, 240, 50], [60, 70, 230]])
     on_white = np.array([colours[0], [255] * 3, colours[2]])
