@@ -5,7 +5,7 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
     return {
         "suite": suite,
         "device": describe_devices(),
-        "versions": package_versions() | {"torch": version("torch")},
+        "versions": package_versions() | _torch_version(),
         "commit": git_commit(Path(__file__).parents[1]),
         "argv": sys.argv,
         "cases": [
@@ -83,6 +83,13 @@ def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
             for case in cases
         ],
     }
+
+
+def _torch_version() -> dict[str, str]:
+    try:
+        return {"torch": version("torch")}
+    except PackageNotFoundError:  # it is an extra
+        return {}
 
 
 def _summary(case: Case, way: str) -> dict[str, Any]:
