@@ -112,10 +112,12 @@ def test_a_cache_that_the_user_chose_is_left_to_jax(folder, tmp_path):
 
 @pytest.mark.parametrize(("backend", "expected"), [("gpu", compiler.GPU_DETERMINISTIC), ("tpu", {})])
 def test_only_a_gpu_has_to_be_told_to_be_deterministic(monkeypatch, backend, expected):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    options = compiler.compiler_options.__wrapped__
-    assert options(deterministic=True) == expected
-    assert options(deterministic=False) == {}
+    here = compiler.compiler_options()
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: backend)
+        assert compiler.compiler_options(deterministic=True) == expected
+        assert compiler.compiler_options(deterministic=False) == {}
+    assert compiler.compiler_options() == here != {}
 
 
 def test_a_program_sees_the_weights_that_came_to_the_place_of_others():

@@ -24,13 +24,15 @@ CPU_OPTIONS = ({"xla_cpu_experimental_ynn_fusion_type": ""}, {"xla_cpu_use_xnnpa
 GPU_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 
 
-@functools.cache
 def compiler_options(deterministic: bool = False) -> dict[str, Any]:
     """XLA's options for `jax.jit` on the default backend; of a CPU's none where XLA_FLAGS or a jaxlib rule them out."""
     if jax.default_backend() == "gpu":
         return GPU_DETERMINISTIC if deterministic else {}
-    if jax.default_backend() != "cpu":
-        return {}
+    return _cpu_options() if jax.default_backend() == "cpu" else {}
+
+
+@functools.cache
+def _cpu_options() -> dict[str, Any]:
     chosen = os.environ.get("XLA_FLAGS", "")
     for options in CPU_OPTIONS:
         if any(name in chosen for name in options):
