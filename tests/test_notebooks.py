@@ -1,6 +1,7 @@
 """The notebooks: clean as they lie in the repository, and run from top to bottom with small settings."""
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 
@@ -141,7 +142,8 @@ def test_the_notebook_for_colab_runs_from_top_to_bottom_also_with_what_only_a_co
     assert "resuming at step" in before
     first, second = re.findall(r"test loss (\S+)\n", after)
     assert first == second
-    assert (tmp_path / "quickstart.stablehlo").exists() and (tmp_path / "quickstart.onnx").exists()
+    onnx = all(importlib.util.find_spec(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime"))
+    assert (tmp_path / "quickstart.stablehlo").exists() and (tmp_path / "quickstart.onnx").exists() == onnx
 
     last = notebook.cells[-1].outputs[0].data["text/plain"]
     assert "content/drive" in last and (tmp_path / "content/drive/MyDrive/jax_cifar/data").is_dir()
