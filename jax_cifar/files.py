@@ -24,6 +24,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+LOADED = time.time()  # about when this process began to load this library
 _LIBRARY = Path(__file__).parent
 _SUFFIX = ".unfinished"
 _DAY = 86_400  # seconds

@@ -11,7 +11,8 @@ from jax_cifar.errors import ConfigError
 from jax_cifar.lab import lots as lots_module
 from jax_cifar.lab.sweep import draw, sweep
 from jax_cifar.lab.sweep_tables import report, verdict
-from jax_cifar.training.many import program_of, train_many
+from jax_cifar.training.many import train_many
+from jax_cifar.training.programs import program_of
 from jax_cifar.training.session import Session
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "sweep.py"

@@ -54,6 +54,7 @@ class ProgramFiles:
     def __init__(self, folder: Path) -> None:
         self._path = folder  # JAX asks for it by this name
         self._told = False
+        self.found: list[bytes] = []  # what was asked for and was there, last of all; see `backend.stored`
 
     def get(self, key: str) -> bytes | None:
         """The program of a key; None where there is no sound one."""
@@ -66,6 +67,7 @@ class ProgramFiles:
             return self._tell("read", error)
         digest, program = data[:32], data[32:]
         if hashlib.sha256(program).digest() == digest:
+            self.found = [program]
             return program
         with contextlib.suppress(OSError):
             file.unlink()
@@ -89,6 +91,20 @@ class ProgramFiles:
         self._told = True
 
 
+_files: list[ProgramFiles] = []  # those that JAX uses now
+
+
+def take_found() -> bytes | None:
+    """The program that JAX found in its files since this was asked last, as it lay there; None: it found none."""
+    found = _files[-1].found if _files else []
+    return found.pop() if found else None
+
+
+def files_are_ours() -> bool:
+    """Whether JAX keeps its compiled programs where `compilation_cache` says."""
+    return bool(_files)
+
+
 @contextlib.contextmanager
 def compilation_cache(config: Config) -> Iterator[None]:
     """Keep compiled programs in the user's cache folder while inside, unless the user has chosen another or none."""
@@ -101,15 +117,17 @@ def compilation_cache(config: Config) -> Iterator[None]:
         "jax_persistent_cache_min_compile_time_secs": 0.5,
     }
     before = {name: getattr(jax.config, name) for name in settings}
-    make = getattr(jax_cache, "get_file_cache", None)
+    make, files = getattr(jax_cache, "get_file_cache", None), ProgramFiles(folder)
     try:
-        jax_cache.get_file_cache = lambda path: (ProgramFiles(folder), path)
+        _files.append(files)
+        jax_cache.get_file_cache = lambda path: (files, path)
         for name, value in settings.items():
             jax.config.update(name, value)
         # JAX makes its cache at the first program that it compiles, and never looks at the settings again.
         jax_cache.reset_cache()
         yield
     finally:
+        _files.remove(files)
         jax_cache.get_file_cache = make
         for name, value in before.items():
             jax.config.update(name, value)

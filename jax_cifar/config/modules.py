@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import re
 import sys
 import sysconfig
@@ -15,6 +16,7 @@ from jax_cifar.errors import ConfigError
 
 _numbers = itertools.count(1)
 _PACKAGE = Path(__file__).resolve().parents[1]
+_LIBRARY = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("purelib", "platlib", "stdlib", "platstdlib"))
 
 
 @dataclass
@@ -42,8 +44,10 @@ def origin_of(module: str) -> str:
 def source_file(module: str) -> Path | None:
     """The file of a module that was not installed; None for what has no readable one."""
     name = getattr(sys.modules.get(module), "__file__", None)
-    path = Path(name).resolve() if name else None
-    good = path is not None and path.suffix == ".py" and path.is_file() and not _is_installed(path)
+    if not name or name.startswith(_LIBRARY):  # most of what is loaded, told at once
+        return None
+    path = Path(name).resolve()
+    good = path.suffix == ".py" and path.is_file() and not _is_installed(path)
     return path if good else None
 
 

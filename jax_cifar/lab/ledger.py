@@ -18,7 +18,8 @@ from jax_cifar.config.record import code_of
 from jax_cifar.config.revive import computed_fields
 from jax_cifar.errors import CheckpointError
 from jax_cifar.files import read_record, sha256_of_json, write_record
-from jax_cifar.training.many import ManyResult, program_of, train_many
+from jax_cifar.training.many import ManyResult, train_many
+from jax_cifar.training.programs import program_of
 
 
 def identity(config: Config) -> str:

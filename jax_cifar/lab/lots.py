@@ -15,7 +15,8 @@ from jax_cifar.errors import ConfigError, check
 from jax_cifar.lab.space import with_setting
 from jax_cifar.lab.trials import Claim, Trials
 from jax_cifar.run.clock import Clock
-from jax_cifar.training.many import choose_way, judge, program_of, train_group
+from jax_cifar.training.many import choose_way, judge, train_group
+from jax_cifar.training.programs import program_of
 from jax_cifar.training.replicas import How, make_replicas
 from jax_cifar.training.session import Part, Session
 from jax_cifar.training.state import TrainState

@@ -19,7 +19,7 @@ class Purpose(enum.IntEnum):
     DROPOUT = 4
 
 
-def run_key(seed: int) -> PRNGKeyArray:
+def run_key(seed: int | Int[Array, ""]) -> PRNGKeyArray:
     """The key that all others of a run are folded from."""
     return jax.random.key(seed)
 

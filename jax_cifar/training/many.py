@@ -28,12 +28,10 @@ from jax_cifar.evaluation.metrics import Report
 from jax_cifar.models import parameter_table
 from jax_cifar.optim.rules import constant_momentum
 from jax_cifar.run.clock import Clock
+from jax_cifar.training.programs import VARIED
 from jax_cifar.training.replicas import How, make_replicas
 from jax_cifar.training.session import Part, Session, plan_schedule
 from jax_cifar.training.state import TrainState
-
-# What may differ between the members of a lot: it is data for the compiled program.
-VARIED = ("train.seed", "optim.lr", "optim.momentum", "optim.b1", "optim.weight_decay")
 
 
 @dataclass(frozen=True)
@@ -170,13 +168,6 @@ def check_momentum(base: Config, config: Config) -> None:
     if momentum != constant_momentum(base.optim):
         cycled = schedule.name == "onecycle" and schedule.cycle_momentum
         check(not cycled, "optim.momentum", momentum, "the schedule sets it; see schedule.cycle_momentum")
-
-
-def program_of(config: Config) -> str:
-    """What two configurations have in common that one compiled program can train."""
-    data = {"optim.lr"} if config.optim.name == "muon" else set()  # see `check_varied`
-    fields = flat(to_dict(config)).items()
-    return repr(sorted((name, repr(value)) for name, value in fields if name not in set(VARIED) - data))
 
 
 class Trained(NamedTuple):

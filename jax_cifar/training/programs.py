@@ -12,6 +12,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.backend.mesh import place
 from jax_cifar.backend.portions import by_shares
+from jax_cifar.backend.stored import Stored
+from jax_cifar.config import Config
+from jax_cifar.config.files import flat, to_dict
 from jax_cifar.errors import Diverged
 from jax_cifar.evaluation.metrics import Sums
 from jax_cifar.optim.rules import global_norm
@@ -19,13 +22,24 @@ from jax_cifar.training.first_nan import first_nonfinite
 from jax_cifar.training.plan import Plan
 from jax_cifar.training.state import TrainState
 
+# What may differ between the runs of a program: it is data.
+VARIED = ("train.seed", "optim.lr", "optim.momentum", "optim.b1", "optim.weight_decay")
+
 Programs = Callable[[int], Callable[..., Any]]  # number of updates -> what makes them in one call
+
+
+def program_of(config: Config) -> str:
+    """What two configurations have in common that one compiled program can train."""
+    data = {"optim.lr"} if config.optim.name == "muon" else set()  # see `training.many.check_varied`
+    fields = flat(to_dict(config)).items()
+    return repr(sorted((name, repr(value)) for name, value in fields if name not in set(VARIED) - data))
 
 
 class TracedCalls(NamedTuple):
     """The calls of a run before they are compiled."""
 
-    traces: Mapping[Any, Any]  # number of updates -> `jax.stages.Traced`; None: of the one for all numbers
+    # number of updates -> `jax.stages.Traced`, None where it is stored; the key None: of the one for all numbers
+    traces: Mapping[Any, Any]
     compile: Callable[[], Programs]
 
 
@@ -37,14 +51,17 @@ def trace_calls(
     sharding: NamedSharding,
     deterministic: bool = False,
     model: str | None = None,
+    stored: Stored | None = None,
 ) -> TracedCalls:
     """Trace the programs for a number of updates, in which all that is wrong with them shows.
 
     On a CPU it is one program for all numbers, elsewhere one for each of `counts`: where the number is known when
     compiling, a GPU need not ask the host after every update whether to go on. `arguments` are those of `train_steps`
     but the number; what comes out is spread by `sharding`; `deterministic` as `train.deterministic`. With the class of
-    the network as `model` every call looks for values that are not finite and says where they come from.
+    the network as `model` every call looks for values that are not finite and says where they come from. What is
+    `stored` is not traced.
     """
+    stored = stored or Stored()
     train_steps = by_shares(train_steps, sharding.mesh)
     jit = partial(jax.jit, out_shardings=sharding, compiler_options=compiler_options(deterministic))
     if plan.steps_per_call is None:
@@ -55,25 +72,28 @@ def trace_calls(
         def number(count: int) -> jax.Array:
             return place(np.int32(count), NamedSharding(sharding.mesh, PartitionSpec()))
 
-        traced = jit(any_number, donate_argnums=1).trace(number(1), *arguments)
+        whole = stored.program("any number of updates", jit(any_number, donate_argnums=1), number(1), *arguments)
 
         def compile_one() -> Programs:
-            program = traced.lower().compile()
+            program = whole.compile()
             return lambda count: partial(program, number(count))
 
-        return TracedCalls({None: traced}, compile_one)
+        return TracedCalls({None: whole.traced}, compile_one)
     # Finding the operation that makes a NaN means doing all again, for which a donated state would be gone.
     donated = () if model else (0,)
     calls = {count: partial(train_steps, count=count) for count in counts}
-    traces = {count: jit(steps, donate_argnums=donated).trace(*arguments) for count, steps in calls.items()}
+    each = {
+        count: stored.program(f"{count} updates", jit(steps, donate_argnums=donated), *arguments)
+        for count, steps in calls.items()
+    }
 
     def compile_each() -> Programs:
-        programs = {count: trace.lower().compile() for count, trace in traces.items()}
+        programs = {count: program.compile() for count, program in each.items()}
         if model:
             programs = {count: _finding_nans(calls[count], program, model) for count, program in programs.items()}
         return programs.__getitem__
 
-    return TracedCalls(traces, compile_each)
+    return TracedCalls({count: program.traced for count, program in each.items()}, compile_each)
 
 
 def compiled_form(program: Callable[..., Any]) -> Any:

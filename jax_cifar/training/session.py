@@ -17,6 +17,7 @@ from jax_cifar.backend.hosts import least, several
 from jax_cifar.backend.images import place_images
 from jax_cifar.backend.memory import device_memory, naming_the_batch, out_of_memory, program_memory
 from jax_cifar.backend.mesh import place, replicated
+from jax_cifar.backend.stored import Stored
 from jax_cifar.config import Config, ModelConfig
 from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Dataset, Splits
@@ -40,7 +41,7 @@ from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import input_spec
 from jax_cifar.training.keys import run_key
 from jax_cifar.training.plan import Plan, make_plan
-from jax_cifar.training.programs import Programs, TracedCalls, compiled_form, trace_calls
+from jax_cifar.training.programs import Programs, TracedCalls, compiled_form, program_of, trace_calls
 from jax_cifar.training.replicas import Replicas
 from jax_cifar.training.state import PyTree, TrainState, initial_state
 from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
@@ -97,7 +98,10 @@ class Session:
             spec = input_spec(config, splits)
         self.network = make_network(config, spec)
         sides = [side for side, _ in config.train.resolutions]
-        check_memory(config, check_network(self.network.model, spec.image_shape, sides, spec.num_classes))
+        kept = config.train.compilation_cache and not several() and not config.train.debug_nans
+        self._stored = Stored(f"{program_of(config)}\n{spec}\n{len(splits.train)}" if kept else None)
+        look = partial(check_network, self.network.model, spec.image_shape, sides, spec.num_classes)
+        check_memory(config, self._stored.value("parameters of a network that was checked", look))
         check_loss(config, spec.num_classes)
         order = partial(epoch_order, n=len(splits.train), batch_size=config.train.batch_size)
         self._order_of_keys = replicas.each(order, 0, None)
@@ -113,13 +117,14 @@ class Session:
         """
         with self.clock("compile"):
             sample = self.splits.train.images[: INIT_IMAGES if wants_images(self.network.model) else 1]
-            begun = [initial_state(config, self.network, sample, variables) for config in configs]
+            begun = [initial_state(config, self.network, sample, variables, self._stored) for config in configs]
             self.optimizer = begun[0][1]
             schedules = [plan_schedule(config, self.plan) for config in configs]
             self.schedule = schedules[0]
             stack = self.replicas.stack
             self._tables = stack([rate_tables(*pair) for pair in zip(configs, schedules, strict=True)])
-            self._keys = stack([run_key(config.train.seed) for config in configs])
+            seeds = [np.int64(config.train.seed) for config in configs]  # as JAX takes a Python number
+            self._keys = stack([self._stored.call("run key", jax.jit(run_key), seed) for seed in seeds])
             self._zeros = stack([zero_sums(config) for config in configs])
             self._order = lru_cache(1)(self._order_of_epoch)
             return stack([state for state, _ in begun])
@@ -140,8 +145,9 @@ class Session:
                 counts = sorted(count for seen, count in plan.calls() if seen == side)
                 train_steps = self.replicas.transform(own)
                 model = type(self.network.model).__name__ if config.train.debug_nans else None
+                at, deterministic = self.replicas.sharding, config.train.deterministic
                 self._traced[side] = trace_calls(
-                    train_steps, arguments, plan, counts, self.replicas.sharding, config.train.deterministic, model
+                    train_steps, arguments, plan, counts, at, deterministic, model, self._stored.part(f"side {side}")
                 )
 
     def compile(self, state: TrainState, bounded: bool = True) -> None:
@@ -158,12 +164,14 @@ class Session:
             self._measure_memory(state)
             if bounded and self.memory > (there := device_memory()):
                 raise out_of_memory(self.config.train.batch_size, self.memory, self._stays, there)
-            self._norm = self.replicas.each(global_norm, 0).lower(state.params).compile()
+            norm = self.replicas.each(global_norm, 0)
+            self._norm = self._stored.program("norm", norm, state.params).compile()
             self._predict = self._compile_predict(state)
 
     def _order_of_epoch(self, epoch: int) -> jax.Array:
         """The indices of every batch of an epoch, for every replica."""
-        return self._order_of_keys(self._keys, place(np.int32(epoch), replicated(self.replicas.mesh)))
+        number = place(np.int32(epoch), replicated(self.replicas.mesh))
+        return self._stored.call("order", self._order_of_keys, self._keys, number)
 
     def _measure_memory(self, state: TrainState) -> None:
         """Note the bytes that an update takes, and those of them that are the same whatever the batch."""
@@ -265,7 +273,7 @@ class Session:
         programs = {}
         for first in (self.batches(part).images[0] for part in parts):
             if len(first) not in programs:
-                programs[len(first)] = predict.lower(variables, first).compile()  # pyright: ignore[reportFunctionMemberAccess]
+                programs[len(first)] = self._stored.program("predict", predict, variables, first).compile()
             jax.block_until_ready(tta_views(first, self.config.eval.tta))
         return lambda variables, images: programs[len(images)](variables, images)
 
@@ -316,4 +324,4 @@ def plan_schedule(config: Config, plan: Plan) -> Tables:
 def rate_tables(config: Config, schedule: Tables) -> Hyper:
     """What every update of a run uses, float32 [total_steps]."""
     decay = np.full(len(schedule.lr), config.optim.weight_decay)
-    return jax.tree.map(jnp.float32, Hyper(schedule.lr, schedule.momentum, decay))
+    return jax.tree.map(np.float32, Hyper(schedule.lr, schedule.momentum, decay))

@@ -1,5 +1,6 @@
 """The one pytree that training carries, saves and restores."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,8 +10,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int, UInt8
 
+from jax_cifar.backend.stored import Stored
 from jax_cifar.config import Config
-from jax_cifar.models import frozen_parameters, init_variables
+from jax_cifar.models import frozen_parameters, init_variables, wants_images
 from jax_cifar.models.network import Network
 from jax_cifar.optim.rules import make_optimizer
 from jax_cifar.training.keys import Purpose, purpose_key, run_key
@@ -46,6 +48,7 @@ def initial_state(
     network: Network,
     images: UInt8[np.ndarray, "n height width channel"],
     start: dict[str, PyTree] | None = None,
+    stored: Stored | None = None,
 ) -> tuple[TrainState, optax.GradientTransformationExtraArgs]:
     """The state before the first update, and its optimizer.
 
@@ -54,14 +57,24 @@ def initial_state(
       network: what is trained.
       images: a few of the training images: the first for the shapes, all for a network that starts from images.
       start: parameters and batch statistics to start from in place of fresh ones.
+      stored: where the programs for this are kept.
     """
-    key = purpose_key(run_key(config.train.seed), Purpose.INIT)
-    sample = network.inputs(jnp.asarray(images, jnp.float32) / 255)
-    variables = init_variables(network.model, key, sample)
+    stored, model = stored or Stored(), network.model
+
+    def drawn(seed: Int[Array, ""], sample: UInt8[Array, "n height width channel"]) -> dict[str, PyTree]:
+        key = purpose_key(run_key(seed), Purpose.INIT)
+        return init_variables(model, key, network.inputs(jnp.asarray(sample, jnp.float32) / 255))
+
+    seed = np.int64(config.train.seed)  # as JAX takes a Python number
+    if wants_images(model):  # what it makes of them is rounded as before, one operation after another
+        variables = drawn(jnp.asarray(seed), jnp.asarray(images))
+    else:
+        variables = stored.call("initial variables", jax.jit(drawn), seed, images[:1])
     optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(network.model))
     variables = variables if start is None else start
     ema, skips = config.optim.ema_decay > 0, config.train.skip_nonfinite > 0
-    return create_train_state(variables, optimizer, ema, skips), optimizer
+    create = jax.jit(partial(create_train_state, optimizer=optimizer, ema=ema, skips=skips))
+    return stored.call("initial state", create, variables), optimizer
 
 
 def create_train_state(

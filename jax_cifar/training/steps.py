@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt8
 
@@ -157,7 +158,8 @@ def skip(state: TrainState, new_state: TrainState, sums: Sums, limit: int) -> tu
 def zero_sums(config: Config) -> Sums:
     """The sums before the first image of an interval."""
     names = ("loss", "correct", "count", "grad_norm", "update_norm", "nonfinite")
-    return dict.fromkeys((*names, "skipped") if config.train.skip_nonfinite else names, jnp.float32(0))
+    zero = jax.device_put(np.float32(0))  # for which nothing is compiled
+    return dict.fromkeys((*names, "skipped") if config.train.skip_nonfinite else names, zero)
 
 
 def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], n: int, batch_size: int) -> Int[Array, "steps batch"]:
