@@ -132,6 +132,7 @@ def test_a_changed_line_is_another_program(tmp_path, monkeypatch):
         stored._library_sum.cache_clear()
         return stored._sources()
 
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "script.py", raising=False)
     module = types.ModuleType("own_module")
     module.__file__ = str(file)
     monkeypatch.setitem(sys.modules, "own_module", module)
