@@ -128,9 +128,9 @@ def test_float32_agrees_and_bfloat16_is_measurably_away_from_it(case):
 @pytest.mark.parametrize(
     ("case", "layer", "field", "value"),
     [
-        ("resnet18", "layer2.0.conv1", "padding_mode", "circular"),
+        pytest.param("resnet18", "layer2.0.conv1", "padding_mode", "circular", marks=pytest.mark.slow),
         ("tiny_cnn", "bn2", "eps", 0.1),
-        ("cifar_cnn", "block4.conv2", "bias", None),
+        pytest.param("cifar_cnn", "block4.conv2", "bias", None, marks=pytest.mark.slow),
         ("speedrun_net", "group2.conv1", "padding_mode", "circular"),
     ],
 )
