@@ -179,6 +179,17 @@ def test_a_damaged_file_is_made_anew(folder, damage):
     assert run()[1]
 
 
+def test_the_program_of_another_user_is_not_run(monkeypatch):
+    run()
+    monkeypatch.setattr(compiler, "_trusted", lambda owner: owner != os.getuid())
+    assert not run()[1]
+
+
+@pytest.mark.parametrize(("owner", "good"), [(os.getuid(), True), (0, True), (os.getuid() + 1, False)])
+def test_who_may_have_written_a_program(owner, good):
+    assert compiler._trusted(owner) == good
+
+
 def test_nothing_is_kept_where_nothing_may_be(folder, monkeypatch):
     assert not any(run(experiment=None)[1] for _ in range(2))
     Stored("a").program("rows", jax.jit(rows), jnp.asarray(X)).compile()  # outside of `compilation_cache`

@@ -57,9 +57,11 @@ class ProgramFiles:
         self.found: list[bytes] = []  # what was asked for and was there, last of all; see `backend.stored`
 
     def get(self, key: str) -> bytes | None:
-        """The program of a key; None where there is no sound one."""
+        """The program of a key; None where there is no sound one, or another user's."""
         file = self._file(key)
         try:
+            if not _trusted(file.stat().st_uid):
+                return None
             data = file.read_bytes()
         except FileNotFoundError:
             return None
@@ -89,6 +91,11 @@ class ProgramFiles:
         if not self._told:
             print_warning(f"compiled programs in {self._path} cannot be {done}: {error.strerror}. They are made anew.")
         self._told = True
+
+
+def _trusted(owner: int) -> bool:
+    """Whether machine code of this user's may be run: one's own, and the system's."""
+    return not hasattr(os, "getuid") or owner in (os.getuid(), 0)
 
 
 _files: list[ProgramFiles] = []  # those that JAX uses now
