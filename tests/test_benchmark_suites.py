@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -16,7 +15,7 @@ import jax
 import pytest
 import torch
 
-from benchmarks import accuracy, checkpoint, growth, machine, networks, scan, startup, step, timing
+from benchmarks import accuracy, checkpoint, machine, networks, scan, startup, step, timing
 from benchmarks.accuracy import Epoch
 from benchmarks.checkpoint import Files
 from benchmarks.machine import Condition
@@ -71,7 +70,7 @@ def small(monkeypatch):
     monkeypatch.setattr(timing, "_repeats", lambda work, seconds: work(1) or 1)
 
 
-def measure(suite: ModuleType, *arguments: str, table=markdown) -> list[Case]:
+def measure(suite: ModuleType, *arguments: str) -> list[Case]:
     """What a suite measures in one round, checked to fit into both kinds of table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=1)
@@ -79,7 +78,7 @@ def measure(suite: ModuleType, *arguments: str, table=markdown) -> list[Case]:
     options = parser.parse_args(arguments)
     cases = list(suite.measure(options))
     assert len(cases) == suite.cases(options)
-    assert table is not markdown or markdown(cases).count("\n") == len(cases) + 1
+    assert markdown(cases).count("\n") == len(cases) + 1
     json.dumps(as_json("any", cases), allow_nan=False)
     for case in cases:
         assert all(len(way.seconds) == 1 and way.median > 0 for way in case.timings.values())
@@ -140,46 +139,6 @@ def test_scan_gives_the_seconds_of_one_step(small, monkeypatch):
     assert {timing.seconds for timing in case.timings.values()} == {(2.0,)}
     with pytest.raises(ConfigError, match="--steps = 1 is not allowed: it must be at least 2"):
         measure(scan, "--steps", "1")
-
-
-@pytest.mark.slow
-def test_growth_is_measured_for_every_value(monkeypatch):
-    trained = []
-    monkeypatch.setattr(growth, "train_many", lambda configs, splits: trained.append(len(configs)))
-    monkeypatch.setattr(timing, "_repeats", lambda work, seconds: work(1) or 1)
-    axes = {"side": growth.Axis((4, 8), lambda side: side**2), "seeds": growth.Axis((1, 3), float)}
-    monkeypatch.setattr(growth, "AXES", axes)
-    monkeypatch.setattr(growth, "Point", functools.partial(growth.Point, images=16, batch=8, width=2, classes=3))
-    side, _ = measure(growth, "--axes", *axes, "--rounds", "1", table=growth.table)
-    assert trained == [1, 3] * 2  # what is not timed, and what is
-    assert isinstance(side, growth.Growth)
-    assert (side.name, list(side.timings), list(side.memory)) == ("simple_cnn, side", ["4", "8"], ["4", "8"])
-    assert side.memory["8"] > side.memory["4"] > 0
-
-
-def test_growth_is_seconds_over_work_since_the_smallest_value():
-    timings = {"16": Timing((0.5, 1.0)), "32": Timing((4.0, 4.0))}
-    case = growth.Growth("simple_cnn, side", timings, axis="side", memory={"16": 1e6, "32": 2.5e6})
-    assert growth.table([case]).splitlines()[2:] == [
-        "| side | 16 | 750 ms (500-1000) | **1.00** (1.00-1.00) | 1.0 MB |",
-        "| side | 32 | 4 s (4-4) | **1.50** (1.00-2.00) | 2.5 MB |",
-    ]
-    (kept,) = growth.as_json("growth", [case])["cases"]
-    assert (kept["of_linear"], kept["ratio"], kept["memory"]) == ({"16": 1.0, "32": 1.5}, None, case.memory)
-
-
-def test_what_grows_is_what_is_trained():
-    for axis, (least, *_) in {name: axis.values for name, axis in growth.AXES.items()}.items():
-        point = growth.Point(**{axis: least})
-        config, splits = growth.experiment("simple_cnn", point), growth.random_images(point)
-        found = {
-            "images": len(splits.train),
-            "side": splits.train.images.shape[1],
-            "width": config.model.width,
-            "batch": config.train.batch_size,
-            "classes": splits.num_classes,
-        }
-        assert found.get(axis, least) == least
 
 
 def test_training_waits_for_the_hand_over_only(monkeypatch):
