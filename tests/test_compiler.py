@@ -72,6 +72,17 @@ def test_a_damaged_program_is_replaced_once_in_silence(folder, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_programs_that_were_used_least_of_late_make_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiler, "LARGEST", 400)
+    files = ProgramFiles(tmp_path)
+    for i, key in enumerate("abc"):
+        files.put(key, bytes(100))
+        os.utime(tmp_path / f"{key}.program", (i, i))
+    assert files.get("a") == bytes(100)
+    files.put("d", bytes(100))
+    assert [key for key in "abcd" if files.get(key)] == ["a", "c", "d"]
+
+
 @pytest.mark.parametrize("fault", ["a file in its place", "out of reach", "full"])
 def test_a_folder_that_cannot_be_used_costs_a_line(folder, capfd, fault):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

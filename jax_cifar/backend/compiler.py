@@ -22,6 +22,7 @@ from jax_cifar.files import atomic_write, user_cache_dir
 CPU_OPTIONS = ({"xla_cpu_experimental_ynn_fusion_type": ""}, {"xla_cpu_use_xnnpack": False})
 # On a GPU, no operation whose result depends on the order in which its parts end, and no algorithm chosen by its time.
 GPU_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
+LARGEST = 1 << 31  # bytes of all programs that are kept
 
 
 def compiler_options(deterministic: bool = False) -> dict[str, Any]:
@@ -48,7 +49,8 @@ class ProgramFiles:
 
     JAX warns of an entry that it cannot decompress each time anew; with zstandard it runs what was flipped. Here every
     program lies behind its SHA-256, is written at once or not at all, and what differs makes way for the program that
-    is then compiled. A folder that cannot be used costs compiling and a line, once.
+    is then compiled; where there are too many, those that were used least of late go. A folder that cannot be used
+    costs compiling and a line, once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,6 +72,8 @@ class ProgramFiles:
         digest, program = data[:32], data[32:]
         if hashlib.sha256(program).digest() == digest:
             self.found = [program]
+            with contextlib.suppress(OSError):
+                os.utime(file)  # it was used
             return program
         with contextlib.suppress(OSError):
             file.unlink()
@@ -81,8 +85,19 @@ class ProgramFiles:
             self._path.mkdir(parents=True, exist_ok=True)
             with atomic_write(self._file(key)) as file:
                 file.write(hashlib.sha256(program).digest() + program)
+            self._make_room()
         except OSError as error:
             self._tell("written", error)
+
+    def _make_room(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # another process does the same
+            files = [(file.stat(), file) for file in self._path.glob("*.program")]
+            total = sum(found.st_size for found, _ in files)
+            for found, file in sorted(files, key=lambda pair: pair[0].st_mtime):
+                if total <= LARGEST:
+                    break
+                file.unlink()
+                total -= found.st_size
 
     def _file(self, key: str) -> Path:
         return self._path / f"{key}.program"
