@@ -2,7 +2,7 @@
 
 python scripts/train.py --config configs/cifar10_tiny_cnn.py
 
-Warm-up + cosine, 30 epochs. Test accuracy: not measured yet.
+Warm-up + cosine, 30 epochs. Test accuracy: 81.78 % (seed 0; RESULTS.md).
 """
 
 from jax_cifar.augment import AutoAugment, ColorJitter, HorizontalFlip, RandomCrop, RandomErasing
