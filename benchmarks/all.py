@@ -37,14 +37,12 @@ class Block:
 
     section: str
     commands: str
-    complete: bool | None = None  # None: it was not run
+    complete: bool | None = None  # None: it is only listed
     seconds: float = 0.0
     printed: str = ""  # to stdout
     said: str = ""  # the last line of one that failed
 
     def __str__(self) -> str:
-        if self.complete is None:
-            return self.section
         return f"{self.section}, {self.seconds:.0f} s{'' if self.complete else f', NOT complete: {self.said}'}"
 
 
@@ -85,20 +83,31 @@ def quick(block: Block) -> Block | None:
 
 def cases(options: argparse.Namespace) -> int:
     """How many cases `measure` will yield."""
-    return len(chosen(options))
+    return 0 if options.list else len(kept(options)) + len(chosen(options))
+
+
+def kept(options: argparse.Namespace) -> list[Block]:
+    """The blocks that FILE has whole and that are not asked for now: they stay in it."""
+    asked = {block.commands for block in chosen(options)}
+    return [block for block in done(options).values() if block.commands not in asked]
+
+
+def done(options: argparse.Namespace) -> dict[str, Block]:
+    """The blocks that FILE has whole, by their commands."""
+    known = {} if options.json is None or not options.json.exists() else read_json(options.json)
+    return {part["commands"]: Block(**part) for part in known.get("blocks", ()) if part["complete"]}
 
 
 def measure(options: argparse.Namespace) -> Iterator[Block]:
     """Run every block that FILE does not have yet; one that fails is told, and the others follow."""
-    todo = chosen(options)
     if options.list:
-        yield from todo
+        print(table(chosen(options)))
         return
-    known = {} if options.json is None or not options.json.exists() else read_json(options.json)
-    done = {part["commands"]: Block(**part) for part in known.get("blocks", ()) if part["complete"]}
-    for block in todo:
-        if block.commands in done:
-            yield done[block.commands]
+    found = done(options)
+    yield from kept(options)
+    for block in chosen(options):
+        if block.commands in found:
+            yield found[block.commands]
             continue
         print_above(f"{block.section}:\n{block.commands}", sys.stderr)
         started = time.monotonic()

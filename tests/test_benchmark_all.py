@@ -110,11 +110,21 @@ def test_blocks_are_run_and_a_failure_stops_no_other(page, tmp_path, capsys):
     ]
 
 
-def test_a_list_runs_nothing(monkeypatch):
+def test_what_a_file_has_of_other_sections_stays_in_it(page, tmp_path):
+    page.write_text("## A\n\n```\necho one\n```\n\n## B\n\n```\necho two\n```\n")
+    first, options = Block("A", "echo one\n", True, 1.0, "kept\n"), parse("--sections", "B")
+    options.json = tmp_path / "all.json"
+    options.json.write_text(json.dumps(suite.as_json("all", [first])))
+    assert suite.cases(options) == 2
+    one, two = suite.measure(options)
+    assert (one, two.printed) == (first, "two\n")
+
+
+def test_a_list_runs_nothing_and_writes_nothing(monkeypatch, capsys):
     monkeypatch.setattr(suite, "shell", None)
-    listed = list(suite.measure(parse("--list")))
-    assert suite.table(listed).count("```") == 4
-    assert str(listed[0]) == "One part"
+    options = parse("--list")
+    assert (suite.cases(options), list(suite.measure(options))) == (0, [])
+    assert capsys.readouterr().out.count("```") == 4
 
 
 def test_what_a_block_started_ends_with_it():

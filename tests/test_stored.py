@@ -150,7 +150,6 @@ def test_a_changed_line_is_another_program(tmp_path, monkeypatch):
     # Of what is installed size and time.
     installed = tmp_path / "installed.py"
     installed.write_text("c = 1\n")
-    monkeypatch.setattr(stored, "INSTALLED", (str(installed),))
     package = types.ModuleType("installed_module")
     package.__file__ = str(installed)
     monkeypatch.setitem(sys.modules, "installed_module", package)

@@ -31,7 +31,7 @@ from jax_cifar.files import LOADED, user_cache_dir
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SECONDS_TO_LOAD = 5  # what a process may take from its first module to `jax_cifar.files`
-INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")})
+STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})  # of which the version is enough
 VARIABLES = ("XLA_", "LIBTPU_", "JAX_", "FLAX_")  # how those of the environment begin that may have a part
 
 
@@ -169,12 +169,12 @@ def _sources() -> str | None:
 
 
 def _installed() -> list[str]:
-    """File, size and time of every installed module that is loaded."""
+    """File, size and time of every module that is loaded, wherever it was installed, but for Python's own."""
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    return sorted(told for file in files if file and file.startswith(INSTALLED) and (told := _stat(file)))
+    return sorted(_stat(file) for file in files if file and not (file.startswith(STANDARD) and "-packages" not in file))
 
 
-def _stat(file: str) -> str | None:
+def _stat(file: str) -> str:
     try:
         found = os.stat(file)
     except OSError:  # of a zip file, say
