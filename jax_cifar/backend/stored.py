@@ -161,17 +161,19 @@ def _sources() -> str | None:
     main = sys.modules.get("__main__")
     if getattr(main, "__file__", None) is None:  # typed in, or of a notebook
         return None
-    own = {path for name in list(sys.modules) if (path := source_file(name)) is not None}
-    sums = [_sum(path) for path in sorted(own)]
-    if None in (_library_sum(), *sums):
-        return None
-    return _digest(f"{_library_sum()} {sums} {_installed()}")
+    own, others = set(), set()
+    for name, module in list(sys.modules.items()):
+        if (path := source_file(name)) is not None:
+            own.add(path)
+        elif (file := getattr(module, "__file__", None)) and not file.startswith(str(PACKAGE)):
+            others.add(file)
+    sums = [_library_sum(), *map(_sum, sorted(own))]
+    return None if None in sums else _digest(f"{sums} {[_stat(file) for file in sorted(filter(_installed, others))]}")
 
 
-def _installed() -> list[str]:
-    """File, size and time of every module that is loaded, wherever it was installed, but for Python's own."""
-    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    return sorted(_stat(file) for file in files if file and not (file.startswith(STANDARD) and "-packages" not in file))
+def _installed(file: str) -> bool:
+    """Whether it is not Python's own."""
+    return not file.startswith(STANDARD) or "-packages" in file
 
 
 def _stat(file: str) -> str:
