@@ -148,7 +148,8 @@ def test_a_changed_line_is_another_program(tmp_path, monkeypatch):
     (tmp_path / "package" / "room" / "b.py").write_text("b = 2\n")
     assert sources("a = 1\n") not in (first, library, None)
     # Of what is installed size and time.
-    installed = tmp_path / "installed.py"
+    installed = tmp_path / "site-packages" / "installed.py"
+    installed.parent.mkdir()
     installed.write_text("c = 1\n")
     package = types.ModuleType("installed_module")
     package.__file__ = str(installed)
