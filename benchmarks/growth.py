@@ -8,26 +8,19 @@ included. Memory is the compiler's figure for an update, training images and sta
 """
 
 import argparse
-import dataclasses
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from benchmarks.networks import network_config
+from benchmarks.scan import epoch_and_memory, random_images
 from benchmarks.step import MODELS
 from benchmarks.tables import disturbed, shown_ratio, shown_time
 from benchmarks.timing import Case, Timing, Work, interleave
 from jax_cifar.config import Config
-from jax_cifar.data import Dataset, Splits
 from jax_cifar.lab import tables
-from jax_cifar.run.clock import Clock
-from jax_cifar.training.many import choose_way, train_many
-from jax_cifar.training.replicas import make_replicas
-from jax_cifar.training.session import Session
+from jax_cifar.training.many import train_many
 
 
 class Axis(NamedTuple):
@@ -103,45 +96,22 @@ def measure(options: argparse.Namespace) -> Iterator[Growth]:
 
 def epoch(model: Any, point: Point, axis: str) -> tuple[Work, float]:
     """An epoch of a point, ready to be timed, and the bytes that an update takes."""
-    config, splits = experiment(model, point), random_images(point)
-    seeds = [dataclasses.replace(config, train=dataclasses.replace(config.train, seed=i)) for i in range(point.seeds)]
-    session = Session(config, splits, make_replicas(config, choose_way(config, point.seeds), point.seeds), Clock())
-    state = session.start(seeds[: session.replicas.size])
-    session.compile(state)
+    config, splits = experiment(model, point), random_images(point.images, point.side, point.classes)
+    one_epoch, memory = epoch_and_memory(config, splits, None)
+    seeds = [replace(config, train=replace(config.train, seed=seed, epochs=1)) for seed in range(point.seeds)]
 
     def whole_lot(count: int) -> None:
         for _ in range(count):
             train_many(seeds, splits=splits)
 
-    def one_epoch(count: int) -> None:
-        # Updates beyond the plan's last take the last entry of its tables, which are constant.
-        nonlocal state
-        for _ in range(count):
-            state, _ = session.advance(state, 0)
-        jax.block_until_ready(state)
-
-    return whole_lot if axis == "seeds" else one_epoch, session.memory
+    return whole_lot if axis == "seeds" else one_epoch, memory
 
 
 def experiment(model: Any, point: Point) -> Config:
-    """An epoch of plain SGD, with nothing but training in it."""
+    """Plain SGD on the network at its own width, or at that of the point."""
     config = network_config(model, point.batch)
-    width = config.model.width if point.width is None else point.width
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, width=width),
-        train=dataclasses.replace(config.train, epochs=1, compilation_cache=False),
-        log=dataclasses.replace(config.log, every=point.images),
-    )
-
-
-def random_images(point: Point) -> Splits:
-    """Random images and labels; what they show does not change the time."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (point.images, point.side, point.side, 3), np.uint8)
-    part = Dataset(images, rng.integers(0, point.classes, point.images, np.int32))
-    names = tuple(map(str, range(point.classes)))
-    return Splits("random", part, part.take(np.arange(1)), None, names, "drawn on the spot")
+    model_config = config.model if point.width is None else replace(config.model, width=point.width)
+    return replace(config, model=model_config, train=replace(config.train, compilation_cache=False))
 
 
 def table(cases: Sequence[Growth]) -> str:

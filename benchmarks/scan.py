@@ -47,16 +47,21 @@ def measure(options: argparse.Namespace) -> Iterator[Case]:
         yield Case(f"{name}, {steps} steps", timings, options.batch)
 
 
-def random_images(count: int) -> Splits:
-    """So many random images of CIFAR-10's shape; what they show does not change the time."""
-    rng, names = np.random.default_rng(0), tuple("0123456789")
-    images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
-    part = Dataset(images, rng.integers(0, 10, count, np.int32))
+def random_images(count: int, side: int = 32, classes: int = 10) -> Splits:
+    """So many random images; what they show does not change the time."""
+    rng, names = np.random.default_rng(0), tuple(map(str, range(classes)))
+    images = rng.integers(0, 256, (count, side, side, 3), np.uint8)
+    part = Dataset(images, rng.integers(0, classes, count, np.int32))
     return Splits("random", part, part.take(np.arange(1)), None, names, "drawn on the spot")
 
 
-def epoch(config: Config, splits: Splits, steps_per_call: int) -> Work:
+def epoch(config: Config, splits: Splits, steps_per_call: int | None) -> Work:
     """An epoch of training as `jax_cifar.train` does it, from the images on the device to the next state."""
+    return epoch_and_memory(config, splits, steps_per_call)[0]
+
+
+def epoch_and_memory(config: Config, splits: Splits, steps_per_call: int | None) -> tuple[Work, float]:
+    """As `epoch`, and the bytes that the compiler reckons an update to take."""
     train, log = (
         replace(config.train, epochs=1, steps_per_call=steps_per_call),
         replace(config.log, every=len(splits.train)),
@@ -73,4 +78,4 @@ def epoch(config: Config, splits: Splits, steps_per_call: int) -> Work:
             state, _ = session.advance(state, 0)
         jax.block_until_ready(state)
 
-    return work
+    return work, session.memory

@@ -41,7 +41,8 @@ def test_growth_is_seconds_over_work_since_the_smallest_value():
 def test_what_grows_is_what_is_trained():
     for axis, (least, *_) in {name: axis.values for name, axis in growth.AXES.items()}.items():
         point = growth.Point(**{axis: least})
-        config, splits = growth.experiment("simple_cnn", point), growth.random_images(point)
+        config = growth.experiment("simple_cnn", point)
+        splits = growth.random_images(point.images, point.side, point.classes)
         found = {
             "images": len(splits.train),
             "side": splits.train.images.shape[1],
