@@ -31,7 +31,7 @@ _options_of = compiler.get_compile_options
 
 
 @functools.cache
-def _quicker() -> dict[str, Any]:
+def quicker() -> dict[str, Any]:
     """`OLDER_EMITTERS`; nothing where this jaxlib (0.12) no longer has them."""
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         jax.jit(lambda: 0, compiler_options=OLDER_EMITTERS).lower().compile()
@@ -40,10 +40,10 @@ def _quicker() -> dict[str, Any]:
 
 
 def _quick_options(*given: Any, env_options_overrides: dict[str, Any] | None = None, **named: Any) -> Any:
-    """JAX's options for a program, and `_quicker` ones where programs are compiled quickly."""
+    """JAX's options for a program, and those of `quicker` where programs are compiled quickly."""
     own = env_options_overrides or {}
     if own != OLDER_EMITTERS and jax.config.read("jax_disable_most_optimizations"):
-        own = _quicker() | own
+        own = quicker() | own
     return _options_of(*given, env_options_overrides=own, **named)
 
 

@@ -159,9 +159,9 @@ def test_a_busy_neighbour_is_noticed_and_what_this_process_does_is_not(monkeypat
     neighbour = "import time\nwhile time.process_time() < 0.6: pass"
     busy, own = machine._busy_seconds(), machine._own_seconds()
     spin(0.3)
-    assert machine._own_seconds() - own >= 0.29
+    assert machine._own_seconds() - own >= 0.285  # told in hundredths
     subprocess.run([sys.executable, "-c", neighbour], check=True)  # a child's time is this process's own
-    assert machine._own_seconds() - own >= 0.88
+    assert machine._own_seconds() - own >= 0.875
     assert machine._busy_seconds() - busy >= 0.85
 
 

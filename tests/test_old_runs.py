@@ -11,8 +11,10 @@ import json
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+import strictness
 from old_runs import make
 from small_runs import small_config
 
@@ -68,11 +70,22 @@ def test_an_old_run_whose_optimizer_is_read_by_todays_paths_does_not_fit(old, mo
         train(old_config(), old)
 
 
+@pytest.fixture
+def compiled_as_recorded(monkeypatch):
+    """`old_runs/make.py` compiles without `strictness.OLDER_EMITTERS`."""
+    jax.clear_caches()
+    with monkeypatch.context() as patched:
+        patched.setattr(strictness, "quicker", dict)
+        yield
+    jax.clear_caches()
+
+
 # The newest stands for those between it and the first.
 STORED = sorted(path.stem for path in FOLDER.glob("*.zip") if path.stem != "format_1")
 
 
 @pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in STORED[:-1]), STORED[-1]])
+@pytest.mark.usefixtures("compiled_as_recorded")
 def test_a_stored_run_is_evaluated_and_resumed_as_it_was_recorded(name, tmp_path, capsys):
     zipfile.ZipFile(FOLDER / f"{name}.zip").extractall(tmp_path)
     expected = json.loads((tmp_path / make.EXPECTED).read_text())
