@@ -80,11 +80,13 @@ class Case:
         return tuple(condition for condition in self.conditions if not condition.calm)
 
 
-def interleave(ways: Mapping[str, Work], rounds: int = 7, seconds: float = 0.5) -> dict[str, Timing]:
+def interleave(
+    ways: Mapping[str, Work], rounds: int = 7, seconds: float = 0.5, again: int | None = None
+) -> dict[str, Timing]:
     """Time each way once per round, about `seconds` at a time; what comes before its first use is not counted.
 
-    A round in which the machine is disturbed is measured again, up to so many more; what is then still missing is
-    filled up with the least disturbed.
+    A round in which the machine is disturbed is measured again, up to `again` more, by default as many as count; what
+    is then still missing is filled up with the least disturbed.
     """
 
     def measurement(work: Work) -> Measurement:
@@ -99,7 +101,9 @@ def interleave(ways: Mapping[str, Work], rounds: int = 7, seconds: float = 0.5) 
 
         return measure
 
-    return in_turn({name: measurement(work) for name, work in ways.items()}, rounds, again=rounds)
+    return in_turn(
+        {name: measurement(work) for name, work in ways.items()}, rounds, again=rounds if again is None else again
+    )
 
 
 def in_turn(ways: Mapping[str, Measurement], rounds: int, again: int = 0) -> dict[str, Timing]:

@@ -27,6 +27,7 @@ from jax_cifar.progress import progress
 SUITES = {
     "step": "a train step and inference of every network",
     "scan": "several steps inside one call against a call for each",
+    "load": "a train step beside neighbours that take cores",
     "startup": "process start to the first step, cold and warm, and imports",
     "augment": "every transform and the pipelines, against per-image code",
     "checkpoint": "saving and restoring the train state",

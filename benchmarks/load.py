@@ -1,0 +1,95 @@
+"""What load does to each: a train step beside so many neighbours, as on a laptop or a cluster.
+
+A neighbour is a process that keeps one core busy with nothing that needs memory; its priority is that of this process.
+The system shares the cores among all threads that are ready, so that n neighbours on c cores leave a fair program
+c / (c + n) of them, and where n is less than c perhaps more; `of its own` is how much longer a way takes than alone.
+"""
+
+import argparse
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.machine import Condition
+from benchmarks.networks import TORCH_WAYS, jax_train_step, network_config, random_batch, torch_train_step
+from benchmarks.step import MODELS
+from benchmarks.tables import markdown
+from benchmarks.timing import Case, interleave
+from jax_cifar.errors import check
+from jax_cifar.signals import ending_with_us
+
+# Ends when the process that started it is gone, however that ended.
+NEIGHBOUR = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1_000_000):
+        pass
+"""
+# What --quick asks for where nothing else is said.
+QUICK = {"neighbours": [0, 2], "torch": ["torch channels_last"], "rounds": 3}
+
+
+@dataclass(frozen=True)
+class Loaded(Case):
+    """One row: a network beside so many neighbours."""
+
+    neighbours: int = 0
+
+    @property
+    def disturbed(self) -> tuple[Condition, ...]:
+        """Only of rounds without neighbours: these are the disturbance that is asked for."""
+        return () if self.neighbours else super().disturbed
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this suite."""
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["simple_cnn"], help="default: simple_cnn")
+    parser.add_argument("--batch", metavar="N", type=int, default=128, help="images per step (default 128)")
+    parser.add_argument("--neighbours", metavar="N", nargs="+", type=int, default=[0, 1, 2, 3], help="default: 0 1 2 3")
+    parser.add_argument("--torch", nargs="*", choices=TORCH_WAYS, default=list(TORCH_WAYS), help="ways to run PyTorch")
+
+
+def cases(options: argparse.Namespace) -> int:
+    """How many cases `measure` will yield."""
+    return len(options.models) * len(options.neighbours)
+
+
+def measure(options: argparse.Namespace) -> Iterator[Loaded]:
+    """Time a step of every network beside every number of neighbours."""
+    for count in options.neighbours:
+        check(0 <= count <= 64, "--neighbours", count, "it must be 0 to 64")
+    batch = random_batch(options.batch)
+    for name in options.models:
+        config = network_config(name, options.batch)
+        ways = {"jax": jax_train_step(config, batch)}
+        ways |= {way: torch_train_step(config, batch, way) for way in options.torch}
+        for count in options.neighbours:
+            with neighbours(count):
+                timings = interleave(ways, options.rounds, again=0 if count else None)
+            yield Loaded(f"{name}, beside {count}", timings, options.batch, neighbours=count)
+
+
+@contextlib.contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Inside, so many other processes are busy."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", NEIGHBOUR]))
+            stack.callback(process.terminate)
+            stack.enter_context(ending_with_us(process))
+        yield
+
+
+def table(cases: Sequence[Loaded]) -> str:
+    """The times, and how much longer each way takes than it does alone."""
+    alone = {case.name.partition(",")[0]: case for case in cases if case.neighbours == 0}
+    lines = []
+    for case in cases:
+        first = alone.get(case.name.partition(",")[0])
+        if first is not None and case.neighbours:
+            longer = [f"{way} {timing.median / first.timings[way].median:.2f}" for way, timing in case.timings.items()]
+            lines.append(f"- {case.name}, times of its own: {', '.join(longer)}")
+    return "\n\n".join(filter(None, [markdown(cases), "\n".join(lines)]))
