@@ -108,22 +108,25 @@ def train_torch(config: Config, way: str) -> list[Epoch]:
     dtype, (memory_format, compiled) = steps.compute_dtype(config, device), TORCH_WAYS[way]
     splits = load_data(config.data)
     data, test = steps.to_device(splits.train, device), steps.to_device(splits.test, device)
-    total_steps, steps_per_epoch = plan(config, len(data.labels))
-    normalize = steps.make_normalize(splits.train, device)
-    prepare = steps.make_prepare(config, data, normalize, splits.num_classes, memory_format)
-    network = steps.make_network(config, splits.num_classes, data, normalize, memory_format)
+    total_steps, steps_per_epoch, sides = plan(config, len(data.labels))
+    inputs = steps.make_inputs(splits.train, device)
+    prepare = steps.make_prepare(config, data, inputs, splits.num_classes, memory_format)
+    network = steps.make_network(config, splits.num_classes, data, inputs, memory_format)
     trainer = steps.Trainer(config, network, total_steps, steps_per_epoch, dtype=dtype, compiled=compiled)
-    trainer.warm_up(*prepare(torch.arange(batch_size, device=device), 0))
+    for side in dict.fromkeys(sides):
+        trainer.warm_up(*prepare(torch.arange(batch_size, device=device), 0, side))
 
     generator, seconds, epochs = torch.Generator().manual_seed(config.train.seed), 0.0, []
     for first in range(0, total_steps, steps_per_epoch):
         epoch, started = len(epochs), time.perf_counter()
         order = steps.epoch_order(generator, len(data.labels), batch_size)[: total_steps - first].to(device)
-        losses = [trainer.update(*prepare(index, epoch))[0] for index in order]
+        batches = zip(order, sides[first:], strict=False)
+        losses = [trainer.update(*prepare(index, epoch, side))[0] for index, side in batches]
         loss = float(torch.stack(losses).mean())  # waits for the device
         seconds += time.perf_counter() - started
         check_finite(loss, f"training loss of epoch {epoch + 1}")
-        _, accuracy = steps.evaluate(trainer.eval_model, test, normalize, config.eval.batch_size, dtype)
+        judged, side = trainer.eval_model, steps.last_side(config)
+        _, accuracy = steps.evaluate(judged, test, inputs, config.eval.batch_size, dtype, side)
         epochs.append(Epoch(seconds, accuracy))
         line = f"{config.name}, seed {config.train.seed}, {way}: epoch {epoch + 1}, {seconds:.1f} s, {accuracy:.2%}"
         print_above(line)

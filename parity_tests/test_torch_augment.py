@@ -12,6 +12,7 @@ from jax_cifar.augment.crop_flip import alternating
 from jax_cifar.augment.mixing import cutmix_share, mix_with_partner, mixup_share
 from jax_cifar.config import MixConfig
 from jax_cifar.data import load_data
+from jax_cifar.models.network import downsample
 from torch_ref import augment, steps
 
 RNG = np.random.default_rng(0)
@@ -79,8 +80,14 @@ def test_pixels_and_normalisation():
     assert_close(nhwc(pixels), scaled, "float32 operation")
     assert not agree(nhwc(pixels * 255 / 256), scaled, "float32 operation")
     for judge, same in ((part, True), (part.take(np.arange(100)), False)):
-        theirs = steps.make_normalize(judge, torch.device("cpu"))(nchw(np.array(scaled)))
-        assert agree(nhwc(theirs), ours, "float32 operation") == same
+        inputs = steps.make_inputs(judge, torch.device("cpu"))
+        assert agree(nhwc(inputs(nchw(np.array(scaled)), None)), ours, "float32 operation") == same
+    inputs = steps.make_inputs(part, torch.device("cpu"))
+    for side in (14, 18, 31):
+        smaller = downsample(jnp.asarray(ours), side)
+        assert_close(nhwc(inputs(nchw(np.array(scaled)), side)), smaller, "float32 operation")
+        rough = torch.nn.functional.interpolate(nchw(ours), (side, side), mode="bilinear")
+        assert not agree(nhwc(rough), smaller, "float32 operation")
 
 
 def test_draws_cover_their_range():

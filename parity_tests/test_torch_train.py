@@ -45,10 +45,11 @@ def rates(config: Config, steps_per_epoch: int, total: int) -> np.ndarray:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_every_config_has_the_same_schedule(path):
-    config = load_config(path, ["--train.resolutions"])  # the reference knows the images' own size only
+    config = load_config(path)
     images = 7 * config.train.batch_size + 3
-    plan = make_plan(config, images, "cpu")
-    assert train.plan(config, images) == (plan.total_steps, plan.steps_per_epoch) == (round(7 * config.train.epochs), 7)
+    plan, theirs = make_plan(config, images, "cpu"), train.plan(config, images)
+    assert theirs[:2] == (plan.total_steps, plan.steps_per_epoch) == (round(7 * config.train.epochs), 7)
+    assert theirs.sides == [plan.side_at(step) for step in range(plan.total_steps)]
     ours = make_schedule(config.schedule, config.optim.lr, plan.total_steps, plan.steps_per_epoch, 0.9).lr
     assert_close(rates(config, 7, plan.total_steps), ours, "schedule")
     if config.schedule.name != "constant":
@@ -80,12 +81,12 @@ def test_a_run_and_the_same_again():
 def test_evaluation_counts_every_image_once():
     splits = load_data(small_config().data)
     cpu = torch.device("cpu")
-    data, normalize = steps.to_device(splits.test, cpu), steps.make_normalize(splits.train, cpu)
+    data, inputs = steps.to_device(splits.test, cpu), steps.make_inputs(splits.train, cpu)
     torch.manual_seed(0)
     model = torch_models.create_model(ModelConfig(name="tiny_cnn", width=4), 10)
-    whole = steps.evaluate(model, data, normalize, 500, torch.float32)
-    assert steps.evaluate(model, data, normalize, 333, torch.float32) == pytest.approx(whole, rel=1e-6)
-    short = steps.evaluate(model, steps.DeviceData(*(part[:333] for part in data)), normalize, 333, torch.float32)
+    whole = steps.evaluate(model, data, inputs, 500, torch.float32)
+    assert steps.evaluate(model, data, inputs, 333, torch.float32) == pytest.approx(whole, rel=1e-6)
+    short = steps.evaluate(model, steps.DeviceData(*(part[:333] for part in data)), inputs, 333, torch.float32)
     assert short != pytest.approx(whole, rel=1e-6)
 
 
@@ -95,6 +96,21 @@ def test_an_epoch_shows_every_image_at_most_once():
     assert first.shape == (4, 5)
     assert len(set(first.flatten().tolist())) == 20
     assert not torch.equal(first, second)
+
+
+def test_images_grow_and_the_last_side_is_judged(monkeypatch):
+    sides, update, judge = [], steps.Trainer.update, steps._logits
+    monkeypatch.setattr(steps.Trainer, "update", lambda *given: sides.append(given[1].shape[2:]) or update(*given))
+    config = small_config(train={"steps": 8, "resolutions": ((12, 0.5), (20, 0.5))})
+    config = dataclasses.replace(config, model=ModelConfig(name="speedrun_net", width=4))
+    started, judged, init = [], [], torch_models.SpeedrunNet.init_from
+    note = lambda *given: started.append(given[1].shape) or init(*given)  # noqa: E731
+    monkeypatch.setattr(torch_models.SpeedrunNet, "init_from", note)
+    monkeypatch.setattr(steps, "_logits", lambda *given: judged.append(given[1].shape[2]) or judge(*given))
+    train.train(config, verbose=False)
+    assert sides == [(12, 12)] * 4 + [(20, 20)] * 4  # an epoch is of 6
+    assert [tuple(shape[2:]) for shape in started] == [(20, 20)]
+    assert judged[-1] == 20
 
 
 def test_layout_precision_and_compilation(monkeypatch):
@@ -127,9 +143,8 @@ def test_batches_lie_in_memory_as_asked(memory_format):
     config = dataclasses.replace(small_config(mix={"mixup_alpha": 1.0}), augment=(jax_augment.RandomCrop(2),))
     part = load_data(config.data).train
     cpu = torch.device("cpu")
-    normalize = steps.make_normalize(part, cpu)
-    prepare = steps.make_prepare(config, steps.to_device(part, cpu), normalize, 10, memory_format)
-    images, targets = prepare(torch.arange(32), 0)
+    prepare = steps.make_prepare(config, steps.to_device(part, cpu), steps.make_inputs(part, cpu), 10, memory_format)
+    images, targets = prepare(torch.arange(32), 0, None)
     assert images.shape == (32, 3, 32, 32)
     assert images.is_contiguous(memory_format=memory_format)
     assert targets.shape == (32, 10)

@@ -21,7 +21,8 @@ from torch_ref.optimizers import Lookahead, make_optimizers
 from torch_ref.schedules import make_scheduler
 
 Images = Float[Tensor, "batch channel height width"]
-Normalize = Callable[[Images], Images]
+# What the network sees of pixels between 0 and 1, of so many a side; None: as many as there are.
+Inputs = Callable[[Images, int | None], Images]
 
 
 class DeviceData(NamedTuple):
@@ -49,22 +50,30 @@ def pixels(images: UInt8[Tensor, "batch height width channel"]) -> Images:
     return images.permute(0, 3, 1, 2).float() / 255
 
 
-def make_normalize(part: Dataset, device: torch.device) -> Normalize:
-    """Every channel to mean 0 and standard deviation 1, measured on a whole part of the data."""
+def make_inputs(part: Dataset, device: torch.device) -> Inputs:
+    """Every channel to mean 0 and standard deviation 1, measured on a whole part of the data; smaller where asked."""
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
         for values in channel_statistics(part.images)
     )
-    return lambda images: (images - mean) / std
+    return lambda images, side: downsample((images - mean) / std, side)
+
+
+def downsample(images: Images, side: int | None) -> Float[Tensor, "batch channel new_height new_width"]:
+    """Images of `side` x `side` pixels, by antialiased bilinear filtering; None: as they are."""
+    return images if side is None else F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
 
 def make_network(
-    config: Config, num_classes: int, data: DeviceData, normalize: Normalize, memory_format: torch.memory_format
+    config: Config, num_classes: int, data: DeviceData, inputs: Inputs, memory_format: torch.memory_format
 ) -> nn.Module:
-    """The configured network with fresh weights, on the device; the first images start it where it has `init_from`."""
+    """The configured network with fresh weights, on the device; where it has `init_from`, the first images start it.
+
+    They are of the last side of `train.resolutions`, by which it is judged, as in JAX.
+    """
     model = create_model(config.model, num_classes, data.images.shape[1]).to(data.images.device)
     if isinstance(model, StartsFromImages):
-        model.init_from(normalize(pixels(data.images[:5000])))
+        model.init_from(inputs(pixels(data.images[:5000]), last_side(config)))
     return model.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
@@ -74,17 +83,22 @@ def epoch_order(generator: torch.Generator, n: int, batch_size: int) -> Int[Tens
     return torch.randperm(n, generator=generator)[: steps * batch_size].view(steps, batch_size)
 
 
+def last_side(config: Config) -> int | None:
+    """Pixels a side of the images that a trained network is judged by; None: their own."""
+    return config.train.resolutions[-1][0] if config.train.resolutions else None
+
+
 def make_prepare(
-    config: Config, data: DeviceData, normalize: Normalize, num_classes: int, memory_format: torch.memory_format
-) -> Callable[[Int[Tensor, " batch"], int], tuple[Images, Num[Tensor, "batch *classes"]]]:
-    """`prepare(index, epoch)`: gather, augment, mix and normalise one batch, all on the device."""
+    config: Config, data: DeviceData, inputs: Inputs, num_classes: int, memory_format: torch.memory_format
+) -> Callable[[Int[Tensor, " batch"], int, int | None], tuple[Images, Num[Tensor, "batch *classes"]]]:
+    """`prepare(index, epoch, side)`: gather, augment and mix one batch and make it inputs, all on the device."""
     augment, mixer = make_augment(config.augment), make_mixer(config.mix)
 
-    def prepare(index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+    def prepare(index: Tensor, epoch: int, side: int | None) -> tuple[Tensor, Tensor]:
         images, targets = augment(pixels(data.images[index]), index, epoch), data.labels[index]
         if mixer is not None:
             images, targets = mixer(images, F.one_hot(targets, num_classes).float())
-        return normalize(images).contiguous(memory_format=memory_format), targets
+        return inputs(images, side).contiguous(memory_format=memory_format), targets
 
     return prepare
 
@@ -189,13 +203,18 @@ def warming_up(decay: float) -> Callable[..., None]:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: DeviceData, normalize: Normalize, batch_size: int, dtype: torch.dtype
+    model: nn.Module,
+    data: DeviceData,
+    inputs: Inputs,
+    batch_size: int,
+    dtype: torch.dtype,
+    side: int | None = None,
 ) -> tuple[float, float]:
     """Mean loss and accuracy over every image, without test-time augmentation; sums are float64 and integers."""
     model.eval()
     loss, correct = 0.0, 0
     for images, labels in _batches(data, batch_size):
-        logits = _logits(model, normalize(pixels(images)), dtype)
+        logits = _logits(model, inputs(pixels(images), side), dtype)
         loss = loss + F.cross_entropy(logits, labels, reduction="none").sum(dtype=torch.float64)
         correct = correct + _correct(logits, labels)
     return float(loss) / len(data.labels), int(correct) / len(data.labels)

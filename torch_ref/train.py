@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config import Config
@@ -86,14 +86,15 @@ def train(
     with _charge(seconds, "data"):
         splits = load_data(config.data)
         data, test = steps.to_device(splits.train, place), steps.to_device(splits.test, place)
-    total_steps, steps_per_epoch = plan(config, len(data.labels))
+    total_steps, steps_per_epoch, sides = plan(config, len(data.labels))
     with _charge(seconds, "compile"):
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        normalize = steps.make_normalize(splits.train, place)
-        prepare = steps.make_prepare(config, data, normalize, splits.num_classes, memory_format)
-        network = steps.make_network(config, splits.num_classes, data, normalize, memory_format)
+        inputs = steps.make_inputs(splits.train, place)
+        prepare = steps.make_prepare(config, data, inputs, splits.num_classes, memory_format)
+        network = steps.make_network(config, splits.num_classes, data, inputs, memory_format)
         trainer = steps.Trainer(config, network, total_steps, steps_per_epoch, dtype=dtype, compiled=compiled)
-        _warm_up(trainer, *prepare(torch.arange(batch_size, device=place), 0), compiled)
+        for side in dict.fromkeys(sides):
+            _warm_up(trainer, *prepare(torch.arange(batch_size, device=place), 0, side), compiled)
     if verbose:
         mode = f"{'compiled' if compiled else 'eager'}{', channels last' if channels_last else ''}"
         print(f"{config.name}: PyTorch {torch.__version__} on {place}, {str(dtype).removeprefix('torch.')}, {mode}")
@@ -105,7 +106,8 @@ def train(
         before = seconds["train"]
         with _charge(seconds, "train"):
             order = steps.epoch_order(generator, len(data.labels), batch_size)[: total_steps - len(losses)].to(place)
-            updates = [trainer.update(*prepare(index, epoch)) for index in order]
+            batches = zip(order, sides[len(losses) :], strict=False)
+            updates = [trainer.update(*prepare(index, epoch, side)) for index, side in batches]
             # Fetched once per epoch, which waits for the device.
             epoch_losses, correct = (torch.stack(column).tolist() for column in zip(*updates, strict=True))
         losses += epoch_losses
@@ -117,7 +119,8 @@ def train(
             print(ROW.format(*row, f"{seconds['train']:.1f}"), flush=True)
 
     with _charge(seconds, "eval"):
-        test_loss, test_accuracy = steps.evaluate(trainer.eval_model, test, normalize, config.eval.batch_size, dtype)
+        judged, side = trainer.eval_model, steps.last_side(config)
+        test_loss, test_accuracy = steps.evaluate(judged, test, inputs, config.eval.batch_size, dtype, side)
     check_finite(test_loss, "test loss")
     speed = total_steps * batch_size / seconds["train"]
     seconds["total"] = time.perf_counter() - started
@@ -127,16 +130,26 @@ def train(
     return result
 
 
-def plan(config: Config, images: int) -> tuple[int, int]:
-    """Updates of the whole run and of an epoch; images that do not fill an epoch's last batch are left out."""
-    batch_size = config.train.batch_size
-    expected = "the reference trains at the images' own size; leave it out"
-    check(not config.train.resolutions, "train.resolutions", config.train.resolutions, expected)
-    skips = config.train.skip_nonfinite
+class Plan(NamedTuple):
+    """What a run does when."""
+
+    total_steps: int
+    steps_per_epoch: int  # images that do not fill an epoch's last batch are left out
+    sides: list[int | None]  # of the images of every update; None: their own
+
+
+def plan(config: Config, images: int) -> Plan:
+    """The updates of a run over so many training images."""
+    batch_size, skips = config.train.batch_size, config.train.skip_nonfinite
     check(skips == 0, "train.skip_nonfinite", skips, "the reference stops at a loss that is not finite; leave it out")
     check(batch_size <= images, "train.batch_size", batch_size, f"there are {images} training images")
     steps_per_epoch = images // batch_size
-    return config.train.steps or max(1, round(config.train.epochs * steps_per_epoch)), steps_per_epoch
+    total_steps = config.train.steps or max(1, round(config.train.epochs * steps_per_epoch))
+    sides, share = [], 0.0
+    for side, part in config.train.resolutions:
+        share += part
+        sides += [side] * (round(share * total_steps) - len(sides))
+    return Plan(total_steps, steps_per_epoch, sides or [None] * total_steps)
 
 
 def check_finite(loss: float, what: str) -> None:
