@@ -18,10 +18,11 @@ from tolerances import agree, assert_close
 from jax_cifar import augment as jax_augment
 from jax_cifar import models
 from jax_cifar.cli import run
-from jax_cifar.config import Config, ModelConfig, TrainConfig
+from jax_cifar.config import Config, EvalConfig, ModelConfig, TrainConfig
 from jax_cifar.config.files import load_config
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError, Diverged
+from jax_cifar.evaluation.predict import VIEW_WEIGHTS, tta_views
 from jax_cifar.models.network import normalize
 from jax_cifar.optim.schedules import make_schedule
 from jax_cifar.training.plan import make_plan
@@ -90,12 +91,41 @@ def test_evaluation_counts_every_image_once():
     assert short != pytest.approx(whole, rel=1e-6)
 
 
+@pytest.mark.parametrize("tta", VIEW_WEIGHTS)
+def test_test_time_augmentation_has_the_same_views_and_weights(tta, x64):
+    images, draws = load_data(small_config().data).test.images[:7], np.random.default_rng(0)
+    kernel = draws.normal(size=(32, 32, 3, 4))
+
+    def logits(view):  # of each view something else, which is not linear
+        return np.sin(np.einsum("nhwc,hwcl->nl", np.asarray(view, np.float64) / 255, kernel))
+
+    def theirs(tta):
+        pixels = torch.tensor(images).permute(0, 3, 1, 2).double() / 255
+        predict = lambda view: torch.tensor(logits(255 * view.permute(0, 2, 3, 1).numpy()))  # noqa: E731
+        return steps.logits_of_views(predict, pixels, tta)
+
+    views = zip(VIEW_WEIGHTS[tta], tta_views(jnp.asarray(images), tta), strict=True)
+    ours = sum(weight * logits(view) for weight, view in views)
+    assert_close(theirs(tta), ours, "float64 operation")
+    others = set(VIEW_WEIGHTS) - {tta}
+    assert not any(agree(theirs(other), ours, "float64 operation") for other in others)
+
+
 def test_an_epoch_shows_every_image_at_most_once():
     generator = torch.Generator().manual_seed(0)
     first, second = (steps.epoch_order(generator, 21, 5) for _ in range(2))
     assert first.shape == (4, 5)
     assert len(set(first.flatten().tolist())) == 20
     assert not torch.equal(first, second)
+
+
+def test_the_recipes_views_give_a_second_figure(capsys):
+    config = dataclasses.replace(small_config(train={"steps": 12}), eval=EvalConfig(batch_size=200, tta="mirror"))
+    result = train.train(config)
+    assert result.test_accuracy_tta is not None and result.test_accuracy_tta != result.test_accuracy
+    assert f"with test-time augmentation {result.test_accuracy_tta:.2%}" in capsys.readouterr().out
+    plain = train.train(dataclasses.replace(config, eval=EvalConfig(batch_size=200)))
+    assert (plain.test_accuracy, plain.test_accuracy_tta) == (result.test_accuracy, None)
 
 
 def test_images_grow_and_the_last_side_is_judged(monkeypatch):

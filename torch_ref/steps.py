@@ -209,15 +209,38 @@ def evaluate(
     batch_size: int,
     dtype: torch.dtype,
     side: int | None = None,
+    tta: str = "none",
 ) -> tuple[float, float]:
-    """Mean loss and accuracy over every image, without test-time augmentation; sums are float64 and integers."""
+    """Mean loss and accuracy over every image, by the mean logits of its `views`; sums are float64 and integers."""
     model.eval()
     loss, correct = 0.0, 0
     for images, labels in _batches(data, batch_size):
-        logits = _logits(model, inputs(pixels(images), side), dtype)
+        logits = logits_of_views(lambda view: _logits(model, inputs(view, side), dtype), pixels(images), tta)
         loss = loss + F.cross_entropy(logits, labels, reduction="none").sum(dtype=torch.float64)
         correct = correct + _correct(logits, labels)
     return float(loss) / len(data.labels), int(correct) / len(data.labels)
+
+
+def views(images: Images, tta: str) -> list[list[Images]]:
+    """The versions of a batch that test-time augmentation (`eval.tta`) looks at, in groups that count the same.
+
+    `mirror` is the image and its mirror image. `mirror-translate` adds the same two of the image moved by one pixel
+    down and right, and by one pixel up and left, the border filled by reflection (cifar10-airbench, `infer`).
+    """
+    groups = [[images]]
+    if tta == "mirror-translate":
+        padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+        groups.append([padded[:, :, :-2, :-2], padded[:, :, 2:, 2:]])
+    mirrored = tta != "none"
+    return [[*group, *(view.flip(3) for view in group)] if mirrored else group for group in groups]
+
+
+def logits_of_views(
+    predict: Callable[[Images], Float[Tensor, "batch classes"]], images: Images, tta: str
+) -> Float[Tensor, "batch classes"]:
+    """The mean over the `views` of what `predict` gives."""
+    means = [torch.stack([predict(view) for view in group]).mean(0) for group in views(images, tta)]
+    return torch.stack(means).mean(0)
 
 
 def _batches(data: DeviceData, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

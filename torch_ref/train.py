@@ -3,8 +3,9 @@
     python -m torch_ref.train --config configs/quickstart.py
     python -m torch_ref.train --config configs/cifar10_simple_cnn.py --optim.lr 0.01 --compile
 
-Runs on one device, CUDA if there is one. The training images are trained on and the test images evaluated once, at the
-end, without test-time augmentation; nothing is saved, and the sections checkpoint, log and distributed have no effect.
+Runs on one device, CUDA if there is one. The training images are trained on and the test images evaluated at the end,
+with the test-time augmentation of `eval.tta` a second time; nothing is saved, and the sections checkpoint, log and
+distributed have no effect.
 Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite.
 """
 
@@ -48,6 +49,7 @@ class Result:
     train_accuracy: float  # of the last epoch, as the network saw its images
     test_accuracy: float
     test_loss: float
+    test_accuracy_tta: float | None  # with `eval.tta`; None without one
     images_per_second: float
     seconds: dict[str, float]
 
@@ -120,11 +122,13 @@ def train(
 
     with _charge(seconds, "eval"):
         judged, side = trainer.eval_model, steps.last_side(config)
-        test_loss, test_accuracy = steps.evaluate(judged, test, inputs, config.eval.batch_size, dtype, side)
+        how = (judged, test, inputs, config.eval.batch_size, dtype, side)
+        test_loss, test_accuracy = steps.evaluate(*how)
+        with_tta = None if config.eval.tta == "none" else steps.evaluate(*how, config.eval.tta)[1]
     check_finite(test_loss, "test loss")
     speed = total_steps * batch_size / seconds["train"]
     seconds["total"] = time.perf_counter() - started
-    result = Result(trainer.eval_model, losses, accuracy, test_accuracy, test_loss, speed, seconds)
+    result = Result(trainer.eval_model, losses, accuracy, test_accuracy, test_loss, with_tta, speed, seconds)
     if verbose:
         print(summary_line(result))
     return result
@@ -162,6 +166,8 @@ def summary_line(result: Result) -> str:
     """Accuracy, speed and where the time went, in one line."""
     spent = ", ".join(f"{kind} {value:.1f}" for kind, value in result.seconds.items())
     accuracy = f"test accuracy {result.test_accuracy:.2%}, loss {result.test_loss:.4f}"
+    if result.test_accuracy_tta is not None:
+        accuracy += f", with test-time augmentation {result.test_accuracy_tta:.2%}"
     return f"{accuracy}; {result.images_per_second:,.0f} images/s; seconds: {spent}"
 
 
