@@ -34,6 +34,7 @@ SUITES = {
     "accuracy": "time to a test accuracy, of whole trainings",
     "many": "several seeds in one process against a process for each",
     "speedrun": "seconds and accuracy of n seeds of a recipe",
+    "frontier": "accuracy against seconds: every recipe, in JAX and in PyTorch",
     "gpu": "all of it that asks for a GPU, in one command and one file",
     "growth": "seconds and memory as images, side, width, batch, classes and seeds grow",
     "scaling": "what to expect of many GPUs: a model, which measures nothing",
