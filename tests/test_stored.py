@@ -79,12 +79,28 @@ def test_what_jax_found_in_its_own_files_is_kept_whole(folder, monkeypatch):
     kept = {file for file in folder.iterdir() if not file.name.startswith("jit_")}
     for file in kept:
         file.unlink()
-    looked = []
-    monkeypatch.setattr(stored, "take_found", lambda: looked.append(compiler.take_found()) or looked[-1])
+    asked = []
+    monkeypatch.setattr(stored, "take_asked", lambda: asked.append(compiler.take_asked()) or asked[-1])
     assert not run()[1]
-    assert looked[-1] is not None  # JAX found it
+    assert asked[-1][0] is not None  # JAX found it
     again, found = run()
     assert found and same_bits(first, again)
+    # A second experiment of that process gets it from JAX's memory, which hands out the same program.
+    function = jax.jit(rows)
+    with process():
+        for experiment in ("b", "c"):
+            program = Stored(experiment).program("rows", function, jnp.asarray(X))
+            assert program.traced is not None and same_bits(first, program.compile()(jnp.asarray(X)))
+        assert asked[-1] == []
+        compiled_elsewhere = jax.jit(lambda x: rows(x))
+        compiled_elsewhere.lower(jnp.asarray(X)).compile()
+        program = Stored("d").program("rows", compiled_elsewhere, jnp.asarray(X))
+        assert same_bits(first, program.compile()(jnp.asarray(X)))
+        assert asked[-1] == []
+    for experiment in ("b", "c", "d"):
+        again, found = run(experiment=experiment)
+        assert same_bits(first, again)
+        assert found == (experiment != "d")  # of which nobody knows where it came from
 
 
 def test_only_the_same_is_found(monkeypatch):

@@ -56,11 +56,13 @@ class ProgramFiles:
     def __init__(self, folder: Path) -> None:
         self._path = folder  # JAX asks for it by this name
         self._told = False
-        self.found: list[bytes] = []  # what was asked for and was there, last of all; see `backend.stored`
+        # The program that was asked for last of all, as it lay there; None: it was not there. See `backend.stored`.
+        self.asked: list[bytes | None] = []
 
     def get(self, key: str) -> bytes | None:
         """The program of a key; None where there is no sound one, or another user's."""
         file = self._file(key)
+        self.asked = [None]
         try:
             if not _trusted(file.stat().st_uid):
                 return None
@@ -71,7 +73,7 @@ class ProgramFiles:
             return self._tell("read", error)
         digest, program = data[:32], data[32:]
         if hashlib.sha256(program).digest() == digest:
-            self.found = [program]
+            self.asked = [program]
             with contextlib.suppress(OSError):
                 os.utime(file)  # it was used
             return program
@@ -116,10 +118,12 @@ def _trusted(owner: int) -> bool:
 _files: list[ProgramFiles] = []  # those that JAX uses now
 
 
-def take_found() -> bytes | None:
-    """The program that JAX found in its files since this was asked last, as it lay there; None: it found none."""
-    found = _files[-1].found if _files else []
-    return found.pop() if found else None
+def take_asked() -> list[bytes | None]:
+    """What JAX asked of its files since this was called last, if anything: a program as it lay there, or None."""
+    asked: list[bytes | None] = []
+    if _files:
+        asked, _files[-1].asked = _files[-1].asked, asked
+    return asked
 
 
 def files_are_ours() -> bool:

@@ -19,15 +19,20 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 from jax._src import compilation_cache as jax_cache
 from jax._src import config as jax_settings  # thread by thread, which no public name tells
+from jax._src.lib import xla_client  # pyright: ignore[reportPrivateImportUsage]
 from jax.experimental import serialize_executable
 
-from jax_cifar.backend.compiler import ProgramFiles, compiler_options, files_are_ours, take_found
+from jax_cifar.backend.compiler import ProgramFiles, compiler_options, files_are_ours, take_asked
 from jax_cifar.config.modules import source_file
 from jax_cifar.files import LOADED, user_cache_dir
+
+# Of every program that JAX compiled here None, of one that it found what lay in its files.
+_origins: "WeakKeyDictionary[Any, bytes | None]" = WeakKeyDictionary()
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SECONDS_TO_LOAD = 5  # what a process may take from its first module to `jax_cifar.files`
@@ -94,9 +99,13 @@ class Stored:
             return None
 
         def keep(compiled: Any) -> None:
-            found = take_found()
+            executable = compiled._executable
+            if asked := take_asked():
+                _origins[executable] = asked[-1]
+            elif executable not in _origins:
+                return  # JAX had it in memory, and it may come from its files
             try:
-                data = pickle.dumps(_serialized(compiled, found))
+                data = pickle.dumps(_serialized(compiled, _origins[executable]))
             except Exception:  # a backend that cannot hand its programs out, or a tree that cannot be pickled
                 return
             self._files.put(key, data)
@@ -114,7 +123,7 @@ class Program:
     def compile(self) -> Any:
         """`jax.stages.Compiled`, compiled unless that is done."""
         if self._compiled is None:
-            take_found()  # what was compiled before this
+            take_asked()  # what was compiled before this
             self._compiled = self.traced.lower().compile()
             if self._keep is not None:
                 self._keep(self._compiled)
@@ -124,8 +133,8 @@ class Program:
 def _serialized(compiled: Any, found: bytes | None) -> Any:
     """`serialize_executable.serialize`, of a program that JAX may have found in its files.
 
-    Such a program, handed out once more by XLA, lacks its functions, and fails when it is called (jaxlib 0.7 to 0.12 on
-    a CPU). So what lay in the file takes its place.
+    Such a program, handed out once more by XLA, lacks its functions, and fails when it is called, or is not handed out
+    at all (jaxlib 0.7 to 0.12 on a CPU). So what lay in the file takes its place.
     """
     if found is None:
         return serialize_executable.serialize(compiled)
@@ -134,8 +143,7 @@ def _serialized(compiled: Any, found: bytes | None) -> Any:
 
     class AsItLay(pickler):
         def persistent_id(self, obj: Any) -> Any:
-            told = super().persistent_id(obj)
-            return ("exec", program) if told is not None and told[0] == "exec" else told
+            return ("exec", program) if isinstance(obj, xla_client.LoadedExecutable) else super().persistent_id(obj)
 
     serialize_executable._JaxPjrtPickler = AsItLay  # pyright: ignore[reportAttributeAccessIssue]
     try:
