@@ -6,7 +6,8 @@ Every net has SimpleCNN's two stages of 3x3 convolutions with BatchNorm and ReLU
 dense layer; `depth` counts the convolutions, shared between the stages. The net of depth 2 is SimpleCNN of width 32
 with BatchNorm. The others are as narrow as keeps its parameters (variants parameters_*), most of which are the dense
 layer's, or its multiply-adds (multiply_adds_*), most of which are the convolutions'. Images are halved to 16 pixels,
-as for full ones an hour on 2 cores would not do. On CIFAR-100: --data.name cifar100. Accuracy: not measured yet.
+as for full ones an hour on 2 cores would not do. On CIFAR-100: --data.name cifar100. Accuracy after 3 epochs (n = 3,
+experiments.md): 68.31 % of depth 2, 72.65 % of depth 4 with as many parameters, 68.44 % of depth 4 with as much work.
 """
 
 from typing import Literal
