@@ -16,6 +16,12 @@ from typing import Literal
 from jax_cifar.augment import HorizontalFlip, RandomCrop
 from jax_cifar.config import Config, DataConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 
+# Told at the start of training, by name; as in RESULTS.md.
+REACHES = {
+    "cifar10_simple_cnn": "71.56 % of the test images (sd 0.74, n = 5), in 335 s of training on 2 cores",
+    "cifar10_simple_cnn_augmented": "80.03 % of the test images (sd 0.28, n = 3), in 506 s of training on 2 cores",
+}
+
 
 def get_config(variant: Literal["plain", "augmented"] = "plain") -> Config:
     config = Config(

@@ -8,6 +8,9 @@ Warm-up + cosine, 30 epochs. Test accuracy: 81.78 % (seed 0; RESULTS.md).
 from jax_cifar.augment import AutoAugment, ColorJitter, HorizontalFlip, RandomCrop, RandomErasing
 from jax_cifar.config import Config, DataConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 
+# Told at the start of training, by name; as in RESULTS.md.
+REACHES = {"cifar10_tiny_cnn": "81.78 % of the test images (n = 1), in 1363 s of training on 2 cores"}
+
 
 def get_config() -> Config:
     return Config(

@@ -17,6 +17,9 @@ from jax_cifar.config import (
     TrainConfig,
 )
 
+# Told at the start of training, by name; as in RESULTS.md.
+REACHES = {"overfit_tiny": "100.00 % of its training images (sd 0.00, n = 3), in 5 s of training on 2 cores"}
+
 
 def get_config() -> Config:
     return Config(

@@ -8,6 +8,9 @@ Test accuracy 98.89 % (sd 0.28, n = 5 seeds), 8 s of training on 2 CPU cores, ja
 from jax_cifar.augment import RandomCrop
 from jax_cifar.config import Config, DataConfig, LogConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 
+# Told at the start of training, by name; as in RESULTS.md.
+REACHES = {"quickstart": "98.89 % of the test images (sd 0.28, n = 5), in 8 s of training on 2 cores"}
+
 
 def get_config() -> Config:
     return Config(

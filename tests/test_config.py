@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from jax_cifar import load_config
 from jax_cifar.augment import RandomCrop
 from jax_cifar.config import Config, DataConfig, OptimConfig, ScheduleConfig
-from jax_cifar.config.files import apply_overrides, differing_fields, from_dict, to_dict
+from jax_cifar.config.files import apply_overrides, differing_fields, from_dict, known_figure, to_dict
 from jax_cifar.config.modules import running
 from jax_cifar.config.placeholder import Recorded
 from jax_cifar.errors import ConfigError
@@ -70,6 +70,17 @@ def test_every_shipped_config_loads_says_what_it_claims_and_survives_json(path):
         assert config.name.startswith(path.stem)
         again = from_dict(json.loads(json.dumps(to_dict(config))))
         assert to_dict(again) == to_dict(config)  # a network of its own is a name there
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_what_a_config_is_known_to_reach_is_a_row_of_the_results_and_is_told(path):
+    results = (CONFIGS[0].parents[1] / "RESULTS.md").read_text()
+    told = {config.name: known_figure(config) for config in map(load_config, experiments(path))}
+    with running(path) as module:
+        assert {name: figure for name, figure in told.items() if figure} == getattr(module, "REACHES", {})
+    for name, figure in told.items():
+        for value in re.findall(r"(\d+\.\d\d) %", figure or ""):
+            assert any(f"| {name} " in row and f"{value}%" in row for row in results.splitlines()), figure
 
 
 def test_json_names_transforms():

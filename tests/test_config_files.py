@@ -7,6 +7,7 @@ import typing
 import pytest
 
 from jax_cifar import load_config
+from jax_cifar.config.files import known_figure
 from jax_cifar.errors import ConfigError
 
 START = "from jax_cifar.config import *\n"
@@ -174,3 +175,22 @@ def test_annotations_of_a_file_and_of_its_neighbour_can_be_resolved_later(tmp_pa
     own = getattr(sys.modules[load_config(path).loaded_as], "Shape")  # noqa: B009
     assert typing.get_type_hints(own) == {"sides": tuple[int, ...]}
     assert dataclasses.replace(own(), sides=(3,)).sides == (3,)
+
+
+def test_what_an_experiment_reaches_is_told_until_a_field_is_changed(tmp_path):
+    text = """from typing import Literal
+REACHES = {"wide": "98 %"}
+def get_config(variant: Literal["narrow", "wide"] = "narrow"):
+    return Config(name=variant, optim=OptimConfig(lr=0.1 if variant == "wide" else 0.2))
+"""
+    file = write(tmp_path, told=START + text)
+    assert (
+        known_figure(load_config(f"{file}:wide", ["--train.seed", "7", "--log.every", "3", "--data.dir", "x"]))
+        == "98 %"
+    )
+    for changed in (["--optim.lr", "0.2"], ["--train.epochs", "2"], ["--name", "other"]):
+        assert known_figure(load_config(f"{file}:wide", changed)) is None
+    wide = load_config(f"{file}:wide")
+    assert known_figure(dataclasses.replace(wide, data=dataclasses.replace(wide.data, subset=10))) is None
+    for other in (load_config(file), dataclasses.replace(wide, loaded_as=None)):
+        assert known_figure(other) is None

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ __all__ = [
     "flat",
     "from_dict",
     "help_text",
+    "known_figure",
     "load_config",
     "split_variant",
     "to_dict",
@@ -71,6 +73,21 @@ def variants_of(path: str | Path) -> tuple[str, ...]:
     _check_file(file)
     with running(file) as module:
         return _choices(_get_config(module))
+
+
+def known_figure(config: Config) -> str | None:
+    """What its config file says in `REACHES`, by name, that an experiment reaches; None once a field is another one.
+
+    Seeds may differ, and what changes nothing that is computed (`FREE_TO_CHANGE`).
+    """
+    module = sys.modules.get(config.loaded_as or "")
+    figure = getattr(module, "REACHES", {}).get(config.name)
+    if module is None or not isinstance(figure, str):
+        return None
+    get_config = _get_config(module)
+    plain = [get_config(variant) for variant in _choices(get_config)] or [get_config()]
+    same = [dataclasses.replace(one, train=dataclasses.replace(one.train, seed=config.train.seed)) for one in plain]
+    return figure if any(not differing_fields(to_dict(one), to_dict(config)) for one in same) else None
 
 
 def _get_config(module: types.ModuleType) -> Callable[..., Any]:

@@ -26,7 +26,7 @@ from jax_cifar.backend.hosts import (
 from jax_cifar.backend.mesh import place as spread
 from jax_cifar.backend.mesh import replicated
 from jax_cifar.config import Config
-from jax_cifar.config.files import check_recordable, flat, to_dict
+from jax_cifar.config.files import check_recordable, flat, known_figure, to_dict
 from jax_cifar.data import Splits, divide_training, load_data
 from jax_cifar.errors import CheckpointError
 from jax_cifar.evaluation.metrics import Report
@@ -99,6 +99,8 @@ def train(
         stack.enter_context(compilation_cache(config))
         console.facts(machine_facts(config))
         console.config(config, own_images=splits is not None)
+        if splits is None and init_from is None and (figure := known_figure(config)):
+            console.facts({"reaches": figure})
         if warning := mirror_warning(config.eval.tta, config.augment):
             console.warn(warning)
 
