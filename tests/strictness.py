@@ -41,8 +41,9 @@ def quicker() -> dict[str, Any]:
 
 def _quick_options(*given: Any, env_options_overrides: dict[str, Any] | None = None, **named: Any) -> Any:
     """JAX's options for a program, and those of `quicker` where programs are compiled quickly."""
-    own = env_options_overrides or {}
+    own = dict(env_options_overrides or {})
     if own != OLDER_EMITTERS and jax.config.read("jax_disable_most_optimizations"):
+        own.pop("xla_backend_optimization_level", None)  # none is lower
         own = quicker() | own
     return _options_of(*given, env_options_overrides=own, **named)
 

@@ -10,6 +10,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int, UInt8
 
+from jax_cifar.backend.compiler import options_for_one_call
 from jax_cifar.backend.stored import Stored
 from jax_cifar.config import Config
 from jax_cifar.models import frozen_parameters, init_variables, wants_images
@@ -69,7 +70,8 @@ def initial_state(
     if wants_images(model):  # what it makes of them is rounded as before, one operation after another
         variables = drawn(jnp.asarray(seed), jnp.asarray(images))
     else:
-        variables = stored.call("initial variables", jax.jit(drawn), seed, images[:1])
+        once = jax.jit(drawn, compiler_options=options_for_one_call())
+        variables = stored.call("initial variables", once, seed, images[:1])
     optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(network.model))
     variables = variables if start is None else start
     ema, skips = config.optim.ema_decay > 0, config.train.skip_nonfinite > 0
