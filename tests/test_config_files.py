@@ -180,7 +180,8 @@ def test_annotations_of_a_file_and_of_its_neighbour_can_be_resolved_later(tmp_pa
 def test_what_an_experiment_reaches_is_told_until_a_field_is_changed(tmp_path):
     text = """from typing import Literal
 REACHES = {"wide": "98 %"}
-def get_config(variant: Literal["narrow", "wide"] = "narrow"):
+def get_config(variant: Literal["broken", "narrow", "wide"] = "narrow"):
+    assert variant != "broken"
     return Config(name=variant, optim=OptimConfig(lr=0.1 if variant == "wide" else 0.2))
 """
     file = write(tmp_path, told=START + text)
@@ -192,5 +193,6 @@ def get_config(variant: Literal["narrow", "wide"] = "narrow"):
         assert known_figure(load_config(f"{file}:wide", changed)) is None
     wide = load_config(f"{file}:wide")
     assert known_figure(dataclasses.replace(wide, data=dataclasses.replace(wide.data, subset=10))) is None
-    for other in (load_config(file), dataclasses.replace(wide, loaded_as=None)):
+    bare = write(tmp_path, bare=START + "REACHES = 3\ndef get_config(): return Config(name='bare')")
+    for other in (load_config(file), load_config(bare), dataclasses.replace(wide, loaded_as=None)):
         assert known_figure(other) is None

@@ -1,5 +1,6 @@
 """Config files. What other rooms need of overrides and of the JSON form is had from here too."""
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -81,13 +82,17 @@ def known_figure(config: Config) -> str | None:
     Seeds may differ, and what changes nothing that is computed (`FREE_TO_CHANGE`).
     """
     module = sys.modules.get(config.loaded_as or "")
-    figure = getattr(module, "REACHES", {}).get(config.name)
-    if module is None or not isinstance(figure, str):
+    figures = getattr(module, "REACHES", None)
+    if module is None or not isinstance(figures, dict) or not isinstance(figures.get(config.name), str):
         return None
     get_config = _get_config(module)
-    plain = [get_config(variant) for variant in _choices(get_config)] or [get_config()]
-    same = [dataclasses.replace(one, train=dataclasses.replace(one.train, seed=config.train.seed)) for one in plain]
-    return figure if any(not differing_fields(to_dict(one), to_dict(config)) for one in same) else None
+    for variant in _choices(get_config) or (None,):
+        with contextlib.suppress(Exception):  # another experiment of the file may ask for what is not here
+            one = get_config() if variant is None else get_config(variant)
+            one = dataclasses.replace(one, train=dataclasses.replace(one.train, seed=config.train.seed))
+            if not differing_fields(to_dict(one), to_dict(config)):
+                return figures[config.name]
+    return None
 
 
 def _get_config(module: types.ModuleType) -> Callable[..., Any]:
