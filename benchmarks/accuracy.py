@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.networks import TORCH_WAYS
+from benchmarks.networks import TORCH_WAYS, use_all_cores
 from benchmarks.timing import Case, in_turn
 from jax_cifar import train
 from jax_cifar.config import Config
@@ -27,7 +27,6 @@ from jax_cifar.data import load_data
 from jax_cifar.errors import check
 from jax_cifar.progress import print_above
 from jax_cifar.telemetry import read_metrics
-from jax_cifar.telemetry.environment import cpu_count
 from torch_ref import steps
 from torch_ref.train import check_finite, plan
 
@@ -101,8 +100,7 @@ def train_jax(config: Config) -> list[Epoch]:
 
 def train_torch(config: Config, way: str) -> list[Epoch]:
     """The run of `torch_ref.train`, number by number, evaluated after every epoch."""
-    torch.set_num_threads(cpu_count())  # as many as XLA has
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which JAX uses too; nothing on a CPU
+    use_all_cores()
     torch.manual_seed(config.train.seed)
     device, batch_size = torch.device("cuda" if torch.cuda.is_available() else "cpu"), config.train.batch_size
     dtype, (memory_format, compiled) = steps.compute_dtype(config, device), TORCH_WAYS[way]

@@ -15,8 +15,10 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+import torch
+
 from benchmarks.accuracy import comparable
-from benchmarks.networks import TORCH_WAYS
+from benchmarks.networks import TORCH_WAYS, use_all_cores
 from benchmarks.processes import ROOT
 from benchmarks.tables import disturbed, shown_ratio
 from benchmarks.timing import Case, in_turn
@@ -104,7 +106,8 @@ def in_jax(config: Config) -> Final:
 def in_torch(config: Config, way: str) -> Final:
     """The same by `torch_ref.train`."""
     memory_format, compiled = TORCH_WAYS[way]
-    result = train_torch(config, channels_last="last" in str(memory_format), compiled=compiled)
+    use_all_cores()
+    result = train_torch(config, channels_last=memory_format == torch.channels_last, compiled=compiled)
     accuracy = result.test_accuracy if result.test_accuracy_tta is None else result.test_accuracy_tta
     return Final(result.seconds["train"], accuracy)
 

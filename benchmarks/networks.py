@@ -129,9 +129,14 @@ def torch_inference(config: Config, batch: Batch, way: str) -> Work:
     return work
 
 
+def use_all_cores() -> None:
+    """Have PyTorch compute as JAX does: on as many cores as XLA has, and on a GPU with TF32."""
+    torch.set_num_threads(cpu_count())
+    torch.set_float32_matmul_precision("high")
+
+
 def _torch_network(config: Config, batch: Batch, way: str) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
-    torch.set_num_threads(cpu_count())  # as many as XLA has
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which JAX uses too; nothing on a CPU
+    use_all_cores()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     memory_format = TORCH_WAYS[way][0]
     images = torch.tensor(batch.images, device=device).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
