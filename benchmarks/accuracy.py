@@ -11,10 +11,9 @@ import dataclasses
 import math
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,12 +22,11 @@ from benchmarks.timing import Case, in_turn
 from jax_cifar import train
 from jax_cifar.config import Config
 from jax_cifar.config.files import load_config
-from jax_cifar.data import load_data
 from jax_cifar.errors import check
 from jax_cifar.progress import print_above
 from jax_cifar.telemetry import read_metrics
-from torch_ref import steps
-from torch_ref.train import check_finite, plan
+from torch_ref import train as torch_train
+from torch_ref.train import Result
 
 
 class Epoch(NamedTuple):
@@ -99,33 +97,20 @@ def train_jax(config: Config) -> list[Epoch]:
 
 
 def train_torch(config: Config, way: str) -> list[Epoch]:
-    """The run of `torch_ref.train`, number by number, evaluated after every epoch."""
-    use_all_cores()
-    torch.manual_seed(config.train.seed)
-    device, batch_size = torch.device("cuda" if torch.cuda.is_available() else "cpu"), config.train.batch_size
-    dtype, (memory_format, compiled) = steps.compute_dtype(config, device), TORCH_WAYS[way]
-    splits = load_data(config.data)
-    data, test = steps.to_device(splits.train, device), steps.to_device(splits.test, device)
-    total_steps, steps_per_epoch, sides = plan(config, len(data.labels))
-    inputs = steps.make_inputs(splits.train, device)
-    prepare = steps.make_prepare(config, data, inputs, splits.num_classes, memory_format)
-    network = steps.make_network(config, splits.num_classes, data, inputs, memory_format)
-    trainer = steps.Trainer(config, network, total_steps, steps_per_epoch, dtype=dtype, compiled=compiled)
-    for side in dict.fromkeys(sides):
-        trainer.warm_up(*prepare(torch.arange(batch_size, device=device), 0, side))
+    """A whole run of `torch_ref.train`."""
+    epochs = []
 
-    generator, seconds, epochs = torch.Generator().manual_seed(config.train.seed), 0.0, []
-    for first in range(0, total_steps, steps_per_epoch):
-        epoch, started = len(epochs), time.perf_counter()
-        order = steps.epoch_order(generator, len(data.labels), batch_size)[: total_steps - first].to(device)
-        batches = zip(order, sides[first:], strict=False)
-        losses = [trainer.update(*prepare(index, epoch, side))[0] for index, side in batches]
-        loss = float(torch.stack(losses).mean())  # waits for the device
-        seconds += time.perf_counter() - started
-        check_finite(loss, f"training loss of epoch {epoch + 1}")
-        judged, side = trainer.eval_model, steps.last_side(config)
-        _, accuracy = steps.evaluate(judged, test, inputs, config.eval.batch_size, dtype, side)
+    def keep(seconds: float, accuracy: float) -> None:
         epochs.append(Epoch(seconds, accuracy))
-        line = f"{config.name}, seed {config.train.seed}, {way}: epoch {epoch + 1}, {seconds:.1f} s, {accuracy:.2%}"
-        print_above(line)
+        told = f"epoch {len(epochs)}, {seconds:.1f} s, {accuracy:.2%}"
+        print_above(f"{config.name}, seed {config.train.seed}, {way}: {told}")
+
+    reference(config, way, verbose=False, each_epoch=keep)
     return epochs
+
+
+def reference(config: Config, way: str, **options: Any) -> Result:
+    """`torch_ref.train` in one of `TORCH_WAYS`, on all cores."""
+    use_all_cores()
+    memory_format, compiled = TORCH_WAYS[way]
+    return torch_train.train(config, channels_last=memory_format == torch.channels_last, compiled=compiled, **options)

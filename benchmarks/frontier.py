@@ -15,10 +15,8 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-import torch
-
-from benchmarks.accuracy import comparable
-from benchmarks.networks import TORCH_WAYS, use_all_cores
+from benchmarks.accuracy import comparable, reference
+from benchmarks.networks import TORCH_WAYS
 from benchmarks.processes import ROOT
 from benchmarks.tables import disturbed, shown_ratio
 from benchmarks.timing import Case, in_turn
@@ -28,7 +26,6 @@ from jax_cifar.config.files import load_config
 from jax_cifar.errors import check
 from jax_cifar.files import expand
 from jax_cifar.lab.tables import markdown, spread
-from torch_ref.train import train as train_torch
 
 RECIPES = {
     "plain": f"{ROOT}/configs/cifar10_simple_cnn.py",
@@ -105,9 +102,7 @@ def in_jax(config: Config) -> Final:
 
 def in_torch(config: Config, way: str) -> Final:
     """The same by `torch_ref.train`."""
-    memory_format, compiled = TORCH_WAYS[way]
-    use_all_cores()
-    result = train_torch(config, channels_last=memory_format == torch.channels_last, compiled=compiled)
+    result = reference(config, way)
     accuracy = result.test_accuracy if result.test_accuracy_tta is None else result.test_accuracy_tta
     return Final(result.seconds["train"], accuracy)
 

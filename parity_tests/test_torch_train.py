@@ -85,9 +85,9 @@ def test_evaluation_counts_every_image_once():
     data, inputs = steps.to_device(splits.test, cpu), steps.make_inputs(splits.train, cpu)
     torch.manual_seed(0)
     model = torch_models.create_model(ModelConfig(name="tiny_cnn", width=4), 10)
-    whole = steps.evaluate(model, data, inputs, 500, torch.float32)
-    assert steps.evaluate(model, data, inputs, 333, torch.float32) == pytest.approx(whole, rel=1e-6)
-    short = steps.evaluate(model, steps.DeviceData(*(part[:333] for part in data)), inputs, 333, torch.float32)
+    whole = steps.evaluate(model, data, inputs, 500, torch.float32, None)
+    assert steps.evaluate(model, data, inputs, 333, torch.float32, None) == pytest.approx(whole, rel=1e-6)
+    short = steps.evaluate(model, steps.DeviceData(*(part[:333] for part in data)), inputs, 333, torch.float32, None)
     assert short != pytest.approx(whole, rel=1e-6)
 
 

@@ -208,7 +208,7 @@ def evaluate(
     inputs: Inputs,
     batch_size: int,
     dtype: torch.dtype,
-    side: int | None = None,
+    side: int | None,
     tta: str = "none",
 ) -> tuple[float, float]:
     """Mean loss and accuracy over every image, by the mean logits of its `views`; sums are float64 and integers."""

@@ -13,10 +13,10 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config import Config
@@ -61,6 +61,7 @@ def train(
     compiled: bool = False,
     device: "str | torch.device | None" = None,
     verbose: bool = True,
+    each_epoch: Callable[[float, float], object] | None = None,
 ) -> Result:
     """Train what `config` says and evaluate the test images; the same seed and device give the same result.
 
@@ -70,6 +71,7 @@ def train(
         compiled: train through `torch.compile`; the evaluation is always eager.
         device: where to train; default: CUDA if there is one, else the CPU.
         verbose: print a row per epoch and a last line.
+        each_epoch: is told the seconds of training and the test accuracy after every epoch.
 
     Raises:
         ConfigError: the configuration cannot be met, or PyTorch cannot compile here.
@@ -83,23 +85,12 @@ def train(
     started = time.perf_counter()
     seconds: dict[str, float] = dict.fromkeys(("data", "compile", "train", "eval"), 0.0)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype, batch_size = steps.compute_dtype(config, place), config.train.batch_size
-    torch.manual_seed(config.train.seed)
-    with _charge(seconds, "data"):
-        splits = load_data(config.data)
-        data, test = steps.to_device(splits.train, place), steps.to_device(splits.test, place)
-    total_steps, steps_per_epoch, sides = plan(config, len(data.labels))
-    with _charge(seconds, "compile"):
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        inputs = steps.make_inputs(splits.train, place)
-        prepare = steps.make_prepare(config, data, inputs, splits.num_classes, memory_format)
-        network = steps.make_network(config, splits.num_classes, data, inputs, memory_format)
-        trainer = steps.Trainer(config, network, total_steps, steps_per_epoch, dtype=dtype, compiled=compiled)
-        for side in dict.fromkeys(sides):
-            _warm_up(trainer, *prepare(torch.arange(batch_size, device=place), 0, side), compiled)
+    run = _begin(config, place, channels_last, compiled, seconds)
+    total_steps, steps_per_epoch, sides = run.plan
     if verbose:
         mode = f"{'compiled' if compiled else 'eager'}{', channels last' if channels_last else ''}"
-        print(f"{config.name}: PyTorch {torch.__version__} on {place}, {str(dtype).removeprefix('torch.')}, {mode}")
+        dtype = str(run.trainer.dtype).removeprefix("torch.")
+        print(f"{config.name}: PyTorch {torch.__version__} on {place}, {dtype}, {mode}")
         print(ROW.format("epoch", "step", "loss", "train acc", "images/s", "seconds"))
 
     # Its own generator, so that the order of the images does not depend on what else is drawn.
@@ -107,9 +98,9 @@ def train(
     for epoch in range(-(-total_steps // steps_per_epoch)):
         before = seconds["train"]
         with _charge(seconds, "train"):
-            order = steps.epoch_order(generator, len(data.labels), batch_size)[: total_steps - len(losses)].to(place)
-            batches = zip(order, sides[len(losses) :], strict=False)
-            updates = [trainer.update(*prepare(index, epoch, side)) for index, side in batches]
+            order = steps.epoch_order(generator, run.images, config.train.batch_size)[: total_steps - len(losses)]
+            batches = zip(order.to(place), sides[len(losses) :], strict=False)
+            updates = [run.trainer.update(*run.prepare(index, epoch, side)) for index, side in batches]
             # Fetched once per epoch, which waits for the device.
             epoch_losses, correct = (torch.stack(column).tolist() for column in zip(*updates, strict=True))
         losses += epoch_losses
@@ -119,19 +110,61 @@ def train(
         if verbose:
             row = epoch + 1, len(losses), f"{loss:.4f}", f"{accuracy:.2%}", f"{order.numel() / took:,.0f}"
             print(ROW.format(*row, f"{seconds['train']:.1f}"), flush=True)
+        if each_epoch is not None and len(losses) < total_steps:
+            each_epoch(seconds["train"], run.judge("none")[1])
 
     with _charge(seconds, "eval"):
-        judged, side = trainer.eval_model, steps.last_side(config)
-        how = (judged, test, inputs, config.eval.batch_size, dtype, side)
-        test_loss, test_accuracy = steps.evaluate(*how)
-        with_tta = None if config.eval.tta == "none" else steps.evaluate(*how, config.eval.tta)[1]
+        test_loss, test_accuracy = run.judge("none")
+        with_tta = None if config.eval.tta == "none" else run.judge(config.eval.tta)[1]
     check_finite(test_loss, "test loss")
-    speed = total_steps * batch_size / seconds["train"]
+    if each_epoch is not None:
+        each_epoch(seconds["train"], test_accuracy)
+    speed = total_steps * config.train.batch_size / seconds["train"]
     seconds["total"] = time.perf_counter() - started
-    result = Result(trainer.eval_model, losses, accuracy, test_accuracy, test_loss, with_tta, speed, seconds)
+    result = Result(run.trainer.eval_model, losses, accuracy, test_accuracy, test_loss, with_tta, speed, seconds)
     if verbose:
         print(summary_line(result))
     return result
+
+
+class _Run(NamedTuple):
+    """What is there before the first update."""
+
+    plan: "Plan"
+    images: int  # that are trained on
+    trainer: "Trainer"
+    prepare: Callable[..., Any]  # `steps.make_prepare`
+    judge: Callable[[str], tuple[float, float]]  # by a test-time augmentation: loss and accuracy of the test images
+
+
+def _begin(
+    config: Config, place: "torch.device", channels_last: bool, compiled: bool, seconds: dict[str, float]
+) -> _Run:
+    """Data on the device, a fresh network, and all that compiles compiled; charged to `seconds`."""
+    import torch
+
+    from torch_ref import steps
+
+    torch.manual_seed(config.train.seed)
+    with _charge(seconds, "data"):
+        splits = load_data(config.data)
+        data, test = steps.to_device(splits.train, place), steps.to_device(splits.test, place)
+    run_plan = plan(config, len(data.labels))
+    with _charge(seconds, "compile"):
+        dtype = steps.compute_dtype(config, place)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        inputs = steps.make_inputs(splits.train, place)
+        prepare = steps.make_prepare(config, data, inputs, splits.num_classes, memory_format)
+        network = steps.make_network(config, splits.num_classes, data, inputs, memory_format)
+        trainer = steps.Trainer(config, network, *run_plan[:2], dtype=dtype, compiled=compiled)
+        for side in dict.fromkeys(run_plan.sides):
+            _warm_up(trainer, *prepare(torch.arange(config.train.batch_size, device=place), 0, side), compiled)
+
+    def judge(tta: str) -> tuple[float, float]:
+        batch_size, side = config.eval.batch_size, steps.last_side(config)
+        return steps.evaluate(trainer.eval_model, test, inputs, batch_size, dtype, side, tta)
+
+    return _Run(run_plan, len(data.labels), trainer, prepare, judge)
 
 
 class Plan(NamedTuple):
