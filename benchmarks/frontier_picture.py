@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.timing import Case
 from jax_cifar.telemetry.environment import describe_devices
-from jax_cifar.telemetry.plots import GRID, INK, MUTED, SPLITS, save
+from jax_cifar.telemetry.plots import INK, MUTED, SPLITS, plain, save
 from jax_cifar.telemetry.trade_off import best_of_both
 
 # Hours after which a test accuracy of 94 % was first reached, and the accuracy then: DAWNBench (Stanford, 2017),
@@ -45,11 +45,7 @@ def draw(cases: Sequence[Case], path: Path) -> Path:
     axes.set_title("CIFAR-10: accuracy against time", loc="left", color=INK, fontsize=14, weight="bold")
     axes.set_xlabel(f"time of training ({describe_devices()})", color=MUTED)
     axes.set_ylabel("test accuracy (%)", color=MUTED)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GRID)
-    axes.tick_params(which="both", colors=MUTED, length=0)
+    plain(axes)
     axes.legend(frameon=False, labelcolor=INK, loc="lower right")
     return save(figure, path)
 

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jax_cifar.errors import printable
-from jax_cifar.telemetry.plots import GRID, INK, MUTED, SPLITS, save
+from jax_cifar.telemetry.plots import INK, MUTED, SPLITS, plain, save, typeset
 
 COLORS = (SPLITS["train"][1], SPLITS["test"][1])
 LABELS = ("A", "B")
@@ -39,7 +38,7 @@ def draw_comparison(sides: Sequence[Drawn], title: str, verdict: str, curve_labe
     width = 11 if with_curves else 7.5
     figure = Figure(figsize=(width, 5), layout="constrained")
     heading = "\n".join(textwrap.fill(line, int(11 * width)) for line in (title, verdict))
-    figure.suptitle(_plain(heading), x=0.01, ha="left", color=INK, fontsize=11)
+    figure.suptitle(typeset(heading, keep="\n"), x=0.01, ha="left", color=INK, fontsize=11)
     *left, finals = figure.subplots(1, 1 + with_curves, width_ratios=(2.2, 1)[-1 - with_curves :], squeeze=False)[0]
     for axes in left:
         _draw_curves(axes, sides)
@@ -52,11 +51,7 @@ def draw_comparison(sides: Sequence[Drawn], title: str, verdict: str, curve_labe
     for axes in (*left, finals):
         axes.xaxis.label.set_color(MUTED)
         axes.yaxis.label.set_color(MUTED)
-        axes.grid(color=GRID, linewidth=0.8, axis="y")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(GRID)
-        axes.tick_params(which="both", colors=MUTED, length=0)
+        plain(axes, lines="y")
     return save(figure, path)
 
 
@@ -91,8 +86,3 @@ def _draw_finals(axes: Any, sides: Sequence[Drawn]) -> None:
     )
     axes.set_xlim(-0.5, len(sides) - 0.5)
     axes.margins(y=0.12)
-
-
-def _plain(text: str) -> str:
-    """Without what Matplotlib would take for a formula."""
-    return printable(text).replace("$", r"\$")

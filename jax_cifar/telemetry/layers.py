@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_cifar.errors import printable
-from jax_cifar.telemetry.plots import GRID, INK, MUTED, SPLITS, save
+from jax_cifar.telemetry.plots import GRID, INK, MUTED, SPLITS, save, typeset
 
 BLUE, ORANGE = SPLITS["train"][1], SPLITS["test"][1]
 
@@ -29,7 +28,7 @@ def draw_layers(bars: Sequence[Bar], path: Path, title: str) -> Path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 1.6 + 0.24 * len(bars)), layout="constrained")
-    figure.suptitle(printable(title, keep="").replace("$", r"\$"), x=0.01, ha="left", color=INK, fontsize=14)
+    figure.suptitle(typeset(title), x=0.01, ha="left", color=INK, fontsize=14)
     panels = figure.subplots(1, 4, sharey=True)
     places = np.arange(len(bars))
     columns = {name: np.array([getattr(bar, name) for bar in bars], float) for name in Bar._fields[1:]}
@@ -49,7 +48,7 @@ def draw_layers(bars: Sequence[Bar], path: Path, title: str) -> Path:
         axes.set_axisbelow(True)
         axes.spines[:].set_visible(False)
         axes.tick_params(which="both", colors=MUTED, length=0)
-    names = [printable(bar.name, keep="").replace("$", r"\$") for bar in bars]
+    names = [typeset(bar.name) for bar in bars]
     outputs.set_yticks(places, names, color=INK, fontsize=9)
     outputs.set_ylim(len(bars) - 0.4, -0.6)
     return save(figure, path)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -59,7 +59,7 @@ def draw_confusion_matrix(
     classes = len(label_names)
     few = classes <= 20
     # Between two dollar signs Matplotlib sets formulas, and fails where there is none.
-    label_names = [printable(name, keep="").replace("$", r"\$") for name in label_names]
+    label_names = list(map(typeset, label_names))
     support = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(support, 1)
     figure = Figure(figsize=(11, 7.4) if few else (17, 12.8), layout="constrained")
@@ -104,12 +104,8 @@ def _axes(title: str, detail: str, ylabel: str) -> tuple[Any, Any]:
     axes.text(0, 1.03, detail, transform=axes.transAxes, color=MUTED, fontsize=10.5)
     axes.set_xlabel("epoch", color=MUTED)
     axes.set_ylabel(ylabel, color=MUTED)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
     axes.margins(x=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GRID)
-    axes.tick_params(which="both", colors=MUTED, length=0)
+    plain(axes)
     return figure, axes
 
 
@@ -164,6 +160,20 @@ def _draw_curves(axes: Any, curves: dict[str, tuple[np.ndarray, np.ndarray]]) ->
         ends.append((epochs[last], shown[last], label, color))
     axes.set_xlim(left=0)
     label_ends(axes, ends)
+
+
+def plain(axes: Any, lines: Literal["both", "x", "y"] = "both") -> None:
+    """Thin lines for a frame and, from the marks of one or both axes, behind what is drawn; grey texts."""
+    axes.grid(color=GRID, linewidth=0.8, axis=lines)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
+    axes.tick_params(which="both", colors=MUTED, length=0)
+
+
+def typeset(text: str, keep: str = "") -> str:
+    """A text of the user's as Matplotlib can set it: between two dollar signs it sees formulas, and fails at others."""
+    return printable(text, keep).replace("$", r"\$")
 
 
 def label_ends(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jax_cifar.telemetry.plots import GRID, INK, MUTED, SPLITS, save
+from jax_cifar.telemetry.plots import INK, MUTED, SPLITS, plain, save
 
 
 def draw_range_test(
@@ -40,9 +40,5 @@ def draw_range_test(
         place = {"xy": (rate, 1), "xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         style = {"color": INK, "fontsize": 9.5, "va": "top", "weight": "bold" if name == "suggested" else "normal"}
         axes.annotate(f"{name} {rate:.2g}", **place, xytext=(4, -4 - 13 * number), **style)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GRID)
-    axes.tick_params(which="both", colors=MUTED, length=0)
+    plain(axes)
     return save(figure, path)

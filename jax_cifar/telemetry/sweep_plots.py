@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jax_cifar.errors import printable
-from jax_cifar.telemetry.plots import GRID, INK, MUTED, SPLITS, save
+from jax_cifar.telemetry.plots import INK, MUTED, SPLITS, plain, save, typeset
 
 BLUE, ORANGE = SPLITS["train"][1], SPLITS["test"][1]
 SHOWN_TICKS = 8  # of a list of values; of a longer one some are left out
@@ -59,7 +58,7 @@ def _figure(title: str, width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(printable(title, keep="").replace("$", r"\$"), x=0.01, ha="left", color=INK, fontsize=14)
+    figure.suptitle(typeset(title), x=0.01, ha="left", color=INK, fontsize=14)
     return figure
 
 
@@ -77,7 +76,7 @@ def _slices(title: str, fields: Sequence[Field], tried: Sequence[Tried]) -> Any:
         axes.plot(places[best], accuracies[best], "o", color=ORANGE, markersize=9, zorder=3)
         _scale(axes, field)
         axes.set_xlabel(field.name, color=MUTED)
-        _plain(axes)
+        plain(axes)
     for axes in panels[:, 0]:
         axes.set_ylabel("validation accuracy (%)", color=MUTED)
     for axes in panels.flat[len(fields) :]:
@@ -88,7 +87,7 @@ def _slices(title: str, fields: Sequence[Field], tried: Sequence[Tried]) -> Any:
 def _scale(axes: Any, field: Field) -> None:
     if field.values:
         shown = range(0, len(field.values), -(-len(field.values) // SHOWN_TICKS))
-        axes.set_xticks(list(shown), [printable(field.values[i], keep="").replace("$", r"\$") for i in shown])
+        axes.set_xticks(list(shown), [typeset(field.values[i]) for i in shown])
         axes.set_xlim(-0.5, len(field.values) - 0.5)
     elif field.log:
         from matplotlib.ticker import LogLocator, NullLocator
@@ -98,14 +97,6 @@ def _scale(axes: Any, field: Field) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
-
-
-def _plain(axes: Any) -> None:
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GRID)
-    axes.tick_params(which="both", colors=MUTED, length=0)
 
 
 def _importance(title: str, importance: Mapping[str, float]) -> Any:
@@ -119,7 +110,7 @@ def _importance(title: str, importance: Mapping[str, float]) -> Any:
         axes.text(share + 1, height, f"{share:.0f} %", va="center", color=INK)
     axes.set_xlim(0, max(shares) * 1.15 + 2)
     axes.set_xlabel("share of the variance over the space (%), by fANOVA", color=MUTED)
-    _plain(axes)
+    plain(axes)
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.tick_params(axis="y", colors=INK)
@@ -178,5 +169,5 @@ def _upright(axes: Any, place: int, name: str, ticks: Sequence[tuple[float, str]
     axes.text(place, 1.06, name, ha="center", va="bottom", color=INK, fontsize=10.5, weight="bold")
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
     for height, text in ticks:
-        shown = printable(text, keep="").replace("$", r"\$")
+        shown = typeset(text)
         axes.text(place + 0.03, height, shown, va="center", color=INK, fontsize=9, zorder=1001, bbox=box)

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_cifar.errors import printable
-from jax_cifar.telemetry.plots import GRID, INK, MUTED, SPLITS, save
+from jax_cifar.telemetry.plots import INK, MUTED, SPLITS, plain, save, typeset
 
 
 class Point(NamedTuple):
@@ -27,7 +26,7 @@ def draw_trade_off(points: Sequence[Point], title: str, batch: int, path: Path) 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="constrained")
-    figure.suptitle(printable(title, keep="").replace("$", r"\$"), x=0.01, ha="left", color=INK, fontsize=14)
+    figure.suptitle(typeset(title), x=0.01, ha="left", color=INK, fontsize=14)
     by_time, by_size = figure.subplots(1, 2, sharey=True)
     by_time.set_ylabel("test accuracy (%)", color=MUTED)
     _scatter(by_time, [(p.name, p.milliseconds, p.accuracy) for p in points])
@@ -60,11 +59,7 @@ def _scatter(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GRID)
-    axes.tick_params(which="both", colors=MUTED, length=0)
+    plain(axes)
     _name(axes, names, [(cost, 100 * accuracy) for cost, accuracy in zip(costs, accuracies, strict=True)])
 
 

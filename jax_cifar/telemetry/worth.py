@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jax_cifar.errors import printable
-from jax_cifar.telemetry.plots import GRID, INK, MUTED, SPLITS, label_ends, save
+from jax_cifar.telemetry.plots import INK, MUTED, SPLITS, label_ends, plain, save, typeset
 
 COLORS = (SPLITS["train"][1], SPLITS["test"][1], SPLITS["validation"][1], "#7c3aed")
 
@@ -30,20 +29,19 @@ def draw_worth(worths: Sequence[Worth], title: str, detail: str, path: Path) -> 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1.5 + 0.38 * len(worths)), layout="constrained")
-    axes = _axes(figure, title, detail)
+    axes = _axes(figure, title, detail, "x")
     for place, one in enumerate(worths):
         if one.value is None:
             # Beside the line of no difference, in the coordinates of a value and a row.
             style = {"va": "center", "color": MUTED, "fontsize": 9, "textcoords": "offset points"}
-            axes.annotate(_shown(one.note), (0, place), (6, 0), **style)
+            axes.annotate(typeset(one.note), (0, place), (6, 0), **style)
             continue
         filling = COLORS[0] if one.low > 0 or one.high < 0 else "white"
         axes.plot((one.low, one.high), (place, place), color=COLORS[0], linewidth=2, solid_capstyle="butt", zorder=2)
         axes.plot(one.value, place, "o", color=COLORS[0], markerfacecolor=filling, markersize=8, zorder=3)
     axes.axvline(0, color=MUTED, linewidth=1, zorder=1)
-    axes.set_yticks(range(len(worths)), [_shown(one.name) for one in worths])
+    axes.set_yticks(range(len(worths)), [typeset(one.name) for one in worths])
     axes.set_ylim(len(worths) - 0.4, -0.6)
-    axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.tick_params(axis="y", colors=INK)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
     axes.set_xlabel("points", color=MUTED)
@@ -60,36 +58,27 @@ def draw_lines(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.8), layout="constrained")
-    axes, ends = _axes(figure, title, detail), []
+    axes, ends = _axes(figure, title, detail, "both"), []
     for (name, points), color in zip(lines.items(), COLORS * len(lines), strict=False):
         points = sorted(points)
         settings, means = [at for at, _ in points], [100 * float(np.mean(values)) for _, values in points]
         axes.plot(settings, means, "o-", color=color, linewidth=2, markersize=6, zorder=3)
         for at, values in points:
             axes.plot([at] * len(values), 100 * np.array(values), "o", color=color, markersize=4, alpha=0.35, zorder=2)
-        ends.append((settings[-1], means[-1], _shown(name), color))
+        ends.append((settings[-1], means[-1], typeset(name), color))
     axes.set_xticks(sorted({at for points in lines.values() for at, _ in points}))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_xlabel(_shown(setting), color=MUTED)
+    axes.set_xlabel(typeset(setting), color=MUTED)
     axes.set_ylabel("accuracy (%)", color=MUTED)
     label_ends(axes, ends)
     return save(figure, path)
 
 
-def _axes(figure: Any, title: str, detail: str) -> Any:
+def _axes(figure: Any, title: str, detail: str, lines: Literal["both", "x"]) -> Any:
     axes = figure.subplots()
-    axes.set_title(_shown(title), loc="left", color=INK, fontsize=14, weight="bold", pad=24)
+    axes.set_title(typeset(title), loc="left", color=INK, fontsize=14, weight="bold", pad=24)
     # In points above the axes, however high they are.
     place = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    axes.annotate(_shown(detail), (0, 1), (0, 8), color=MUTED, fontsize=10.5, **place)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GRID)
-    axes.tick_params(which="both", colors=MUTED, length=0)
+    axes.annotate(typeset(detail), (0, 1), (0, 8), color=MUTED, fontsize=10.5, **place)
+    plain(axes, lines)
     return axes
-
-
-def _shown(text: str) -> str:
-    # Between two dollar signs Matplotlib sets formulas, and fails where there is none.
-    return printable(text, keep="").replace("$", r"\$")
