@@ -1,8 +1,7 @@
 """What load does to each: a train step beside so many neighbours, as on a laptop or a cluster.
 
-A neighbour is a process that keeps one core busy with nothing that needs memory; its priority is that of this process.
-The system shares the cores among all threads that are ready, so that n neighbours on c cores leave a fair program
-c / (c + n) of them, and where n is less than c perhaps more; `of its own` is how much longer a way takes than alone.
+A neighbour is a process of the same priority that keeps one core busy and needs no memory. "Times of its own" is how
+much longer a way takes than it does alone.
 """
 
 import argparse
@@ -36,6 +35,7 @@ QUICK = {"neighbours": [0, 2], "torch": ["torch channels_last"], "rounds": 3}
 class Loaded(Case):
     """One row: a network beside so many neighbours."""
 
+    network: str = ""
     neighbours: int = 0
 
     @property
@@ -69,7 +69,7 @@ def measure(options: argparse.Namespace) -> Iterator[Loaded]:
         for count in options.neighbours:
             with neighbours(count):
                 timings = interleave(ways, options.rounds, again=0 if count else None)
-            yield Loaded(f"{name}, beside {count}", timings, options.batch, neighbours=count)
+            yield Loaded(f"{name}, beside {count}", timings, options.batch, network=name, neighbours=count)
 
 
 @contextlib.contextmanager
@@ -85,11 +85,9 @@ def neighbours(count: int) -> Iterator[None]:
 
 def table(cases: Sequence[Loaded]) -> str:
     """The times, and how much longer each way takes than it does alone."""
-    alone = {case.name.partition(",")[0]: case for case in cases if case.neighbours == 0}
-    lines = []
+    alone, lines = {case.network: case for case in cases if case.neighbours == 0}, []
     for case in cases:
-        first = alone.get(case.name.partition(",")[0])
-        if first is not None and case.neighbours:
+        if (first := alone.get(case.network)) is not None and case.neighbours:
             longer = [f"{way} {timing.median / first.timings[way].median:.2f}" for way, timing in case.timings.items()]
             lines.append(f"- {case.name}, times of its own: {', '.join(longer)}")
     return "\n\n".join(filter(None, [markdown(cases), "\n".join(lines)]))

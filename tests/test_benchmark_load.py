@@ -58,11 +58,11 @@ def test_a_neighbour_ends_with_one_that_is_killed():
 
 
 def test_only_what_was_not_asked_for_disturbs_and_each_way_is_compared_with_itself():
-    rows = [
-        load.Loaded("net, beside 0", {"jax": Timing((1.0,), TAKEN), "torch": Timing((2.0,), TAKEN)}),
-        load.Loaded("net, beside 2", {"jax": Timing((2.5,), TAKEN), "torch": Timing((8.0,), TAKEN)}, neighbours=2),
-        load.Loaded("other, beside 1", {"jax": Timing((3.0,), TAKEN)}, neighbours=1),
-    ]
+    def row(name, neighbours, **seconds):
+        timings = {way: Timing((value,), TAKEN) for way, value in seconds.items()}
+        return load.Loaded(f"{name}, beside {neighbours}", timings, network=name, neighbours=neighbours)
+
+    rows = [row("net", 0, jax=1.0, torch=2.0), row("net", 2, jax=2.5, torch=8.0), row("other", 1, jax=3.0)]
     assert [len(row.disturbed) for row in rows] == [1, 0, 0]
     *_, last = load.table(rows).splitlines()
     assert last == "- net, beside 2, times of its own: jax 2.50, torch 4.00"

@@ -123,8 +123,9 @@ class Program:
     def compile(self) -> Any:
         """`jax.stages.Compiled`, compiled unless that is done."""
         if self._compiled is None:
+            lowered = self.traced.lower()
             take_asked()  # what was compiled before this
-            self._compiled = self.traced.lower().compile()
+            self._compiled = lowered.compile()
             if self._keep is not None:
                 self._keep(self._compiled)
         return self._compiled

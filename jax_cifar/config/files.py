@@ -85,12 +85,12 @@ def known_figure(config: Config) -> str | None:
     figures = getattr(module, "REACHES", None)
     if module is None or not isinstance(figures, dict) or not isinstance(figures.get(config.name), str):
         return None
-    get_config = _get_config(module)
+    get_config, ours = _get_config(module), to_dict(config)
     for variant in _choices(get_config) or (None,):
         with contextlib.suppress(Exception):  # another experiment of the file may ask for what is not here
             one = get_config() if variant is None else get_config(variant)
             one = dataclasses.replace(one, train=dataclasses.replace(one.train, seed=config.train.seed))
-            if not differing_fields(to_dict(one), to_dict(config)):
+            if not differing_fields(to_dict(one), ours):
                 return figures[config.name]
     return None
 

@@ -97,13 +97,7 @@ def train(
         require_same_everywhere("configuration", config_checksum(config))
         place = together(lambda: stack.enter_context(RunFolder(config, workdir, console.warn)))
         stack.enter_context(compilation_cache(config))
-        console.facts(machine_facts(config))
-        console.config(config, own_images=splits is not None)
-        if splits is None and init_from is None and (figure := known_figure(config)):
-            console.facts({"reaches": figure})
-        if warning := mirror_warning(config.eval.tta, config.augment):
-            console.warn(warning)
-
+        announce_experiment(console, config, own_images=splits is not None, fresh=init_from is None)
         replicas = one_run(config)
         with clock("data"):
             given = splits is not None
@@ -170,6 +164,16 @@ def bytes_on_disk(session: Session, state: TrainState) -> int:
     """The most that the checkpoints of a run take at the same time."""
     states = session.plan.states_at_once(session.config.checkpoint.keep, session.splits.validation is not None)
     return states * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def announce_experiment(console: Console, config: Config, own_images: bool, fresh: bool) -> None:
+    """Machine, configuration, and what it is known to reach where images and weights are those that it says."""
+    console.facts(machine_facts(config))
+    console.config(config, own_images)
+    if fresh and not own_images and (figure := known_figure(config)):
+        console.facts({"reaches": figure})
+    if warning := mirror_warning(config.eval.tta, config.augment):
+        console.warn(warning)
 
 
 def announce_network(console: Console, session: Session, state: TrainState) -> None:
