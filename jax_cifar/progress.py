@@ -29,6 +29,8 @@ TERMINAL_SECONDS = 0.2  # between two versions of the line
 NOTEBOOK_WIDTH = 100
 FILE_SECONDS = 30.0  # between two lines of a file
 BAR_WIDTH = 20
+OVERDUE = 2.0  # times that a piece may take of what those before took, until they no longer tell of it;
+OVERDUE_SECONDS = 10.0  # and not before, as small ones come in bursts
 
 Note = str | Callable[[], str]
 
@@ -82,6 +84,8 @@ class Pace:
         if len(self._marks) < 2:
             return None
         pace, piece = (until - since) / (done - begin), done - self._marks[-2][0]
+        if now - until > max(OVERDUE * piece * pace, OVERDUE_SECONDS):
+            return None  # what is under way is of another size
         # Of the piece under way no more than all of it can be done.
         return max((total - done) * pace - min(now - until, piece * pace), 0.0)
 

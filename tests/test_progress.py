@@ -71,7 +71,15 @@ def test_time_left_falls_while_one_is_under_way_and_not_below_the_others(clock: 
     pace = Pace(0, 0)
     assert pace.left(4, 5) is None
     pace.mark(1, 10)
-    assert [pace.left(4, now) for now in (10, 14, 20, 50)] == [30, 26, 20, 20]
+    assert [pace.left(4, now) for now in (10, 14, 20, 30, 31)] == [30, 26, 20, 20, None]
+
+
+def test_time_left_is_not_told_where_the_last_piece_is_of_another_size_nor_lost_between_small_ones() -> None:
+    large, small = Pace(0, 0), Pace(0, 0)
+    large.mark(2, 200)
+    assert large.left(3, 400) == 0 and large.left(3, 650) is None
+    small.mark(10, 1)
+    assert small.left(20, 5) == 0.0 and small.left(20, 12) is None
 
 
 def test_what_was_done_before_says_nothing_of_the_rate(clock: Clock) -> None:
