@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.timing import Case
-from jax_cifar.telemetry.environment import describe_devices
+from jax_cifar.backend.mesh import find_devices
+from jax_cifar.telemetry.environment import cpu_count, describe_devices
 from jax_cifar.telemetry.plots import INK, MUTED, SPLITS, plain, save
 from jax_cifar.telemetry.trade_off import best_of_both
 
@@ -33,7 +34,7 @@ def draw(cases: Sequence[Case], path: Path) -> Path:
         if kind == "jax":
             for case, (seconds, accuracy) in zip(cases, means, strict=True):
                 name = case.name.removeprefix("cifar10_")
-                axes.annotate(name, (seconds, 100 * accuracy), (-9, 5), **LABEL)
+                axes.annotate(name, (seconds, 100 * accuracy), (-18, 3), **LABEL)
         _series(axes, "jax_cifar" if kind == "jax" else f"PyTorch ({way}), the same recipes", means, COLORS[kind])
     far = [(3600 * hours, accuracy) for hours, accuracy in DAWNBENCH]
     _series(axes, "DAWNBench, 16 cores", far, COLORS["DAWNBench"], joined=False)
@@ -43,7 +44,9 @@ def draw(cases: Sequence[Case], path: Path) -> Path:
     axes.set_xticks(*zip(*[(at, text) for at, text in TICKS.items() if at >= min(seconds) / 6], strict=True))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title("CIFAR-10: accuracy against time", loc="left", color=INK, fontsize=14, weight="bold")
-    axes.set_xlabel(f"time of training ({describe_devices()})", color=MUTED)
+    on_cpu = find_devices()[0].platform == "cpu"
+    where = f"on {cpu_count()} CPU cores" if on_cpu else f"({describe_devices()})"
+    axes.set_xlabel(f"time of training {where}", color=MUTED)
     axes.set_ylabel("test accuracy (%)", color=MUTED)
     plain(axes)
     axes.legend(frameon=False, labelcolor=INK, loc="lower right")
