@@ -27,7 +27,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jax_cifar.cli import ExperimentParser, run
+from jax_cifar.cli import ExperimentParser, run, without
 from jax_cifar.files import read_record, write_json
 from jax_cifar.signals import at_end_say
 
@@ -71,8 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     from jax_cifar.lab.sweep_tables import report
 
     def tell_way_on(folder: Path) -> None:
-        given = [word for word in arguments if "--workdir" not in arguments]
-        command = [Path(sys.argv[0]).name, *given, "--workdir", str(folder)]
+        command = [Path(sys.argv[0]).name, *without(arguments, ["--workdir"]), "--workdir", str(folder)]
         at_end_say(f"What is finished is kept. To go on: python scripts/{shlex.join(command)}")
 
     fields = ("trials", "workdir", "grid", "storage", "seeds", "baseline", "how", "chunk")
@@ -80,7 +79,8 @@ def main(arguments: Sequence[str]) -> None:
     given = {name: getattr(options, name) for name in fields}
     found = sweep(config, options.space, pruning=pruning, on_folder=tell_way_on, say=tell, **given)
     print(report(found))
-    train = ["python", "scripts/train.py", "--config", options.config, *command_line(found.setting)]
+    changes = [*parser.parse_known_args(arguments)[1], *command_line(found.setting)]
+    train = ["python", "scripts/train.py", "--config", options.config, *changes]
     print(f"\nto train it: {shlex.join(train)}")
     drawn = draw(found)
     print(f"drawn: {', '.join(map(str, drawn))}")
