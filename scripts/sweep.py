@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jax_cifar.cli import ExperimentParser, run, without
+from jax_cifar.config.overrides import of_other_fields
 from jax_cifar.files import read_record, write_json
 from jax_cifar.signals import at_end_say
 
@@ -79,7 +80,8 @@ def main(arguments: Sequence[str]) -> None:
     given = {name: getattr(options, name) for name in fields}
     found = sweep(config, options.space, pruning=pruning, on_folder=tell_way_on, say=tell, **given)
     print(report(found))
-    changes = [*parser.parse_known_args(arguments)[1], *command_line(found.setting)]
+    fixed = of_other_fields(parser.parse_known_args(arguments)[1], config, found.setting)
+    changes = [*fixed, *command_line(found.setting)]
     train = ["python", "scripts/train.py", "--config", options.config, *changes]
     print(f"\nto train it: {shlex.join(train)}")
     drawn = draw(found)

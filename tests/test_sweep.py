@@ -183,11 +183,11 @@ def test_the_script_says_what_it_found_and_how_to_train_it(found, tmp_path, caps
     file.write_text("from small_runs import *\ndef get_config(): return tiny_config(model=Perceptron())\n")
     main = runpy.run_path(str(SCRIPT))["main"]
     monkeypatch.setattr("jax_cifar.lab.sweep.sweep", lambda *_, **given: found)
-    also = ["--optim.weight_decay", "0.01"]
+    also = ["--optim.weight-decay=0.01", "--optim.lr", "0.3"]  # the one goes on, the other gives way to what was found
     main(["--config", str(file), "--space", *SPACE, "--grid", *also, "--json", str(tmp_path / "all.json")])
     out = capsys.readouterr().out
     momentum = found.setting["optim.momentum"]
-    changes = f"--optim.weight_decay 0.01 --optim.lr 0.1 --optim.momentum {momentum}"
+    changes = f"--optim.weight-decay=0.01 --optim.lr 0.1 --optim.momentum {momentum}"
     assert f"to train it: python scripts/train.py --config {file} {changes}\n" in out
     assert json.loads((tmp_path / "all.json").read_text())["trials"] == found.trials
     for wrong, message in (

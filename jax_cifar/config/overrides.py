@@ -11,7 +11,7 @@ import functools
 import io
 import operator
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from jax_cifar.config.checks import fault, type_name
@@ -152,6 +152,16 @@ def _read(overrides: Sequence[str], known: Mapping[str, Any], config: Config) ->
             raise ConfigError(f"--{name} is given twice: {changes[section][last]!r}, then {value!r}.")
         changes[section][last] = value
     return changes
+
+
+def of_other_fields(overrides: Sequence[str], config: Config, names: Collection[str]) -> list[str]:
+    """Those overrides that set none of these fields, as they were given."""
+    known, kept, keep = field_types(config), [], False
+    for word in overrides:
+        if word.startswith("--"):
+            keep = _split(word, known, config)[0] not in names
+        kept += [word] if keep else []
+    return kept
 
 
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
