@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NoReturn, TextIO, cast
 
 from jax_cifar.config import Config
 from jax_cifar.config.files import help_text, load_config
+from jax_cifar.config.overrides import of_other_fields
 from jax_cifar.errors import ConfigError, UserError, check, is_out_of_memory, printable
 from jax_cifar.files import expand
 from jax_cifar.signals import STOPPED, all_done, is_guarded, say
@@ -83,6 +85,13 @@ class ExperimentParser(Parser):
             file = next((f": say --config {word}" for word in overrides if word.partition(":")[0].endswith(".py")), "")
             self.error(f"--config FILE is missing{file}")
         return options, load_config(options.config, overrides)
+
+    def command_to_train(self, arguments: Sequence[str], config: Config, changes: Sequence[str]) -> str:
+        """`python scripts/train.py` with the configuration of these arguments, but for `changes`, options of fields."""
+        options, overrides = self.parse_known_args(arguments)
+        changed = {word.removeprefix("--") for word in changes if word.startswith("--")}
+        words = ["--config", options.config, *of_other_fields(overrides, config, changed), *changes]
+        return f"python scripts/train.py {shlex.join(words)}"
 
 
 def without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -18,7 +18,6 @@ if __name__ == "__main__":
 import argparse
 import math
 import re
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--margin", metavar="SHARE", type=float, default=0.1, help="of it is left alone (default 0.1)")
     parser.add_argument("--most", metavar="N", type=int, default=8192, help="no larger batch is tried (default 8192)")
-    options, _ = parser.read(arguments)
+    options, config = parser.read(arguments)
     passed_on = without(arguments, ("--memory", "--margin", "--most"))
 
     from jax_cifar.lab.batch_size import find_batch_size
@@ -60,7 +59,8 @@ def main(arguments: Sequence[str]) -> None:
     if found.best is None:
         raise ConfigError(f"Not even {found.probes[0].batch} images fit into {limit}. A smaller network would.")
     print(f"\nLargest that fits into {limit}: {found.best.batch:,} images{found.why_no_larger}.")
-    print(f"To train with it: python scripts/train.py {shlex.join(passed_on)} --train.batch_size {found.best.batch}")
+    changes = ["--train.batch_size", str(found.best.batch)]
+    print(f"To train with it: {parser.command_to_train(arguments, config, changes)}")
 
 
 def gigabytes(count: float | None) -> str:

@@ -14,10 +14,9 @@ from jax_cifar.signals import guard
 if __name__ == "__main__":
     guard()  # before all that takes long to import
 
-import shlex
 from collections.abc import Sequence
 
-from jax_cifar.cli import ExperimentParser, run, without
+from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.files import expand
 from jax_cifar.lab.tables import markdown
 from jax_cifar.progress import progress
@@ -41,19 +40,14 @@ def main(arguments: Sequence[str]) -> None:
     marks = {"suggested": found.suggestion, "steepest": found.steepest, "smallest loss": found.lowest}
     marks |= {"breaks": found.broke} if found.broke is not None else {}
     print(markdown(("rate", "learning rate"), [(name, f"{rate:.2g}") for name, rate in marks.items()]))
-    print(f"\nTo train with it: {command(arguments, found.suggestion)}")
+    rate = ["--optim.lr", f"{found.suggestion:.2g}"]
+    print(f"\nTo train with it: {parser.command_to_train(arguments, config, rate)}")
     if options.out is not None:
         from jax_cifar.telemetry.range_test import draw_range_test
 
         runs = f"{options.seeds} runs and their mean" if options.seeds > 1 else "one run, smoothed"
         title = f"{config.name}: loss while the rate grows, {runs}"
         print(f"drawn in {draw_range_test(found.rates, found.losses, found.smooth, marks, title, options.out)}")
-
-
-def command(arguments: Sequence[str], rate: float) -> str:
-    """The command that trains with a rate, with all overrides that were given here."""
-    kept = without(arguments, ("--low", "--high", "--updates", "--seeds", "--out", "--optim.lr"))
-    return f"python scripts/train.py {shlex.join(kept)} --optim.lr {rate:.2g}"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jax_cifar.cli import ExperimentParser, run, without
-from jax_cifar.config.overrides import of_other_fields
 from jax_cifar.files import read_record, write_json
 from jax_cifar.signals import at_end_say
 
@@ -80,10 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     given = {name: getattr(options, name) for name in fields}
     found = sweep(config, options.space, pruning=pruning, on_folder=tell_way_on, say=tell, **given)
     print(report(found))
-    fixed = of_other_fields(parser.parse_known_args(arguments)[1], config, found.setting)
-    changes = [*fixed, *command_line(found.setting)]
-    train = ["python", "scripts/train.py", "--config", options.config, *changes]
-    print(f"\nto train it: {shlex.join(train)}")
+    print(f"\nto train it: {parser.command_to_train(arguments, config, command_line(found.setting))}")
     drawn = draw(found)
     print(f"drawn: {', '.join(map(str, drawn))}")
     if options.json is not None:

@@ -33,6 +33,15 @@ def test_own_options_and_fields_of_the_configuration_come_in_any_order(parser, t
     assert (options.json, options.twice) == (None, False)
 
 
+@pytest.mark.parametrize("given", [["--optim.lr", "0.3"], ["--optim.lr=0.3"], ["--config.optim.lr", "0.3"], []])
+def test_the_command_to_train_has_each_field_once_and_no_option_of_the_script(parser, given):
+    arguments = ["--twice", *given, "--model.no-whiten-bias", "--config", QUICKSTART, "--train.batch-size", "8"]
+    _, config = parser.read(["--config", QUICKSTART])
+    command = parser.command_to_train(arguments, config, ["--optim.lr", "0.1"])
+    kept = "--model.no-whiten-bias --train.batch-size 8"
+    assert command == f"python scripts/train.py --config {QUICKSTART} {kept} --optim.lr 0.1"
+
+
 def test_a_dash_and_an_underscore_are_the_same_in_the_name_of_an_option(parser):
     for words in (["--init_from", "a_b-c", "--weight-decay=d_e"], ["--init-from=a_b-c", "--weight_decay", "d_e"]):
         options, _ = parser.read(["--config", QUICKSTART, *words, "--optim.weight-decay", "0.5"])

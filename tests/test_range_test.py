@@ -85,7 +85,8 @@ def test_the_script_says_the_rate_and_the_command_and_draws(tmp_path, capsys, mo
     config = small_config(model=Perceptron())
     monkeypatch.setattr("jax_cifar.cli.load_config", lambda *given: config)
     out = tmp_path / "lr.png"
-    words = ["--config", "mine.py", "--train.seed", "3", "--updates", "40", "--seeds", "2", "--out", str(out)]
+    given = ["--config", "mine.py", "--train.seed", "3", "--optim.lr", "0.3"]
+    words = [*given, "--updates", "40", "--seeds", "2", "--out", str(out)]
     script["main"](words)
     said = capsys.readouterr().out
     assert "| suggested |" in said and out.read_bytes().startswith(b"\x89PNG")
