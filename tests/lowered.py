@@ -80,22 +80,18 @@ def _trace(config: Config, classes: int, devices: int) -> tuple[TrainState, Any]
     mesh = AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
     everywhere = NamedSharding(mesh, PartitionSpec())
     spec = InputSpec((32, 32, 3), (0.5,) * 3, (0.25,) * 3, None, tuple(map(str, range(classes))))
-    network, plan, optimizers = make_network(config, spec), make_plan(config, IMAGES, "gpu"), []
-
-    def start() -> tuple[TrainState, Any, Any]:
-        state, optimizer = initial_state(config, network, np.zeros((INIT_IMAGES, 32, 32, 3), np.uint8))
-        optimizers.append(optimizer)
-        return state, zero_sums(config), jax.random.key(0)
+    network, plan = make_network(config, spec), make_plan(config, IMAGES, "gpu")
+    start, optimizer = initial_state(config, network, np.zeros((INIT_IMAGES, 32, 32, 3), np.uint8))
 
     def shape(*sizes: int, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(sizes, dtype)
 
-    state, sums, key = jax.eval_shape(start)
+    state, sums, key = jax.eval_shape(lambda: (start, zero_sums(config), jax.random.key(0)))
     data = DeviceData(shape(IMAGES, 32, 32, 3, dtype=jnp.uint8), shape(IMAGES, dtype=jnp.int32))
     order = shape(plan.steps_per_epoch, config.train.batch_size, dtype=jnp.int32)
     arguments = (state, sums, data, order, Hyper(*[shape(plan.total_steps)] * 3), key)
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), arguments)
-    steps = make_train_steps(network, optimizers[0], config, mesh)
+    steps = make_train_steps(network, optimizer, config, mesh)
     calls = trace_calls(steps, arguments, plan, [UPDATES], everywhere)
     return state, calls.traces[UPDATES]
 

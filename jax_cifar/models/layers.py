@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from jax_cifar.errors import ConfigError
 from jax_cifar.ops.channels import add_bias, batch_norm
-from jax_cifar.ops.conv import conv2d
+from jax_cifar.ops.conv import Padding, conv2d
 
 NormName = Literal["batch", "group", "none", "folded"]  # folded: into the convolutions, for evaluation only
 Channels = tuple[tuple[str, int], ...]  # (path of a layer, its number of filters)
@@ -63,12 +63,15 @@ def statistics_dtype(dtype: DTypeLike) -> DTypeLike:
 
 
 class Conv(nn.Module):
-    """Square convolution with `padding` pixels of zeros on every side: `torch.nn.Conv2d` in NHWC."""
+    """Square convolution with `padding` pixels of zeros on every side: `torch.nn.Conv2d` in NHWC.
+
+    `padding` may also be ((top, bottom), (left, right)).
+    """
 
     features: int
     kernel_size: int
     stride: int = 1
-    padding: int = 0
+    padding: int | Padding = 0
     use_bias: bool = True
     kernel_init: Init = torch_kernel_init
     bias_init: Init | None = None  # None: PyTorch's default
@@ -80,8 +83,8 @@ class Conv(nn.Module):
         """Convolve, in `dtype`."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        sides = (self.padding, self.padding)
-        x = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), (self.stride, self.stride), (sides, sides))
+        padding = ((self.padding,) * 2,) * 2 if isinstance(self.padding, int) else self.padding
+        x = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), (self.stride, self.stride), padding)
         if self.use_bias:
             init = self.bias_init or torch_bias_init(math.prod(shape[:3]))
             bias = self.param("bias", init, (self.features,), self.param_dtype)

@@ -107,7 +107,9 @@ class _Group(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = max_pool(self.conv(self.features[0], 3, padding=1, name="conv1")(x), 2)
+        # The pool reads no odd last row or column: they are not computed.
+        rows, columns = ((1, 1 - size % 2) for size in x.shape[1:3])
+        x = max_pool(self.conv(self.features[0], 3, padding=(rows, columns), name="conv1")(x), 2)
         x = gelu(self.norm(name="bn1")(x))
         if len(self.features) == 1:
             return x

@@ -2,8 +2,8 @@
 
 XLA's CPU backend has a fast convolution for NHWC images and HWIO kernels only. It rearranges other layouts in the entry
 computation, never in a loop body, and JAX writes both gradients of a convolution in other layouts: inside a scan they
-fall back to naive loops. Here the input gradient is therefore written as an NHWC/HWIO convolution and the kernel
-gradient as matrix products. 3x3 convolutions between many channels go by Winograd's algorithm, all three ways.
+fall back to naive loops. Here both gradients are therefore written as NHWC/HWIO convolutions, and that of a kernel of
+many channels as matrix products. 3x3 convolutions between many channels go by Winograd's algorithm, all three ways.
 GPU and TPU keep JAX's own; the platform that is lowered for decides. So does a program for an unknown number of images.
 """
 
@@ -26,8 +26,8 @@ Kernel = Float[Array, "_ _ _ _"]  # height, width, in_channel, out_channel
 
 # One chunk of the kernel gradient, with its shifted copies, should stay in a CPU's cache; the optimum is flat.
 CHUNK_BYTES = 4 * 2**20
-# Up to this many columns (3x3: 32 channels) one product for all rows of the kernel beats one for each.
-MAX_COLUMNS_AT_ONCE = 96
+# Up to this many input channels a convolution whose images are the channels beats products for the rows of the kernel.
+MAX_CHANNELS_AS_IMAGES = 24
 # Up to this many inputs per output (3x3 of RGB: 27) a product with explicit patches beats XLA's CPU convolution.
 MAX_PATCH_SIZE = 32
 # With fewer channels (in, out) Winograd's transforms take longer than the products that they save. The input gradient
@@ -134,16 +134,19 @@ def _kernel_gradient(x: Images, kernel: Kernel, grad: Images, strides: Pair, pad
     """Sum over pixels of input shifted by each tap times output gradient, in chunks of the batch that fit the cache."""
     if _suits_winograd(kernel, strides, padding, WINOGRAD_KERNEL_GRADIENT_CHANNELS):
         return winograd_kernel_gradient(x, grad, padding)
-    (kernel_height, kernel_width, in_channel, out_channel), (height, width) = kernel.shape, grad.shape[1:3]
-    accumulate = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
-    columns = kernel_width * in_channel
-    if strides[0] == 1 and out_channel <= columns <= MAX_COLUMNS_AT_ONCE:
-        gradient, height, pixel = _gradient_at_once, x.shape[1], columns + kernel_height * out_channel
+    options = {
+        "shape": kernel.shape,
+        "strides": strides,
+        "padding": padding,
+        "accumulate": x.dtype if x.dtype.itemsize >= 4 else jnp.float32,
+    }
+    (_, kernel_width, in_channel, out_channel), (height, width) = kernel.shape, grad.shape[1:3]
+    if strides == (1, 1) and in_channel <= MAX_CHANNELS_AS_IMAGES:
+        gradient, size = _gradient_by_channel, x[0].size + grad[0].size
     else:
-        gradient, pixel = _gradient_by_row, columns + out_channel
-    limit = max(1, CHUNK_BYTES // (height * width * pixel * x.dtype.itemsize))
-    part = partial(gradient, shape=kernel.shape, strides=strides, padding=padding, accumulate=accumulate)
-    return sum_chunks(part, (x, grad), limit).astype(kernel.dtype)
+        gradient, size = _gradient_by_row, height * width * (kernel_width * in_channel + out_channel)
+    limit = max(1, CHUNK_BYTES // (size * x.dtype.itemsize))
+    return sum_chunks(partial(gradient, **options), (x, grad), limit).astype(kernel.dtype)
 
 
 def _gradient_by_row(
@@ -163,20 +166,18 @@ def _gradient_by_row(
     return by_row.reshape(kernel_height, out_channel, kernel_width, in_channel).transpose(0, 2, 3, 1)
 
 
-def _gradient_at_once(
+def _gradient_by_channel(
     x: Images, grad: Images, shape: tuple[int, ...], strides: Pair, padding: Padding, accumulate: DTypeLike
 ) -> Kernel:
-    """One product: the gradient shifted along the height, where the stride is 1, times the columns of all pixels."""
-    kernel_height, kernel_width, in_channel, out_channel = shape
-    (top, bottom), sides = padding
-    columns = _columns(_pad(x, ((0, 0), sides)), kernel_width, strides[1])
-    spread = _pad(grad, ((kernel_height - 1 - top, kernel_height - 1 - bottom), (0, 0)))
-    # The barriers keep the copies, as above.
-    by_channel = lax.optimization_barrier(spread.reshape(-1, out_channel).T).reshape(out_channel, *spread.shape[:3])
-    shifted = lax.optimization_barrier(jnp.stack(_shifts(by_channel, kernel_height, 1, axis=2)[::-1]))
-    pixels = columns.reshape(-1, columns.shape[-1])
-    total = jnp.matmul(shifted.reshape(-1, len(pixels)), pixels, preferred_element_type=accumulate)
-    return total.reshape(kernel_height, out_channel, kernel_width, in_channel).transpose(0, 2, 3, 1)
+    """A convolution: every input channel as an image, whose channels are the images of the batch, with the gradient."""
+    # The barriers keep the copies: XLA's convolution is fast in this layout only.
+    by_channel = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
+    kernel = lax.optimization_barrier(grad.transpose(1, 2, 0, 3))
+    layout = ("NHWC", "HWIO", "NHWC")
+    total = lax.conv_general_dilated(
+        by_channel, kernel, strides, padding, dimension_numbers=layout, preferred_element_type=accumulate
+    )
+    return total.transpose(1, 2, 0, 3)
 
 
 def _pad(x: Images, padding: Padding) -> Images:

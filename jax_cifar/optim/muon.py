@@ -26,16 +26,21 @@ EPSILON = 1e-7
 def newton_schulz(matrices: Float[Array, "n rows columns"]) -> Float[Array, "n rows columns"]:
     """Push the singular values of each matrix to about 1, keeping its singular vectors, in the dtype given.
 
-    Each matrix is divided by its Frobenius norm + 1e-7; then three times X <- a X + (b A + c A A) X with A = X X^T.
+    Each matrix is divided by its Frobenius norm + 1e-7; then three times X <- P X with P = a + b A + c A A, A = X X^T.
+    The factors P commute and need the Gram matrix only, A <- P P A, so that the matrix is multiplied once, at the end.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = jnp.swapaxes(matrices, 1, 2) if tall else matrices  # the Gram matrix of the short side is the small one
-    x = x / (jnp.sqrt(jnp.sum(x * x, axis=(1, 2), keepdims=True)) + EPSILON)
-    for _ in range(ITERATIONS):
-        gram = x @ jnp.swapaxes(x, 1, 2)
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return jnp.swapaxes(x, 1, 2) if tall else x
+    transposed = jnp.swapaxes(matrices, 1, 2)
+    gram = transposed @ matrices if tall else matrices @ transposed  # of the short side: the small one
+    norm = jnp.sqrt(jnp.trace(gram, axis1=1, axis2=2))[:, None, None] + EPSILON
+    gram, one = gram / jnp.square(norm), jnp.eye(gram.shape[1], dtype=gram.dtype)[None]
+    for iteration in range(ITERATIONS):
+        factor = a * one + b * gram + c * (gram @ gram)
+        product = factor @ product if iteration else factor / norm
+        if iteration < ITERATIONS - 1:
+            gram = factor @ (factor @ gram)
+    return matrices @ product if tall else product @ matrices
 
 
 def orthogonalise(
