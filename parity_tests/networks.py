@@ -23,7 +23,9 @@ CONFIGS = {
     for norm in ("batch", "group", "none")
 } | {
     "resnet18-imagenet": ModelConfig(name="resnet18", width=4, stem="imagenet", zero_init_residual=True),
-    "speedrun_net-shallow": ModelConfig(name="speedrun_net", width=2, convs_per_group=1, whiten_bias=False),
+    "speedrun_net-shallow": ModelConfig(
+        name="speedrun_net", width=2, convs_per_group=1, whiten_bias=False, whiten_stride=2, whiten_pairs=8
+    ),
     "speedrun_net-residual": ModelConfig(name="speedrun_net", width=2, convs_per_group=3),
 }
 

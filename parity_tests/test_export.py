@@ -111,7 +111,7 @@ def test_downsampling_by_two_products_is_jaxs(side):
 
 
 def test_a_network_that_looks_at_smaller_images_has_them_made_in_the_graph():
-    case, side = "speedrun_net-shallow", 12
+    case, side = "speedrun_net-shallow", 16
     (found, *_) = reversed(run_onnx(exported(case, torch_network(case), side), pixels(case)))
     assert require_agreement(found, expected(case, side)).gap <= TOLERANCES["onnxruntime"].limit
     without_antialiasing = torch.nn.functional.interpolate(torch.eye(18)[None, None], (side, 18), mode="bilinear")

@@ -37,7 +37,9 @@ CONFIGS = {
 } | {
     "resnet18-imagenet": ModelConfig("resnet18", width=2, stem="imagenet"),
     "resnet34-whole": ModelConfig("resnet34", width=2),
-    "speedrun_net-shallow": ModelConfig("speedrun_net", width=2, convs_per_group=1, whiten_bias=False),
+    "speedrun_net-shallow": ModelConfig(
+        "speedrun_net", width=2, convs_per_group=1, whiten_bias=False, whiten_stride=2, whiten_pairs=8
+    ),
     "speedrun_net-residual": ModelConfig("speedrun_net", width=2, convs_per_group=3),
     "speedrun_net-residual-none": ModelConfig("speedrun_net", norm="none", width=2, convs_per_group=3),
 }

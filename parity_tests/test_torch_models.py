@@ -156,11 +156,14 @@ def test_same_defaults(name):
     assert norms == {norm}
 
 
-def test_whitening_kernel_is_the_same():
+@pytest.mark.parametrize(("stride", "pairs"), [(1, None), (2, 8)])
+def test_whitening_kernel_is_the_same(stride, pairs):
     images = np.random.default_rng(4).normal(size=(30, 10, 10, 3)).cumsum(axis=1)
     with float64():
-        expected = np.asarray(models.whitening_kernel(jnp.asarray(images)))
-    judge = SpeedrunNet(CLASSES, "batch", {}).double()
+        expected = np.asarray(models.whitening_kernel(jnp.asarray(images), patch=2 * stride, pairs=pairs))
+    judge = SpeedrunNet(
+        CLASSES, "batch", {}, whiten_bias=pairs is None, whiten_stride=stride, whiten_pairs=pairs
+    ).double()
     judge.init_from(torch.from_numpy(np.moveaxis(images, -1, 1).copy()))
     actual = judge.whiten.weight.detach().numpy().transpose(2, 3, 1, 0)
     assert_close(actual, expected, "float64 eigenvectors", "the kernel")

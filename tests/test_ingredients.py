@@ -55,7 +55,7 @@ SHIPPED = {
         f"{FLIPS}, momentum, warm-up, cosine schedule",
         "BatchNorm, label smoothing, dropout, weight decay",
     ),
-    "cifar10_speedrun.py:72": (f"label smoothing, {SPEEDRUN}, smaller images", "crops and flips, whitening bias"),
+    "cifar10_speedrun.py:72": (f"label smoothing, {SPEEDRUN}, smaller images", "crops and flips"),
     "cifar10_speedrun.py:88": (
         f"HorizontalFlip, RandomCrop, label smoothing, {SPEEDRUN}, smaller images",
         "whitening bias",

@@ -209,14 +209,40 @@ def test_no_classes_and_unknown_group_sizes_are_refused():
         SpeedrunNet(10, convs_per_group=4).init(KEY, images_of(16), train=False)
 
 
+@pytest.mark.parametrize(("pairs", "bias"), [(13, False), (0, False), (6, True)])
+def test_pairs_of_a_whitening_are_at_most_the_numbers_of_a_patch_and_have_no_bias(pairs, bias):
+    with pytest.raises(ConfigError, match=rf"whiten_pairs = {pairs} is .* from 1 to 12, and whiten_bias False\."):
+        SpeedrunNet(10, whiten_pairs=pairs, whiten_bias=bias).init(KEY, images_of(16), train=False)
+
+
+def test_a_whitening_in_pairs_computes_what_one_with_the_negatives_does():
+    images, options = images_of(16, count=8), {"width": 32, "whiten_bias": False}  # more filters than dirac_ fills
+    whole, paired = SpeedrunNet(5, **options), SpeedrunNet(5, **options, whiten_pairs=12)
+    variables = init_variables(whole, KEY, images)
+    kernel = variables["params"]["whiten"]["kernel"]
+    np.testing.assert_array_equal(kernel[..., 12:], -kernel[..., :12])
+    params = {**variables["params"], "whiten": {"kernel": kernel[..., :12]}}
+    expected = whole.apply(variables, images, train=False)
+    np.testing.assert_allclose(paired.apply({**variables, "params": params}, images, train=False), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "smallest"),
     [("tiny_cnn", 8), ("simple_cnn", 4), ("cifar_cnn", 16), ("speedrun_net", 9)]
     + [pytest.param("resnet18", 1, marks=pytest.mark.slow)],
 )
 def test_images_may_have_any_size_down_to_the_smallest(name, smallest):
+    check_sizes(ModelConfig(name, width=2), smallest)
+
+
+@pytest.mark.parametrize(("stride", "smallest"), [(2, 16), (4, 30)])
+def test_a_wider_whitening_needs_larger_images(stride, smallest):
+    check_sizes(ModelConfig("speedrun_net", width=2, whiten_stride=stride), smallest)
+
+
+def check_sizes(config, smallest):
     for size in (smallest, 33):
-        model, variables = shapes_of(ModelConfig(name, width=2), size=size)
+        model, variables = shapes_of(config, size=size)
         assert all(min(shape) > 0 for _, shape, _ in parameter_table(variables["params"]))
         check_network(model, (size, size, 3), (), 10)
     if smallest > 1:
@@ -238,10 +264,15 @@ def test_frozen_parameters_of_the_speedrun_net(norm, convs, count):
 
 
 def test_init_variables_sets_the_whitening_kernel():
-    images = images_of(9, count=8)
+    images = images_of(16, count=8)
     whiten = init_variables(SpeedrunNet(5, width=1), KEY, images)["params"]["whiten"]
     np.testing.assert_allclose(whiten["kernel"], whitening_kernel(images), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(whiten["bias"], np.zeros(24))
+    strided = init_variables(SpeedrunNet(5, width=1, whiten_stride=2, whiten_bias=False, whiten_pairs=3), KEY, images)[
+        "params"
+    ]
+    expected = whitening_kernel(images, patch=4)[..., :3]
+    np.testing.assert_allclose(strided["whiten"]["kernel"], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_only_the_trained_parameters_of_the_speedrun_net_have_a_gradient():

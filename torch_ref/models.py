@@ -220,13 +220,17 @@ class SpeedrunNet(nn.Module):
         width: int = 64,
         convs_per_group: int = 2,
         whiten_bias: bool = True,
+        whiten_stride: int = 1,
+        whiten_pairs: int | None = None,
     ) -> None:
         super().__init__()
-        self.whiten = nn.Conv2d(3, 24, 2, bias=whiten_bias)
+        stride, inputs = whiten_stride, 2 * whiten_pairs if whiten_pairs else 24 * whiten_stride**2
+        self.pairs = whiten_pairs
+        self.whiten = nn.Conv2d(3, whiten_pairs or inputs, 2 * stride, stride, stride - 1, bias=whiten_bias)
         if self.whiten.bias is not None:
             nn.init.zeros_(self.whiten.bias)
         self.whiten.weight.requires_grad_(False)
-        groups, inputs = [], 24
+        groups = []
         for i, usual in enumerate((width, 4 * width, 4 * width), start=1):
             features = [channels.get(f"group{i}/conv{j + 1}", usual) for j in range(convs_per_group)]
             groups.append(_Group(inputs, features, norm))
@@ -235,18 +239,21 @@ class SpeedrunNet(nn.Module):
         self.head = nn.Linear(inputs, num_classes, bias=False)
 
     def forward(self, x: Images) -> Logits:
-        x = self.group3(self.group2(self.group1(F.gelu(self.whiten(x)))))
+        x = self.whiten(x)
+        x = F.gelu(torch.cat((x, -x), 1) if self.pairs else x)
+        x = self.group3(self.group2(self.group1(x)))
         return self.head(x.amax((2, 3))) / 9
 
     @torch.no_grad()
     def init_from(self, images: Images) -> None:
-        """Set the first kernel to filters, and their negatives, that whiten the 2x2 patches of normalised images."""
-        patches = F.unfold(images[:5000], 2).movedim(1, 0).flatten(1)
+        """Set the first kernel to filters that whiten the patches of normalised images, and their negatives."""
+        patches = F.unfold(images[:5000], self.whiten.weight.shape[-1]).movedim(1, 0).flatten(1)
         eigenvalues, eigenvectors = torch.linalg.eigh(torch.cov(patches, correction=0))
         # Every eigenvector's largest component is made positive, as in JAX: its sign is otherwise the machine's choice.
         largest = eigenvectors.gather(0, eigenvectors.abs().argmax(0, keepdim=True))
         filters = (eigenvectors * largest.sign() / (eigenvalues.clamp(min=0) + 5e-4).sqrt()).T.flip(0)
-        self.whiten.weight.copy_(torch.cat((filters, -filters)).view_as(self.whiten.weight))
+        filters = filters[: self.pairs] if self.pairs else torch.cat((filters, -filters))
+        self.whiten.weight.copy_(filters.view_as(self.whiten.weight))
 
 
 class _Group(nn.Module):
@@ -276,7 +283,7 @@ _RESNETS = {
     "resnet50": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck),
 }
 _NETWORKS: Mapping[str, Callable[..., nn.Module]] = {"speedrun_net": SpeedrunNet, **_CNNS, **_RESNETS}
-_SMALLEST_IMAGE = {"tiny_cnn": 8, "simple_cnn": 4, "cifar_cnn": 16, "speedrun_net": 9}
+_SMALLEST_IMAGE = {"tiny_cnn": 8, "simple_cnn": 4, "cifar_cnn": 16}
 
 
 def create_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> nn.Module:
@@ -293,7 +300,7 @@ def create_model(config: ModelConfig, num_classes: int, image_size: int = 32) ->
     if not isinstance(config, ModelConfig):
         raise ConfigError(f"model = {type(config).__name__} has no twin in PyTorch: choose a network that ships.")
     check(num_classes >= 1, "num_classes", num_classes, "it must be at least 1")
-    smallest = _SMALLEST_IMAGE.get(config.name, 1)
+    smallest = _SMALLEST_IMAGE.get(config.name, 7 * config.whiten_stride + 2 if config.name == "speedrun_net" else 1)
     check(image_size >= smallest, "image_size", image_size, f"{config.name} needs {smallest} or more")
     options = {name: getattr(config, name) for name in ("norm", "width", "dropout", "convs_per_group")}
     options = {name: value for name, value in options.items() if value is not None}
@@ -304,7 +311,7 @@ def create_model(config: ModelConfig, num_classes: int, image_size: int = 32) ->
         options["size"] = image_size
     else:
         options.pop("dropout", None)
-        options["whiten_bias"] = config.whiten_bias
+        options |= {name: getattr(config, name) for name in ("whiten_bias", "whiten_stride", "whiten_pairs")}
     return _NETWORKS[config.name](num_classes, **options)
 
 

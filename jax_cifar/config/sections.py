@@ -96,6 +96,10 @@ class ModelConfig:
     convs_per_group: Annotated[int | None, between(1, 3), speedrun] = None
     # speedrun_net: train a bias after the fixed whitening, which costs its gradient's time
     whiten_bias: Annotated[bool, speedrun] = True
+    # speedrun_net: pixels between the patches that are whitened, each twice as wide; 2 quarters what follows
+    whiten_stride: Annotated[int, between(1, 4), speedrun] = 1
+    # speedrun_net: pairs of a whitening filter and its negative, of the largest variances; default: all, apart
+    whiten_pairs: Annotated[Width | None, speedrun] = None
     stem: Annotated[Literal["cifar", "imagenet"], resnets] = "cifar"  # 3x3 stride 1, or 7x7 stride 2 and max-pool
     zero_init_residual: Annotated[bool, resnets] = False  # ResNets: start every residual branch at zero
 
@@ -103,6 +107,8 @@ class ModelConfig:
         check_fields(self, "model")
         if self.zero_init_residual:
             check(self.norm != "none", "model.zero_init_residual", True, "it needs model.norm batch or group")
+        if self.whiten_pairs is not None:
+            check(not self.whiten_bias, "model.whiten_pairs", self.whiten_pairs, "it needs model.whiten_bias False")
         free = [layer for chain in chains(self.name, self.convs_per_group) for layer in chain[:-1]]
         for path, _ in self.channels:
             expected = f"layers of {self.name} that may have any number of filters are {', '.join(free)}"

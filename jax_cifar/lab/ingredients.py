@@ -10,6 +10,7 @@ flips, BatchNorm, momentum 0.9, a cosine schedule, smoothing 0.1, dropout 0.25, 
 All else stays as it is, the rate too: without momentum 0.9 the steps are about a tenth as long.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from jax_cifar.config import Config
 from jax_cifar.config.checks import fault, is_idle
 from jax_cifar.config.files import apply_overrides, field_types
-from jax_cifar.errors import check
+from jax_cifar.errors import ConfigError, check
 from jax_cifar.optim.rules import constant_momentum
 
 # By the value of the first field with which the ingredient is not there; the others go with it, where they are read.
@@ -88,7 +89,7 @@ def removable(config: Config) -> list[Ingredient]:
 
 
 def addable(config: Config) -> list[Ingredient]:
-    """Every ingredient of the standard list that the configuration lacks, each with the configuration with it."""
+    """Every ingredient of the standard list that the configuration lacks and may have, each with the result."""
     found = []
     if not config.augment:
         from jax_cifar.augment import HorizontalFlip, RandomCrop
@@ -100,7 +101,8 @@ def addable(config: Config) -> list[Ingredient]:
     for name, field, lacking, usual in (*STANDARD, *usual_decay):
         lacks = _takes(config, field, usual) and _current(config, field) == lacking
         if lacks and not (field == "train.label_smoothing" and config.train.loss is not None):
-            found.append(_changed(config, name, "with", {field: usual}))
+            with contextlib.suppress(ConfigError):  # what the rest of the configuration forbids
+                found.append(_changed(config, name, "with", {field: usual}))
     return found
 
 

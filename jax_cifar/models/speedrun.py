@@ -1,7 +1,7 @@
 """The speedrun network: airbench's (Jordan, arXiv 2404.00498), which reaches 94 % on CIFAR-10 in under ten epochs."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -25,13 +25,14 @@ from jax_cifar.models.layers import (
 from jax_cifar.ops.activations import gelu
 from jax_cifar.ops.pooling import max_pool
 
-_PATCH = 2
-
 
 class SpeedrunNet(nn.Module):
-    """Frozen whitening of 2x2 patches, three groups of convolutions, global max-pool, a head without bias.
+    """Frozen whitening of patches, three groups of convolutions, global max-pool, a head without bias.
 
-    The whitening has a trained bias (`whiten_bias`) and is followed by GELU.
+    The whitening has a trained bias (`whiten_bias`) and is followed by GELU. Its patches are 2x2, a pixel apart; with
+    `whiten_stride` s they are 2s x 2s, s pixels apart, within images that have s - 1 pixels of zeros around them.
+    `whiten_pairs` keeps as many filters, those of the patches' largest variances, and leaves the negatives to be worked
+    out, as GELU(-x) = GELU(x) - x: half the work. It needs a whitening without bias.
     The groups have `width`, 4 `width` and 4 `width` channels. A group of one convolution computes
 
         x = GELU(bn1(max_pool(conv1(input))))
@@ -50,14 +51,20 @@ class SpeedrunNet(nn.Module):
     channels: Channels = ()
     convs_per_group: int = 2
     whiten_bias: bool = True
+    whiten_stride: int = 1
+    whiten_pairs: int | None = None
     norm_momentum: float = 0.4  # PyTorch's sense: the running statistics keep 0.6 of themselves
     norm_epsilon: float = 1e-12
     logit_scale: float = 1 / 9
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
-    smallest_image = 9
     pooled_norms = (r"^group\d/bn1$",)
+
+    @property
+    def smallest_image(self) -> int:
+        """Of which the whitening leaves 8 pixels: the groups halve them three times."""
+        return 7 * self.whiten_stride + 2
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -68,7 +75,10 @@ class SpeedrunNet(nn.Module):
 
     def init_from(self, params: dict[str, Any], images: Float[Array, "batch height width channel"]) -> dict[str, Any]:
         """The parameters with the whitening kernel of these normalised images."""
-        kernel = jax.jit(whitening_kernel)(images).astype(self.param_dtype)
+        patch = params["whiten"]["kernel"].shape[0]
+        kernel = jax.jit(partial(whitening_kernel, patch=patch, pairs=self.whiten_pairs))(images).astype(
+            self.param_dtype
+        )
         return {**params, "whiten": {**params["whiten"], "kernel": kernel}}
 
     @nn.compact
@@ -78,20 +88,29 @@ class SpeedrunNet(nn.Module):
         """Logits, in float32 (float64 with float64 parameters)."""
         if self.convs_per_group not in (1, 2, 3):
             raise ConfigError(f"convs_per_group = {self.convs_per_group} is not allowed: it must be 1, 2 or 3.")
+        numbers, pairs = 4 * self.whiten_stride**2 * images.shape[-1], self.whiten_pairs
+        if pairs is not None and (self.whiten_bias or not 1 <= pairs <= numbers):
+            raise ConfigError(
+                f"whiten_pairs = {pairs} is not allowed: it must be from 1 to {numbers}, and whiten_bias False."
+            )
         conv, norm = make_layers(self.norm, train, self.dtype, self.param_dtype)
         if self.norm == "batch":
-            norm = functools.partial(norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon)
-        conv = functools.partial(conv, kernel_init=dirac_kernel_init, bias_init=nn.initializers.zeros)
+            norm = partial(norm, momentum=self.norm_momentum, epsilon=self.norm_epsilon)
+        conv = partial(conv, kernel_init=dirac_kernel_init, bias_init=nn.initializers.zeros)
         whiten = Conv(
-            features=2 * _PATCH**2 * images.shape[-1],
-            kernel_size=_PATCH,
+            features=2 * numbers if pairs is None else pairs,
+            kernel_size=2 * self.whiten_stride,
+            stride=self.whiten_stride,
+            padding=self.whiten_stride - 1,
             use_bias=self.whiten_bias,
             bias_init=nn.initializers.zeros,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name="whiten",
         )
-        x = gelu(whiten(images))
+        x = whiten(images)
+        on = gelu(x)
+        x = on if pairs is None else jnp.concatenate((on, on - x), -1)
         for index, factor in enumerate((1, 4, 4)):
             name, convs = f"group{index + 1}", range(1, self.convs_per_group + 1)
             features = tuple(filters_of(self.channels, f"{name}/conv{i}", factor * self.width) for i in convs)
@@ -121,40 +140,42 @@ class _Group(nn.Module):
 
 
 def whitening_kernel(
-    images: Float[Array, "batch height width channel"], epsilon: float = 5e-4
-) -> Float[Array, "2 2 channel filters"]:
-    """Filters that turn 2x2 patches into uncorrelated values of variance one, and the negatives of those filters.
+    images: Float[Array, "batch height width channel"],
+    epsilon: float = 5e-4,
+    patch: int = 2,
+    pairs: int | None = None,
+) -> Float[Array, "patch patch channel filters"]:
+    """Filters that turn patches into uncorrelated values of variance one, and the negatives of those filters.
 
     Args:
         images: normalised images.
         epsilon: added to every eigenvalue of the patches' covariance, so that nearly constant directions stay small.
+        patch: side of the patches in pixels.
+        pairs: how many filters to return, without their negatives; None: all, and the negatives.
 
     Returns:
-        HWIO kernel with eight filters per input channel, largest eigenvalue first, in float32 (float64 for float64
-        images). Each eigenvector's largest component is positive, so that every device gives the same sign.
+        HWIO kernel, its filters by falling eigenvalue, in float32 (float64 for float64 images).
+        Each eigenvector's largest component is positive, so that every device gives the same sign.
     """
     channels = images.shape[-1]
-    covariance = _patch_covariance(images.astype(statistics_dtype(images.dtype)))
+    covariance = _patch_covariance(images.astype(statistics_dtype(images.dtype)), patch)
     eigenvalues, eigenvectors = jnp.linalg.eigh(covariance)
     largest = jnp.argmax(jnp.abs(eigenvectors), axis=0, keepdims=True)
     eigenvectors = eigenvectors * jnp.sign(jnp.take_along_axis(eigenvectors, largest, axis=0))
     scale = jax.lax.rsqrt(jnp.maximum(eigenvalues, 0) + epsilon).reshape(1, -1)
     filters = jnp.flip(eigenvectors * scale, axis=1)
-    return jnp.concatenate((filters, -filters), axis=1).reshape(_PATCH, _PATCH, channels, -1)
+    filters = jnp.concatenate((filters, -filters), axis=1) if pairs is None else filters[:, :pairs]
+    return filters.reshape(patch, patch, channels, -1)
 
 
-def _patch_covariance(images: Float[Array, "batch height width channel"]) -> Float[Array, "size size"]:
+def _patch_covariance(images: Float[Array, "batch height width channel"], patch: int) -> Float[Array, "size size"]:
     # Image by image, and about the channels' means: sums of millions of squares would lose digits in float32.
     images = images - jnp.mean(images, axis=(0, 1, 2), keepdims=True)
 
     def moments(image: Float[Array, "height width channel"]) -> tuple[Array, Array]:
-        height, width, _ = image.shape
-        shifts = [
-            image[row : height - _PATCH + 1 + row, column : width - _PATCH + 1 + column]
-            for row in range(_PATCH)
-            for column in range(_PATCH)
-        ]
-        patches = jnp.concatenate(shifts, axis=-1).reshape((height - _PATCH + 1) * (width - _PATCH + 1), -1)
+        height, width = (size - patch + 1 for size in image.shape[:2])
+        shifts = [image[row : row + height, column : column + width] for row in range(patch) for column in range(patch)]
+        patches = jnp.concatenate(shifts, axis=-1).reshape(height * width, -1)
         second = jnp.matmul(patches.T, patches, precision=jax.lax.Precision.HIGHEST)
         return jnp.mean(patches, axis=0), second / patches.shape[0]
 

@@ -28,8 +28,8 @@ Kernel = Float[Array, "_ _ _ _"]  # height, width, in_channel, out_channel
 CHUNK_BYTES = 4 * 2**20
 # Up to this many input channels a convolution whose images are the channels beats products for the rows of the kernel.
 MAX_CHANNELS_AS_IMAGES = 24
-# Up to this many inputs per output (3x3 of RGB: 27) a product with explicit patches beats XLA's CPU convolution.
-MAX_PATCH_SIZE = 32
+# Up to this many inputs per output (4x4 of RGB: 48) a product with explicit patches beats XLA's CPU convolution.
+MAX_PATCH_SIZE = 48
 # With fewer channels (in, out) Winograd's transforms take longer than the products that they save. The input gradient
 # sums over the output channels, and XLA's convolution is at its worst with few results of many.
 WINOGRAD_CHANNELS = (64, 64)
