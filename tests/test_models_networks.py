@@ -222,8 +222,9 @@ def test_a_whitening_in_pairs_computes_what_one_with_the_negatives_does():
     kernel = variables["params"]["whiten"]["kernel"]
     np.testing.assert_array_equal(kernel[..., 12:], -kernel[..., :12])
     params = {**variables["params"], "whiten": {"kernel": kernel[..., :12]}}
-    expected = whole.apply(variables, images, train=False)
-    np.testing.assert_allclose(paired.apply({**variables, "params": params}, images, train=False), expected, atol=1e-4)
+    expected: Any = whole.apply(variables, images, train=False)
+    found: Any = paired.apply({**variables, "params": params}, images, train=False)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,18 @@ def test_form_follows_the_platform_lowered_for(in_channel, form):
     assert all("stablehlo.convolution" in lowered(platform) for platform in ("cuda", "tpu"))
 
 
+@pytest.mark.parametrize("padding", [((3, 0), (4, 1)), ((1, 0), (1, 1)), ((0, 2), (1, 0))])
+def test_elsewhere_uneven_padding_is_evened_and_cut(padding):
+    x, kernel = arrays((2, 5, 6, 8, 5), (3, 3), jnp.float32)
+    ours = value_and_gradients(conv._even_conv, x, kernel, (1, 1), padding)
+    assert_close(ours, value_and_gradients(lax_conv, x, kernel, (1, 1), padding), 1e-5)
+    text = export.export(jax.jit(lambda kernel: conv2d(x, kernel, (1, 1), padding)), platforms=["cuda"])(kernel)
+    low_high = re.search(r"pad = \[\[(\d), (\d)\], \[(\d), (\d)\]\]", text.mlir_module())
+    assert low_high is not None
+    assert low_high[1] == low_high[2]
+    assert low_high[3] == low_high[4]
+
+
 def lax_max_pool(x, window, stride, padding=0):
     edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), edges)

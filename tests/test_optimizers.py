@@ -231,6 +231,12 @@ def test_newton_schulz_keeps_the_directions_and_levels_the_singular_values(shape
     assert values[0] > 1.3
 
 
+@pytest.mark.parametrize("shape", [(2, 90, 12), (1, 12, 90), (1, 12, 12)])
+def test_newton_schulz_gives_the_same_on_every_platform(shape):
+    matrices = jax.random.normal(jax.random.key(0), shape)
+    np.testing.assert_allclose(muon.newton_schulz(matrices), muon._step_by_step(matrices), atol=2e-6)
+
+
 def test_kernels_of_one_shape_in_a_batch_are_treated_alone():
     shapes = [(3, 3, 2, 4), (1, 1, 18, 4), (3, 3, 2, 5)]
     kernels = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]

@@ -83,7 +83,8 @@ class Conv(nn.Module):
         """Convolve, in `dtype`."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        padding = ((self.padding,) * 2,) * 2 if isinstance(self.padding, int) else self.padding
+        side = self.padding
+        padding = ((side, side), (side, side)) if isinstance(side, int) else side
         x = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), (self.stride, self.stride), padding)
         if self.use_bias:
             init = self.bias_init or torch_bias_init(math.prod(shape[:3]))

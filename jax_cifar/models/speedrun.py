@@ -75,10 +75,8 @@ class SpeedrunNet(nn.Module):
 
     def init_from(self, params: dict[str, Any], images: Float[Array, "batch height width channel"]) -> dict[str, Any]:
         """The parameters with the whitening kernel of these normalised images."""
-        patch = params["whiten"]["kernel"].shape[0]
-        kernel = jax.jit(partial(whitening_kernel, patch=patch, pairs=self.whiten_pairs))(images).astype(
-            self.param_dtype
-        )
+        whitening = jax.jit(partial(whitening_kernel, patch=2 * self.whiten_stride, pairs=self.whiten_pairs))
+        kernel = whitening(images).astype(self.param_dtype)
         return {**params, "whiten": {**params["whiten"], "kernel": kernel}}
 
     @nn.compact

@@ -57,7 +57,7 @@ def _conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
     if not isinstance(x.shape[0], int):
         # Of a program that is exported for any number of images, which cannot be cut in parts, and for any platform.
         return _stock_conv(x, kernel, **options)
-    return lax.platform_dependent(x, kernel, cpu=partial(_cpu_conv, **options), default=partial(_stock_conv, **options))
+    return lax.platform_dependent(x, kernel, cpu=partial(_cpu_conv, **options), default=partial(_even_conv, **options))
 
 
 def _forward(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> tuple[Images, tuple[Images, Kernel]]:
@@ -79,6 +79,17 @@ def _stock_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding, dila
     return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=layout)
 
 
+def _even_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
+    """JAX's own with as many zeros on both sides, and then cut: cuDNN has no other, and XLA would first make a copy."""
+    if strides != (1, 1) or all(low == high for low, high in padding):
+        return _stock_conv(x, kernel, strides, padding)
+    rows, columns = (max(sides) for sides in padding)
+    y = _stock_conv(x, kernel, strides, ((rows, rows), (columns, columns)))
+    (top, bottom), (left, right) = padding
+    height, width = y.shape[1:3]
+    return y[:, rows - top : height - (rows - bottom), columns - left : width - (columns - right)]
+
+
 def _cpu_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
     if _suits_winograd(kernel, strides, padding, WINOGRAD_CHANNELS):
         return winograd_conv(x, kernel, padding)
@@ -94,7 +105,7 @@ def _suits_winograd(kernel: Kernel, strides: Pair, padding: Padding, least: Pair
 
 def _stock_gradients(x: Images, kernel: Kernel, grad: Images, strides: Pair, padding: Padding) -> tuple[Images, Kernel]:
     def gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
-        _, vjp = jax.vjp(partial(_stock_conv, strides=strides, padding=padding), x, kernel)
+        _, vjp = jax.vjp(partial(_even_conv, strides=strides, padding=padding), x, kernel)
         return vjp(grad)
 
     # The vmap of jax 0.7 has no rule for them: there the members of a batch go one after another.

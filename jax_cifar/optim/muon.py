@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jax_cifar.config import OptimConfig
@@ -27,12 +28,28 @@ def newton_schulz(matrices: Float[Array, "n rows columns"]) -> Float[Array, "n r
     """Push the singular values of each matrix to about 1, keeping its singular vectors, in the dtype given.
 
     Each matrix is divided by its Frobenius norm + 1e-7; then three times X <- P X with P = a + b A + c A A, A = X X^T.
-    The factors P commute and need the Gram matrix only, A <- P P A, so that the matrix is multiplied once, at the end.
+    On a CPU the factors P are worked out first, from one A, and the matrix is multiplied once: half the operations.
     """
+    return lax.platform_dependent(matrices, cpu=_factors_first, default=_step_by_step)
+
+
+def _step_by_step(matrices: Float[Array, "n rows columns"]) -> Float[Array, "n rows columns"]:
+    a, b, c = COEFFICIENTS
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = jnp.swapaxes(matrices, 1, 2) if tall else matrices  # the Gram matrix of the short side is the small one
+    x = x / (jnp.sqrt(jnp.sum(x * x, axis=(1, 2), keepdims=True)) + EPSILON)
+    for _ in range(ITERATIONS):
+        gram = x @ jnp.swapaxes(x, 1, 2)
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return jnp.swapaxes(x, 1, 2) if tall else x
+
+
+def _factors_first(matrices: Float[Array, "n rows columns"]) -> Float[Array, "n rows columns"]:
+    """With A <- P P A, as all of them commute. Rounding adds up there: products of a GPU or TPU have too few digits."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     transposed = jnp.swapaxes(matrices, 1, 2)
-    gram = transposed @ matrices if tall else matrices @ transposed  # of the short side: the small one
+    gram = transposed @ matrices if tall else matrices @ transposed
     norm = jnp.sqrt(jnp.trace(gram, axis1=1, axis2=2))[:, None, None] + EPSILON
     gram, one = gram / jnp.square(norm), jnp.eye(gram.shape[1], dtype=gram.dtype)[None]
     for iteration in range(ITERATIONS):
