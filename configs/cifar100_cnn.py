@@ -2,7 +2,8 @@
 
 python scripts/train.py --config configs/cifar100_cnn.py
 
-Published for this recipe after 50 epochs: 48.48 % validation accuracy, loss 2.02. Here: not measured yet.
+Published for this recipe after 50 epochs: 48.48 % validation accuracy, loss 2.02. Here after 24, `--train.epochs 24`:
+65.57 % test accuracy, loss 1.26 (n = 1), in two and a half hours on one core (RESULTS.md).
 """
 
 from jax_cifar.augment import HorizontalFlip, RandomCrop
