@@ -20,8 +20,8 @@ from jax_cifar.training.keys import Purpose, purpose_key, run_key
 from jax_cifar.training.session import compute_dtype
 from jax_cifar.training.state import TrainState, create_train_state
 from jax_cifar.training.steps import make_train_step
-from torch_ref.models import StartsFromImages
 from torch_ref.models import create_model as create_torch_model
+from torch_ref.speedrun import StartsFromImages
 from torch_ref.steps import Trainer
 from torch_ref.steps import compute_dtype as torch_compute_dtype
 

@@ -13,9 +13,9 @@ NETWORKS = (
     Mutant(
         "convolution: padding 'SAME'",
         LAYERS,
-        "sides = (self.padding, self.padding)",
+        "padding = ((side, side), (side, side)) if isinstance(side, int) else side",
         "n, s = x.shape[1], self.stride; p = max(0, (-(-n // s) - 1) * s + self.kernel_size - n); "
-        "sides = (p // 2, p - p // 2)",
+        "padding = ((p // 2, p - p // 2),) * 2 if isinstance(side, int) else side",
         "test_layers.py::test_convolution",
     ),
     Mutant(
@@ -137,6 +137,20 @@ NETWORKS = (
         "jnp.maximum(eigenvalues, 0) + epsilon",
         "jnp.maximum(eigenvalues, 1e-12)",
         "test_torch_models.py::test_whitening_kernel_is_the_same",
+    ),
+    Mutant(
+        "whitening: the second of a pair of filters with the wrong sign",
+        SPEEDRUN,
+        "(on, on - x)",
+        "(on, on + x)",
+        "test_submodules.py::test_every_layer_agrees[speedrun_net-shallow]",
+    ),
+    Mutant(
+        "SpeedrunNet: of an odd size the first row and column left out",
+        SPEEDRUN,
+        "(1, 1 - size % 2)",
+        "(1 - size % 2, 1)",
+        "test_submodules.py::test_every_layer_agrees[speedrun_net-batch]",
     ),
     Mutant(
         "initialisation: lecun_normal for PyTorch's default",

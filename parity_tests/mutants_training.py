@@ -89,6 +89,13 @@ LEARNING = (
         "test_optimizers.py::test_muon_is_airbenchs",
     ),
     Mutant(
+        "Muon: the Gram matrix multiplied by its factor once",
+        MUON,
+        "factor @ (factor @ gram)",
+        "factor @ gram",
+        "test_optimizers.py::test_muon_is_airbenchs",
+    ),
+    Mutant(
         "Muon: five iterations (torch.optim.Muon's)",
         MUON,
         "ITERATIONS = 3",

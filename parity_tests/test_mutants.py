@@ -2,7 +2,7 @@
 
 import pytest
 from mutants import MUTANTS
-from planting import run_mutant
+from planting import ROOT, run_mutant
 
 pytestmark = pytest.mark.mutants
 
@@ -23,6 +23,10 @@ def test_mutant_is_killed(mutant, tmp_path, record_property):
 def test_every_fault_has_a_name_of_its_own():
     faults = [mutant.fault for mutant in MUTANTS]
     assert len(set(faults)) == len(faults)
+
+
+def test_what_the_faults_replace_is_still_there():
+    assert [mutant.fault for mutant in MUTANTS if (ROOT / mutant.file).read_text().count(mutant.old) != 1] == []
 
 
 @pytest.mark.slow

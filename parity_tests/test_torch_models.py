@@ -22,7 +22,9 @@ from jax_cifar.config import ModelConfig
 from jax_cifar.errors import ConfigError
 from jax_cifar.models import layers
 from torch_ref.convert import from_torch
-from torch_ref.models import SpeedrunNet, create_model, group_count
+from torch_ref.layers import group_count
+from torch_ref.models import create_model
+from torch_ref.speedrun import SpeedrunNet
 
 CLASSES = 5
 

@@ -5,22 +5,15 @@ Modules bear the names of the JAX ones, the ResNets torchvision's; weights start
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Literal, cast
 
-import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from jax_cifar.config import ModelConfig
 from jax_cifar.errors import ConfigError, check
-
-NormName = Literal["batch", "group", "none"]
-Channels = Mapping[str, int]  # filters of the layers, by JAX's paths, that have another number than follows from width
-Conv = Callable[..., nn.Conv2d]
-Norm = Callable[[int], nn.Module]
-Images = Float[Tensor, "batch channel height width"]
-Logits = Float[Tensor, "batch num_classes"]
+from torch_ref.layers import Channels, Conv, Images, Logits, Norm, NormName, make_layers
+from torch_ref.speedrun import SpeedrunNet
 
 
 class TinyCNN(nn.Module):
@@ -201,81 +194,6 @@ class ResNet(nn.Module):
         return self.fc(self.dropout(x.mean((2, 3))))
 
 
-@runtime_checkable
-class StartsFromImages(Protocol):
-    """A network whose start depends on training images, of which it looks at 5000 at most."""
-
-    def init_from(self, images: Images) -> None:
-        """Set what depends on them, from normalised images."""
-
-
-class SpeedrunNet(nn.Module):
-    """airbench's network (Jordan, arXiv 2404.00498); `init_from` sets its first kernel, which is never trained."""
-
-    def __init__(
-        self,
-        num_classes: int,
-        norm: NormName,
-        channels: Channels,
-        width: int = 64,
-        convs_per_group: int = 2,
-        whiten_bias: bool = True,
-        whiten_stride: int = 1,
-        whiten_pairs: int | None = None,
-    ) -> None:
-        super().__init__()
-        stride, inputs = whiten_stride, 2 * whiten_pairs if whiten_pairs else 24 * whiten_stride**2
-        self.pairs = whiten_pairs
-        self.whiten = nn.Conv2d(3, whiten_pairs or inputs, 2 * stride, stride, stride - 1, bias=whiten_bias)
-        if self.whiten.bias is not None:
-            nn.init.zeros_(self.whiten.bias)
-        self.whiten.weight.requires_grad_(False)
-        groups = []
-        for i, usual in enumerate((width, 4 * width, 4 * width), start=1):
-            features = [channels.get(f"group{i}/conv{j + 1}", usual) for j in range(convs_per_group)]
-            groups.append(_Group(inputs, features, norm))
-            inputs = features[-1]
-        self.group1, self.group2, self.group3 = groups
-        self.head = nn.Linear(inputs, num_classes, bias=False)
-
-    def forward(self, x: Images) -> Logits:
-        x = self.whiten(x)
-        x = F.gelu(torch.cat((x, -x), 1) if self.pairs else x)
-        x = self.group3(self.group2(self.group1(x)))
-        return self.head(x.amax((2, 3))) / 9
-
-    @torch.no_grad()
-    def init_from(self, images: Images) -> None:
-        """Set the first kernel to filters that whiten the patches of normalised images, and their negatives."""
-        patches = F.unfold(images[:5000], self.whiten.weight.shape[-1]).movedim(1, 0).flatten(1)
-        eigenvalues, eigenvectors = torch.linalg.eigh(torch.cov(patches, correction=0))
-        # Every eigenvector's largest component is made positive, as in JAX: its sign is otherwise the machine's choice.
-        largest = eigenvectors.gather(0, eigenvectors.abs().argmax(0, keepdim=True))
-        filters = (eigenvectors * largest.sign() / (eigenvalues.clamp(min=0) + 5e-4).sqrt()).T.flip(0)
-        filters = filters[: self.pairs] if self.pairs else torch.cat((filters, -filters))
-        self.whiten.weight.copy_(filters.view_as(self.whiten.weight))
-
-
-class _Group(nn.Module):
-    def __init__(self, inputs: int, features: list[int], norm: NormName) -> None:
-        super().__init__()
-        conv, make_norm = make_layers(norm, momentum=0.4, epsilon=1e-12)
-        self.conv1, self.bn1 = conv(inputs, features[0], 3, padding=1), make_norm(features[0])
-        if len(features) > 1:
-            self.conv2, self.bn2 = conv(features[0], features[1], 3, padding=1), make_norm(features[1])
-        if len(features) > 2:
-            self.conv3, self.bn3 = conv(features[1], features[2], 3, padding=1), make_norm(features[2])
-        self.convs = len(features)
-        self.apply(_init_group)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.bn1(F.max_pool2d(self.conv1(x), 2)))
-        if self.convs == 1:
-            return x
-        y = F.gelu(self.bn2(self.conv2(x)))
-        return y if self.convs == 2 else F.gelu(x + self.bn3(self.conv3(y)))
-
-
 _CNNS = {"tiny_cnn": TinyCNN, "simple_cnn": SimpleCNN, "cifar_cnn": CifarCNN}
 _RESNETS = {
     "resnet18": functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
@@ -300,7 +218,7 @@ def create_model(config: ModelConfig, num_classes: int, image_size: int = 32) ->
     if not isinstance(config, ModelConfig):
         raise ConfigError(f"model = {type(config).__name__} has no twin in PyTorch: choose a network that ships.")
     check(num_classes >= 1, "num_classes", num_classes, "it must be at least 1")
-    smallest = _SMALLEST_IMAGE.get(config.name, 7 * config.whiten_stride + 2 if config.name == "speedrun_net" else 1)
+    smallest = (_SMALLEST_IMAGE | {"speedrun_net": 7 * config.whiten_stride + 2}).get(config.name, 1)
     check(image_size >= smallest, "image_size", image_size, f"{config.name} needs {smallest} or more")
     options = {name: getattr(config, name) for name in ("norm", "width", "dropout", "convs_per_group")}
     options = {name: value for name, value in options.items() if value is not None}
@@ -315,21 +233,6 @@ def create_model(config: ModelConfig, num_classes: int, image_size: int = 32) ->
     return _NETWORKS[config.name](num_classes, **options)
 
 
-def make_layers(norm: NormName, momentum: float = 0.1, epsilon: float = 1e-5) -> tuple[Conv, Norm]:
-    """The constructors of a network's convolutions, with a bias if `norm` is "none", and of its norms."""
-    conv = functools.partial(nn.Conv2d, bias=norm == "none")
-    if norm == "batch":
-        return conv, functools.partial(nn.BatchNorm2d, momentum=momentum, eps=epsilon)
-    if norm == "group":
-        return conv, lambda channels: nn.GroupNorm(group_count(channels), channels)
-    return conv, nn.Identity
-
-
-def group_count(channels: int) -> int:
-    """Groups of GroupNorm: the largest divisor of `channels` that is at most 32 and leaves two channels a group."""
-    return next(groups for groups in range(max(1, min(32, channels // 2)), 0, -1) if channels % groups == 0)
-
-
 def _downsample(inputs: int, outputs: int, stride: int, conv: Conv, norm: Norm) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
@@ -342,13 +245,3 @@ def _init_resnet(module: nn.Module, zero_init_residual: bool) -> None:
     elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
         last_norm = module.bn3 if isinstance(module, Bottleneck) else module.bn2
         nn.init.zeros_(cast(Tensor, last_norm.weight))
-
-
-def _init_group(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        # The first filters pass their channel through; the others keep PyTorch's default.
-        nn.init.dirac_(module.weight.data[: module.in_channels])
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
-        module.weight.requires_grad_(False)

@@ -16,9 +16,10 @@ from jax_cifar.config import Config
 from jax_cifar.data import Dataset, channel_statistics
 from jax_cifar.errors import check
 from torch_ref.augment import make_augment, make_mixer
-from torch_ref.models import StartsFromImages, create_model
+from torch_ref.models import create_model
 from torch_ref.optimizers import Lookahead, make_optimizers
 from torch_ref.schedules import make_scheduler
+from torch_ref.speedrun import StartsFromImages
 
 Images = Float[Tensor, "batch channel height width"]
 # What the network sees of pixels between 0 and 1, of so many a side; None: as many as there are.

@@ -89,7 +89,7 @@ def removable(config: Config) -> list[Ingredient]:
 
 
 def addable(config: Config) -> list[Ingredient]:
-    """Every ingredient of the standard list that the configuration lacks and may have, each with the result."""
+    """Every ingredient of the standard list that the configuration lacks and can have, each with the changed one."""
     found = []
     if not config.augment:
         from jax_cifar.augment import HorizontalFlip, RandomCrop

@@ -145,19 +145,15 @@ def _kernel_gradient(x: Images, kernel: Kernel, grad: Images, strides: Pair, pad
     """Sum over pixels of input shifted by each tap times output gradient, in chunks of the batch that fit the cache."""
     if _suits_winograd(kernel, strides, padding, WINOGRAD_KERNEL_GRADIENT_CHANNELS):
         return winograd_kernel_gradient(x, grad, padding)
-    options = {
-        "shape": kernel.shape,
-        "strides": strides,
-        "padding": padding,
-        "accumulate": x.dtype if x.dtype.itemsize >= 4 else jnp.float32,
-    }
+    accumulate = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
     (_, kernel_width, in_channel, out_channel), (height, width) = kernel.shape, grad.shape[1:3]
     if strides == (1, 1) and in_channel <= MAX_CHANNELS_AS_IMAGES:
         gradient, size = _gradient_by_channel, x[0].size + grad[0].size
     else:
         gradient, size = _gradient_by_row, height * width * (kernel_width * in_channel + out_channel)
     limit = max(1, CHUNK_BYTES // (size * x.dtype.itemsize))
-    return sum_chunks(partial(gradient, **options), (x, grad), limit).astype(kernel.dtype)
+    part = partial(gradient, shape=kernel.shape, strides=strides, padding=padding, accumulate=accumulate)
+    return sum_chunks(part, (x, grad), limit).astype(kernel.dtype)
 
 
 def _gradient_by_row(
