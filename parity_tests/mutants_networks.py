@@ -29,7 +29,14 @@ NETWORKS = (
         "wide convolution: output transform of the unturned kernel",
         "jax_cifar/ops/winograd.py",
         "padding, TURNED_IMAGE, TURNED_OUTPUT, contract=2",
-        "padding, TURNED_IMAGE, OUTPUT, contract=2",
+        "padding, TURNED_IMAGE, SMALL.output, contract=2",
+        "test_layers.py::test_wide_convolution",
+    ),
+    Mutant(
+        "wide convolution: kernel gradient by tiles of another point",
+        "jax_cifar/ops/winograd.py",
+        "LARGE = _large(2 / 3)",
+        "LARGE = _large(2 / 3)._replace(image=_large(3 / 4).image)",
         "test_layers.py::test_wide_convolution",
     ),
     Mutant(

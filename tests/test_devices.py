@@ -91,7 +91,7 @@ def portions() -> dict[str, Any]:
 
 def kernels(vmap: bool) -> dict[str, Any]:
     """What four devices make of a batch, in small parts, against what one makes, in float64."""
-    channels.CHUNK_BYTES, winograd.CHUNK_BYTES, winograd.GRADIENT_CHUNK_BYTES = 1000, 1000, 1000
+    channels.CHUNK_BYTES = winograd.CHUNK_BYTES = 1000
     mesh, draws = make_mesh(small_config()), np.random.default_rng(0)
 
     def layer(x, kernel):

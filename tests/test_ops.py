@@ -130,7 +130,6 @@ def every_winograd(monkeypatch):
     monkeypatch.setattr(conv, "WINOGRAD_INPUT_GRADIENT_CHANNELS", (1, 1))
     monkeypatch.setattr(conv, "WINOGRAD_KERNEL_GRADIENT_CHANNELS", (1, 1))
     monkeypatch.setattr(winograd, "CHUNK_BYTES", 20_000)
-    monkeypatch.setattr(winograd, "GRADIENT_CHUNK_BYTES", 20_000)
 
 
 @pytest.mark.parametrize("name", WIDE)

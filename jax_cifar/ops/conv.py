@@ -31,10 +31,11 @@ MAX_CHANNELS_AS_IMAGES = 24
 # Up to this many inputs per output (4x4 of RGB: 48) a product with explicit patches beats XLA's CPU convolution.
 MAX_PATCH_SIZE = 48
 # With fewer channels (in, out) Winograd's transforms take longer than the products that they save. The input gradient
-# sums over the output channels, and XLA's convolution is at its worst with few results of many.
+# sums over the output channels, and XLA's convolution is at its worst with few results of many. The kernel gradient has
+# larger tiles to choose from: there, and nowhere else, do they pay.
 WINOGRAD_CHANNELS = (64, 64)
 WINOGRAD_INPUT_GRADIENT_CHANNELS = (16, 64)
-WINOGRAD_KERNEL_GRADIENT_CHANNELS = (64, 80)
+WINOGRAD_KERNEL_GRADIENT_CHANNELS = (32, 32)
 
 
 def conv2d(
