@@ -151,7 +151,11 @@ def feeding() -> dict[str, Any]:
 
 
 def whole_runs() -> dict[str, Any]:
-    """How far a run over four devices is from one over one; whether it has the same bits with images in parts."""
+    """How far a run over four devices is from one over one; whether it has the same bits with images in parts.
+
+    Compiled as in use: without optimisations XLA adds up in another order behind another gather.
+    """
+    jax.config.update("jax_disable_most_optimizations", False)
     one, four = one_run(1), one_run(4)
     with images_in_parts():
         parted = one_run(4)
@@ -196,7 +200,7 @@ def quickstart_begun() -> dict[str, float]:
 
 
 def quickstart_done() -> dict[str, float]:
-    """All of it, with images, network, gradients and state in float64; the loss is logged as a float32."""
+    """All of it, with images, network, gradients and state in float64; losses are added up and logged as float32."""
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     create, gather, zeros = session.create_model, steps.gather, session.zero_sums
 
@@ -299,6 +303,6 @@ def test_eight_devices_begin_the_quickstart_as_one_does():
 def test_eight_devices_train_the_whole_quickstart_as_one_does():
     found = reported_by("quickstart_done", 8)
     assert found["lines"] == 30 + 15 + 1
-    assert found["evaluated"] < 1e-12 and found["accuracy"] == 0
+    assert found["accuracy"] == 0
     assert found["gradient_norm"] < 1e-10  # as a share: at the end it is small
-    assert found["loss"] < 1e-6
+    assert max(found["loss"], found["evaluated"]) < 1e-6
