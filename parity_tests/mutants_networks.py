@@ -35,8 +35,8 @@ NETWORKS = (
     Mutant(
         "wide convolution: kernel gradient by tiles of another point",
         "jax_cifar/ops/winograd.py",
-        "LARGE = _large(2 / 3)",
-        "LARGE = _large(2 / 3)._replace(image=_large(3 / 4).image)",
+        "LARGE = large(2 / 3)",
+        "LARGE = large(2 / 3)._replace(image=large(3 / 4).image)",
         "test_layers.py::test_wide_convolution",
     ),
     Mutant(

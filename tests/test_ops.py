@@ -147,6 +147,24 @@ def test_winograd_matches_lax(name, dtype, tolerance, x64, every_winograd):
     assert_close(ours, value_and_gradients(lax_conv, x, kernel, (1, 1), padding), tolerance)
 
 
+def test_larger_tiles_round_least_at_two_thirds(x64, monkeypatch):
+    """The kernel gradient in float32: its error's root mean square, as a share of the gradient's deviation."""
+    rng = np.random.default_rng(0)
+    x, grad = np.maximum(rng.normal(size=(64, 16, 16, 64)), 0), rng.normal(size=(64, 16, 16, 64))
+    _, exact = jax.vjp(lambda kernel: lax_conv(jnp.asarray(x), kernel, (1, 1), SAME), jnp.zeros((3, 3, 64, 64)))
+    (expected,) = exact(jnp.asarray(grad))
+
+    def error(large):
+        monkeypatch.setattr(winograd, "LARGE", large)
+        with jax.default_matmul_precision("highest"):
+            ours = winograd.winograd_kernel_gradient(jnp.float32(x), jnp.float32(grad), SAME)
+        return float(jnp.std(ours.astype(jnp.float64) - expected) / jnp.std(expected))
+
+    chosen, smaller = error(winograd.LARGE), error(winograd.SMALL)
+    others = [error(winograd.large(a)) for a in (1 / 2, 3 / 4)]
+    assert smaller < 5e-7 < chosen < 1.4e-6 < min(others), (smaller, chosen, others)
+
+
 def test_winograd_is_taken_where_it_pays():
     def operations(channels, taps=(3, 3), strides=(1, 1), dtype=jnp.float32):
         x, kernel = arrays((2, 8, 8, *channels), taps, dtype)

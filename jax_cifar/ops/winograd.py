@@ -51,7 +51,7 @@ TURNED_IMAGE: Matrix = tuple(SMALL.image[i] for i in (3, 1, 2, 0))
 TURNED_OUTPUT: Matrix = tuple((row[3], row[1], row[2], row[0]) for row in SMALL.output)
 
 
-def _large(a: float) -> Scheme:
+def large(a: float) -> Scheme:
     """F(4x4, 3x3) by the values of polynomials at 0, a, -a, 1/a, -1/a and infinity.
 
     In float32 the kernel gradient's errors are least for an a about 2/3: 1.2e-6 of its deviation, with 64 channels,
@@ -85,7 +85,7 @@ def _large(a: float) -> Scheme:
     )
 
 
-LARGE = _large(2 / 3)
+LARGE = large(2 / 3)
 
 # The transformed tiles of one chunk of the batch should stay in a CPU's cache; the optimum is flat.
 CHUNK_BYTES = 8 * 2**20
