@@ -31,6 +31,8 @@ RECIPES = {
     "plain": f"{ROOT}/configs/cifar10_simple_cnn.py",
     "72": f"{ROOT}/configs/cifar10_speedrun.py:72",
     "88": f"{ROOT}/configs/cifar10_speedrun.py:88",
+    "90": f"{ROOT}/configs/cifar10_speedrun.py:90",
+    "94-cpu": f"{ROOT}/configs/cifar10_speedrun.py:94-cpu",
     "94": f"{ROOT}/configs/cifar10_speedrun.py:94",
 }
 JAX = "jax"

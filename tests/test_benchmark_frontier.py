@@ -45,7 +45,7 @@ def test_every_recipe_is_trained_by_both_with_the_same_seeds(monkeypatch, tmp_pa
 
 
 def test_a_recipe_is_judged_as_it_says_and_only_at_its_end():
-    for name in ("88", "94"):
+    for name in ("88", "90", "94"):
         recipe = load_config(frontier.RECIPES[name])
         config = frontier.judged(recipe)
         assert (config.eval.tta, config.eval.every) == (recipe.eval.tta, 0.0)
