@@ -131,6 +131,6 @@ def get_config(variant: Variant = "auto") -> Config:
     if variant == "94-cpu":
         config = full()
         model = dataclasses.replace(config.model, whiten_bias=False, whiten_pairs=12)
-        train = dataclasses.replace(config.train, epochs=10, resolutions=GROWING)
+        train = dataclasses.replace(config.train, epochs=9, resolutions=GROWING)
         return dataclasses.replace(config, name="cifar10_speedrun_94_cpu", model=model, train=train)
     return full(variant)
