@@ -145,7 +145,7 @@ def _convolve(x: Array, factors: list[Array], padding: Padding, image: Matrix, o
         tiles = _tiles(image, _pad(images, height, width, padding, 2), height, width, 2)
         sums = (((2,), (contract,)), ((0,), (0,)))
         products = [lax.dot_general(t, factor, sums) for t, factor in zip(tiles, factors, strict=True)]
-        # Rows first, and kept: interleaved columns, added as they are written, would read the products against the grain.
+        # Rows first, and kept: columns, added as they are interleaved, would read the products against the grain.
         by_row = lax.optimization_barrier([jnp.stack(_combine(output, list(column))) for column in products])
         parts = jnp.stack(_combine(output, by_row), 2)
         whole = parts.reshape(2, len(images), rows, columns, 2, -1).transpose(1, 2, 0, 3, 4, 5)
