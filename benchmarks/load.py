@@ -6,6 +6,7 @@ much longer a way takes than it does alone.
 
 import argparse
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,11 +20,10 @@ from benchmarks.timing import Case, interleave
 from jax_cifar.errors import check
 from jax_cifar.signals import ending_with_us
 
-# Ends when the process that started it is gone, however that ended.
+# Ends when the process that started it, whose number it is given, is gone, however and whenever that ended.
 NEIGHBOUR = """
-import os
-parent = os.getppid()
-while os.getppid() == parent:
+import os, sys
+while os.getppid() == int(sys.argv[1]):
     for _ in range(1_000_000):
         pass
 """
@@ -77,7 +77,7 @@ def neighbours(count: int) -> Iterator[None]:
     """Inside, so many other processes are busy."""
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", NEIGHBOUR]))
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", NEIGHBOUR, str(os.getpid())]))
             stack.callback(process.terminate)
             stack.enter_context(ending_with_us(process))
         yield

@@ -57,6 +57,11 @@ def test_a_neighbour_ends_with_one_that_is_killed():
     assert ended(neighbour)
 
 
+def test_a_neighbour_whose_starter_is_gone_before_it_begins_ends_at_once():
+    nobody = str(os.getppid())  # any but this process, which starts it
+    subprocess.run([sys.executable, "-c", load.NEIGHBOUR, nobody], check=True, timeout=30)
+
+
 def test_only_what_was_not_asked_for_disturbs_and_each_way_is_compared_with_itself():
     def row(name, neighbours, **seconds):
         timings = {way: Timing((value,), TAKEN) for way, value in seconds.items()}
