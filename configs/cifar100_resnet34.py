@@ -5,7 +5,7 @@ python scripts/train.py --config configs/cifar100_resnet34.py:plain
 Variants: plain (crop and flip) and strong (also one of colour jitter, grey and CLAHE, and one of coarse dropout, grid
 distortion and elastic transform, each half of the time) with a stem for small images; plain_imagenet and
 strong_imagenet with torchvision's stem, as published, which shrinks the images to 8 x 8 pixels at once. fast is for
-where there is no GPU: growing images and OneCycle without mixing, 18 epochs of 0.62 of the work, a night on 2 cores.
+where there is no GPU: growing images and OneCycle without mixing, 18 epochs of 0.62 of the work, meant for a night.
 
 The published pipeline aims at 70-75 %. It lays CutMix over MixUp and so loses the labels of the first; here each batch
 gets one of the two. Test accuracy: not measured yet.
@@ -43,7 +43,7 @@ SHAPES = OneOf((HOLES, GridDistortion(p=1.0), BENT))
 
 
 def fast() -> Config:
-    """As few epochs as 70 % takes, and most of them of small images."""
+    """Meant to reach 70 % in few epochs, most of them of small images: not measured yet."""
     return Config(
         name="cifar100_resnet34_fast",
         data=DataConfig(name="cifar100"),
