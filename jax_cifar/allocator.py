@@ -4,7 +4,8 @@ import ctypes
 import os
 import sys
 
-# glibc's malloc.h: what is freed at the top of the heap stays; nothing has pages of its own; one heap for all threads.
+# glibc's malloc.h: what is freed at the top of the heap stays; nothing has pages of its own; one heap for all threads,
+# as a thread's own ends at 64 MiB, and what is larger then has pages of its own all the same.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 KEEP = ((TRIM_THRESHOLD, -1), (MMAP_MAX, 0), (ARENA_MAX, 1))
 # One heap has one lock. What it costs many threads has not been measured, on two cores it costs less than it saves.
