@@ -28,8 +28,8 @@ NETWORKS = (
     Mutant(
         "wide convolution: output transform of the unturned kernel",
         "jax_cifar/ops/winograd.py",
-        "padding, TURNED_IMAGE, TURNED_OUTPUT, contract=2",
-        "padding, TURNED_IMAGE, SMALL.output, contract=2",
+        "padding, scheme.turned, contract=2",
+        "padding, scheme.turned._replace(output=scheme.output), contract=2",
         "test_layers.py::test_wide_convolution",
     ),
     Mutant(

@@ -30,12 +30,10 @@ CHUNK_BYTES = 4 * 2**20
 MAX_CHANNELS_AS_IMAGES = 24
 # Up to this many inputs per output (4x4 of RGB: 48) a product with explicit patches beats XLA's CPU convolution.
 MAX_PATCH_SIZE = 48
-# With fewer channels (in, out) Winograd's transforms take longer than the products that they save. The input gradient
-# sums over the output channels, and XLA's convolution is at its worst with few results of many. The kernel gradient has
-# larger tiles to choose from: there, and nowhere else, do they pay.
-WINOGRAD_CHANNELS = (64, 64)
-WINOGRAD_INPUT_GRADIENT_CHANNELS = (16, 64)
-WINOGRAD_KERNEL_GRADIENT_CHANNELS = (32, 32)
+# With fewer channels (in, out) Winograd's transforms take longer than the products that they save; the kernel gradient
+# has larger tiles to choose from.
+WINOGRAD_CHANNELS = (16, 32)
+WINOGRAD_KERNEL_GRADIENT_CHANNELS = (16, 16)
 
 
 def conv2d(
@@ -54,15 +52,20 @@ def conv2d(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
+    return _by_platform(x, kernel, strides, padding, larger=False)
+
+
+def _by_platform(x: Images, kernel: Kernel, strides: Pair, padding: Padding, larger: bool) -> Images:
     options = {"strides": strides, "padding": padding}
     if not isinstance(x.shape[0], int):
         # Of a program that is exported for any number of images, which cannot be cut in parts, and for any platform.
         return _stock_conv(x, kernel, **options)
-    return lax.platform_dependent(x, kernel, cpu=partial(_cpu_conv, **options), default=partial(_even_conv, **options))
+    cpu = partial(_cpu_conv, larger=larger, **options)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=partial(_even_conv, **options))
 
 
 def _forward(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> tuple[Images, tuple[Images, Kernel]]:
-    return _conv(x, kernel, strides, padding), (x, kernel)
+    return _by_platform(x, kernel, strides, padding, larger=True), (x, kernel)
 
 
 def _backward(strides: Pair, padding: Padding, saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
@@ -91,9 +94,9 @@ def _even_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Im
     return y[:, rows - top : height - (rows - bottom), columns - left : width - (columns - right)]
 
 
-def _cpu_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
+def _cpu_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding, larger: bool) -> Images:
     if _suits_winograd(kernel, strides, padding, WINOGRAD_CHANNELS):
-        return winograd_conv(x, kernel, padding)
+        return winograd_conv(x, kernel, padding, larger)
     if kernel[..., 0].size <= MAX_PATCH_SIZE:
         return _patch_conv(x, kernel, strides, padding)
     return _stock_conv(x, kernel, strides, padding)
@@ -137,7 +140,7 @@ def _input_gradient(
         unread = size + low + high - taps - stride * (out - 1)
         edges.append((taps - 1 - low, taps - 1 - high + unread))
     padding = tuple(edges)
-    if _suits_winograd(kernel, strides, padding, WINOGRAD_INPUT_GRADIENT_CHANNELS):
+    if _suits_winograd(kernel, strides, padding, WINOGRAD_CHANNELS):
         return winograd_turned_conv(grad, kernel, padding)
     return _stock_conv(grad, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), padding, dilation=strides)
 

@@ -1,6 +1,7 @@
 """3x3 convolution of stride 1 by Winograd's F(2x2, 3x3): 16 products per 2x2 outputs, where the definition takes 36.
 
-The gradient of the kernel goes by F(4x4, 3x3) too, 36 products where the definition takes 144.
+F(4x4, 3x3) takes 36 where the definition takes 144, at the price of twice the rounding errors: for gradients, and for
+what is computed on the way to them.
 
 Source: Lavin and Gray, arXiv 1509.09308. A tile of the image and a 3x3 kernel each become a square of numbers by the
 matrices of a scheme; the products of the two, summed over the channels, become the outputs. Tiles of all images
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float
 
 from jax_cifar.backend.portions import map_chunks, sum_chunks
 
-Matrix = Sequence[Sequence[float]]
+Matrix = tuple[tuple[float, ...], ...]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -35,6 +36,13 @@ class Scheme(NamedTuple):
         """m: outputs of a tile, in a row or a column."""
         return len(self.output)
 
+    @property
+    def turned(self) -> "Scheme":
+        """For kernels turned by 180 degrees: instead of their numbers those of the images change places."""
+        order = [self.kernel.index(row[::-1]) for row in self.kernel]
+        output = tuple(tuple(row[i] for i in order) for row in self.output)
+        return Scheme(self.kernel, tuple(self.image[i] for i in order), output)
+
     def numbers(self, height: int, width: int) -> int:
         """Numbers of a channel's tiles for this many outputs, of which the last tiles may hold but a part."""
         return len(self.image) ** 2 * -(-height // self.outputs) * -(-width // self.outputs)
@@ -46,9 +54,6 @@ SMALL = Scheme(
     image=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
     output=((1, 1, 1, 0), (0, 1, -1, -1)),
 )
-# Turning a kernel by 180 degrees exchanges the first and the last of its four numbers, in rows and in columns.
-TURNED_IMAGE: Matrix = tuple(SMALL.image[i] for i in (3, 1, 2, 0))
-TURNED_OUTPUT: Matrix = tuple((row[3], row[1], row[2], row[0]) for row in SMALL.output)
 
 
 def large(a: float) -> Scheme:
@@ -95,9 +100,18 @@ def winograd_conv(
     x: Float[Array, "batch height width in_channel"],
     kernel: Float[Array, "3 3 in_channel out_channel"],
     padding: Padding,
+    larger: bool = False,
 ) -> Float[Array, "batch out_height out_width out_channel"]:
-    """Cross-correlate images, padded by ((top, bottom), (left, right)) zeros, with a 3x3 kernel."""
-    return _convolve(x, _kernel_numbers(kernel), padding, SMALL.image, SMALL.output, contract=1)
+    """Cross-correlate images, padded by ((top, bottom), (left, right)) zeros, with a 3x3 kernel.
+
+    Args:
+        x: the images.
+        kernel: the kernel.
+        padding: pixels.
+        larger: by F(4x4, 3x3) where that takes two thirds of the products or fewer.
+    """
+    scheme = _scheme(_outputs(x, padding), larger)
+    return _convolve(x, _kernel_numbers(kernel, scheme), padding, scheme, contract=1)
 
 
 def winograd_turned_conv(
@@ -106,7 +120,8 @@ def winograd_turned_conv(
     padding: Padding,
 ) -> Float[Array, "batch out_height out_width in_channel"]:
     """`winograd_conv` with the kernel turned by 180 degrees and its channels exchanged, as the input gradient needs."""
-    return _convolve(x, _kernel_numbers(kernel), padding, TURNED_IMAGE, TURNED_OUTPUT, contract=2)
+    scheme = _scheme(_outputs(x, padding), larger=True)
+    return _convolve(x, _kernel_numbers(kernel, scheme), padding, scheme.turned, contract=2)
 
 
 def winograd_kernel_gradient(
@@ -137,28 +152,38 @@ def winograd_kernel_gradient(
     return jnp.stack([jnp.stack(_combine(_transposed(scheme.kernel), list(column))) for column in by_column], 1)
 
 
-def _convolve(x: Array, factors: list[Array], padding: Padding, image: Matrix, output: Matrix, contract: int) -> Array:
-    height, width = (size + low + high - 2 for size, (low, high) in zip(x.shape[1:3], padding, strict=True))
-    rows, columns = -(-height // 2), -(-width // 2)
+def _outputs(x: Array, padding: Padding) -> tuple[int, int]:
+    (_, height, width, _), ((top, bottom), (left, right)) = x.shape, padding
+    return height + top + bottom - 2, width + left + right - 2
+
+
+def _scheme(outputs: tuple[int, int], larger: bool) -> Scheme:
+    """The scheme for so many rows and columns of outputs."""
+    return LARGE if larger and 3 * LARGE.numbers(*outputs) <= 2 * SMALL.numbers(*outputs) else SMALL
+
+
+def _convolve(x: Array, factors: list[Array], padding: Padding, scheme: Scheme, contract: int) -> Array:
+    (height, width), step = _outputs(x, padding), scheme.outputs
+    rows, columns = -(-height // step), -(-width // step)
 
     def convolve(images: Array) -> Array:
-        tiles = _tiles(image, _pad(images, height, width, padding, 2), height, width, 2)
+        tiles = _tiles(scheme.image, _pad(images, height, width, padding, step), height, width, step)
         sums = (((2,), (contract,)), ((0,), (0,)))
         products = [lax.dot_general(t, factor, sums) for t, factor in zip(tiles, factors, strict=True)]
         # Rows first, and kept: columns, added as they are interleaved, would read the products against the grain.
-        by_row = lax.optimization_barrier([jnp.stack(_combine(output, list(column))) for column in products])
-        parts = jnp.stack(_combine(output, by_row), 2)
-        whole = parts.reshape(2, len(images), rows, columns, 2, -1).transpose(1, 2, 0, 3, 4, 5)
-        return whole.reshape(len(images), 2 * rows, 2 * columns, -1)[:, :height, :width]
+        by_row = lax.optimization_barrier([jnp.stack(_combine(scheme.output, list(column))) for column in products])
+        parts = jnp.stack(_combine(scheme.output, by_row), 2)
+        whole = parts.reshape(step, len(images), rows, columns, step, -1).transpose(1, 2, 0, 3, 4, 5)
+        return whole.reshape(len(images), step * rows, step * columns, -1)[:, :height, :width]
 
-    tiles = SMALL.numbers(height, width) * x.shape[-1] * x.dtype.itemsize
+    tiles = scheme.numbers(height, width) * x.shape[-1] * x.dtype.itemsize
     return map_chunks(convolve, x, max(1, CHUNK_BYTES // tiles))
 
 
-def _kernel_numbers(kernel: Array) -> list[Array]:
-    """The kernel transformed: four times [4, in_channel, out_channel]."""
-    by_row = lax.optimization_barrier(jnp.stack(_combine(SMALL.kernel, list(kernel))))
-    return _combine(SMALL.kernel, [by_row[:, i] for i in range(3)])
+def _kernel_numbers(kernel: Array, scheme: Scheme) -> list[Array]:
+    """The kernel transformed: for each column of the square [rows, in_channel, out_channel]."""
+    by_row = lax.optimization_barrier(jnp.stack(_combine(scheme.kernel, list(kernel))))
+    return _combine(scheme.kernel, [by_row[:, i] for i in range(3)])
 
 
 def _tiles(matrix: Matrix, images: Array, height: int, width: int, step: int) -> list[Array]:
