@@ -17,9 +17,13 @@ from jax_cifar.config import Config
 from jax_cifar.errors import print_warning
 from jax_cifar.files import atomic_write, user_cache_dir
 
-# On a CPU, no products by XNNPACK, that of jaxlib 0.7: there a program uses the weights that it packed once, also when
-# others came to their place.
-CPU_OPTIONS = {"xla_cpu_use_xnnpack": False}
+# On a CPU, matrix products by YNNPACK, and nothing else: batched ones of few channels take Eigen up to three times as
+# long; convolutions, which by default YNNPACK gets too, it takes a third longer. By XNNPACK, that of jaxlib 0.7, a
+# program uses the weights that it packed once, also when others came to their place: there they go by Eigen.
+CPU_OPTIONS = (
+    {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
+    {"xla_cpu_use_xnnpack": False},
+)
 # On a GPU, no operation whose result depends on the order in which its parts end, and no algorithm chosen by its time.
 GPU_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 LARGEST = 1 << 31  # bytes of all programs that are kept
@@ -34,13 +38,14 @@ def compiler_options(deterministic: bool = False) -> dict[str, Any]:
 
 @functools.cache
 def _cpu_options() -> dict[str, Any]:
-    if any(name in os.environ.get("XLA_FLAGS", "") for name in CPU_OPTIONS):
-        return {}
-    try:
-        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
-    except jax.errors.JaxRuntimeError:  # a jaxlib that does not have it
-        return {}
-    return CPU_OPTIONS
+    chosen = os.environ.get("XLA_FLAGS", "")
+    for options in CPU_OPTIONS:
+        if any(name in chosen for name in options):
+            return {}
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # an option that this jaxlib does not have
+            jax.jit(lambda: 0, compiler_options=options).lower().compile()
+            return options
+    return {}
 
 
 def options_for_one_call() -> dict[str, Any]:

@@ -30,10 +30,12 @@ CHUNK_BYTES = 4 * 2**20
 MAX_CHANNELS_AS_IMAGES = 24
 # Up to this many inputs per output (4x4 of RGB: 48) a product with explicit patches beats XLA's CPU convolution.
 MAX_PATCH_SIZE = 48
-# With fewer channels (in, out) Winograd's transforms take longer than the products that they save; the kernel gradient
-# has larger tiles to choose from.
-WINOGRAD_CHANNELS = (16, 32)
-WINOGRAD_KERNEL_GRADIENT_CHANNELS = (16, 16)
+# With fewer channels (in, out) Winograd's transforms take longer than the products that they save. The input gradient
+# sums over the output channels, and XLA's convolution is at its worst with few results of many. The kernel gradient has
+# larger tiles to choose from, whatever the number of outputs.
+WINOGRAD_CHANNELS = (64, 64)
+WINOGRAD_INPUT_GRADIENT_CHANNELS = (16, 64)
+WINOGRAD_KERNEL_GRADIENT_CHANNELS = (32, 32)
 
 
 def conv2d(
@@ -140,7 +142,7 @@ def _input_gradient(
         unread = size + low + high - taps - stride * (out - 1)
         edges.append((taps - 1 - low, taps - 1 - high + unread))
     padding = tuple(edges)
-    if _suits_winograd(kernel, strides, padding, WINOGRAD_CHANNELS):
+    if _suits_winograd(kernel, strides, padding, WINOGRAD_INPUT_GRADIENT_CHANNELS):
         return winograd_turned_conv(grad, kernel, padding)
     return _stock_conv(grad, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), padding, dilation=strides)
 
