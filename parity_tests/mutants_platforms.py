@@ -10,7 +10,7 @@ PLATFORMS = (
         "cuda: a convolution as on a CPU",
         CONV,
         "default=partial(_even_conv, **options))",
-        "default=partial(_cpu_conv, **options))",
+        "default=cpu)",
         f"{LOWERED}::test_convolutions_are_jaxs_own_in_bfloat16[simple_cnn-1-cuda]",
     ),
     Mutant(
