@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.processes import REPORT, ROOT
 from jax_cifar.errors import check
-from jax_cifar.files import read_json
+from jax_cifar.files import read_json, with_library
 from jax_cifar.lab.tables import markdown, spread
 from jax_cifar.progress import print_above
 from jax_cifar.signals import ending_with_us
@@ -147,8 +147,7 @@ def run(command: Sequence[str], watch: Stopwatch, environment: Mapping[str, str]
 
     One that the budget does not suffice for gets SIGTERM, and SIGKILL where that does not end it.
     """
-    env = {**os.environ, **(environment or {})}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+    env = with_library() | dict(environment or {})
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         arguments = [sys.executable, *command]
         with (
@@ -238,10 +237,10 @@ def resume(quick: bool, watch: Stopwatch) -> Played:
 
 def run_until_stopped(command: Sequence[str], workdir: Path, watch: Stopwatch) -> int | None:
     """Start a run, stop it by SIGTERM after its second epoch; the step it saved, None where it ended before."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     log, quiet = workdir / "metrics.jsonl", subprocess.DEVNULL
     arguments = [sys.executable, *command]
-    with subprocess.Popen(arguments, env=env, stdout=quiet, stderr=quiet) as process, ending_with_us(process):
+    starting = subprocess.Popen(arguments, env=with_library(), stdout=quiet, stderr=quiet)
+    with starting as process, ending_with_us(process):
         while process.poll() is None and watch.left() > 0:
             if log.exists() and '"epoch": 2.' in log.read_text():
                 break
@@ -259,8 +258,8 @@ def digest(workdir: Path) -> str:
         "run = load_run(sys.argv[1]); leaves = jax.tree.leaves(run.variables)\n"
         "print(hashlib.sha256(b''.join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest())"
     )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run([sys.executable, "-c", code, str(workdir)], env=env, capture_output=True, text=True)
+    arguments = [sys.executable, "-c", code, str(workdir)]
+    done = subprocess.run(arguments, env=with_library(), capture_output=True, text=True)
     return done.stdout.strip() + str(read_json(workdir / "summary.json")["test_loss"])
 
 
