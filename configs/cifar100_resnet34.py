@@ -5,10 +5,11 @@ python scripts/train.py --config configs/cifar100_resnet34.py:plain
 Variants: plain (crop and flip) and strong (also one of colour jitter, grey and CLAHE, and one of coarse dropout, grid
 distortion and elastic transform, each half of the time) with a stem for small images; plain_imagenet and
 strong_imagenet with torchvision's stem, as published, which shrinks the images to 8 x 8 pixels at once. fast is for
-where there is no GPU: growing images and OneCycle without mixing, 12 epochs of 0.6 of the work, meant for a night.
+where there is no GPU: growing images and OneCycle without mixing, 12 epochs of 0.6 of the work: 71.28 % of the test
+images (n = 1) in 1.9 hours of training on 2 cores (RESULTS.md).
 
 The published pipeline aims at 70-75 %. It lays CutMix over MixUp and so loses the labels of the first; here each batch
-gets one of the two. Test accuracy: not measured yet.
+gets one of the two. Test accuracy of all but fast: not measured yet.
 """
 
 from typing import Literal
@@ -28,6 +29,7 @@ from jax_cifar.config import (
     CheckpointConfig,
     Config,
     DataConfig,
+    EvalConfig,
     MixConfig,
     ModelConfig,
     OptimConfig,
@@ -35,6 +37,10 @@ from jax_cifar.config import (
     TrainConfig,
 )
 
+# Told at the start of training, by name; as in RESULTS.md.
+REACHES = {
+    "cifar100_resnet34_fast": "71.28 % of the test images (n = 1), in 6878 s of training on 2 cores",
+}
 PLAIN = (RandomCrop(padding=4), HorizontalFlip())
 COLOURS = OneOf((ColorJitter(0.2, 0.2, 0.2, 0.1), ToGray(p=1.0), CLAHE(clip_limit=4.0, tile_grid_size=(4, 4), p=1.0)))
 HOLES = CoarseDropout(num_holes_range=(1, 4), hole_height_range=(4, 8), hole_width_range=(4, 8), p=1.0)
@@ -43,7 +49,7 @@ SHAPES = OneOf((HOLES, GridDistortion(p=1.0), BENT))
 
 
 def fast() -> Config:
-    """Meant to reach 70 % in few epochs, most of them of small images: not measured yet."""
+    """70 % in few epochs, most of them of small images."""
     return Config(
         name="cifar100_resnet34_fast",
         data=DataConfig(name="cifar100"),
@@ -54,6 +60,7 @@ def fast() -> Config:
         train=TrainConfig(
             epochs=12, batch_size=128, label_smoothing=0.1, resolutions=((16, 0.35), (24, 0.35), (32, 0.3))
         ),
+        eval=EvalConfig(every=2),
         checkpoint=CheckpointConfig(every=1),
     )
 
