@@ -26,6 +26,7 @@ from benchmarks import machine
 from benchmarks.processes import ROOT, report, run_python
 from benchmarks.tables import disturbed
 from benchmarks.timing import Case, Timing
+from jax_cifar.allocator import keep_memory
 from jax_cifar.config import Config
 from jax_cifar.config.files import apply_overrides, load_config
 from jax_cifar.errors import ConfigError, UserError, check
@@ -298,4 +299,5 @@ def inspect(job: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    keep_memory()  # as scripts do
     main(json.loads(sys.argv[1]))

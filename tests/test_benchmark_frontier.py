@@ -1,42 +1,50 @@
 """benchmarks/frontier.py: both frameworks train the same recipe, and are told beside one another."""
 
 import argparse
-import dataclasses
-from types import SimpleNamespace
+import os
+from pathlib import Path
 
 import pytest
-from small_runs import small_config
 
-from benchmarks import accuracy, frontier, machine
+from benchmarks import frontier, machine
 from benchmarks.frontier_picture import DAWNBENCH, draw
 from benchmarks.machine import Condition
 from benchmarks.timing import Case, Timing
-from jax_cifar.config import EvalConfig
 from jax_cifar.config.files import load_config
 from jax_cifar.errors import ConfigError
+from jax_cifar.files import write_json, write_record
 
 WAY = "torch channels_last"
+SMALL = ("--data.name", "synthetic", "--train.steps", "1")
 
 
 def options(**fields):
-    return argparse.Namespace(**{"recipes": ["plain", "72"], "seeds": 2, "torch": WAY, "picture": None, **fields})
+    given = {"recipes": ["plain", "72"], "seeds": 2, "torch": WAY, "picture": None, "environment": {}}
+    return argparse.Namespace(**given | fields)
 
 
-def test_every_recipe_is_trained_by_both_with_the_same_seeds(monkeypatch, tmp_path):
+def after(command, option):
+    return command[command.index(option) + 1]
+
+
+def test_every_recipe_is_trained_by_both_with_the_same_seeds_in_a_process_each(monkeypatch, tmp_path):
     trained = []
 
-    def final(config, way="jax"):
-        trained.append((config.name, config.train.seed, way))
-        return frontier.Final(10.0 * (1 + (way != "jax")) + config.train.seed, 0.5 + config.train.seed / 4)
+    def run_python(command, environment):
+        ours, seed = "--workdir" in command, int(after(command, "--train.seed"))
+        trained.append((after(command, "--config"), seed, ours))
+        assert environment["MINE"] == "1" and int(environment["OMP_NUM_THREADS"]) >= 1
+        figures = {"seconds": {"train": 20.0 - 10 * ours + seed}, "test_accuracy": 0.5 + seed / 4}
+        path = Path(after(command, "--workdir"), "summary.json") if ours else Path(after(command, "--json"))
+        (write_record if ours else write_json)(path, figures | {"test_accuracy_tta": None})
 
     monkeypatch.setattr(machine, "observe", lambda work: (work(), Condition()))
-    monkeypatch.setattr(frontier, "in_jax", final)
-    monkeypatch.setattr(frontier, "in_torch", final)
+    monkeypatch.setattr(frontier, "run_python", run_python)
     path = tmp_path / "frontier.png"
-    plain, fast = frontier.measure(options(picture=path))
-    names = [load_config(frontier.RECIPES[name]).name for name in ("plain", "72")]
-    assert [plain.name, fast.name] == names
-    assert sorted(trained) == sorted((name, seed, way) for name in names for seed in (0, 1) for way in ("jax", WAY))
+    plain, fast = frontier.measure(options(picture=path, environment={"MINE": "1"}))
+    recipes = [frontier.RECIPES[name] for name in ("plain", "72")]
+    assert [plain.name, fast.name] == [load_config(recipe).name for recipe in recipes]
+    assert sorted(trained) == sorted((recipe, seed, ours) for recipe in recipes for seed in (0, 1) for ours in (0, 1))
     assert fast.timings["jax"].seconds == (10.0, 11.0) and fast.timings[WAY].seconds == (20.0, 21.0)
     assert fast.accuracies["jax"] == (0.5, 0.75)
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -44,30 +52,27 @@ def test_every_recipe_is_trained_by_both_with_the_same_seeds(monkeypatch, tmp_pa
         next(frontier.measure(options(seeds=0)))
 
 
-def test_a_recipe_is_judged_as_it_says_and_only_at_its_end():
-    for name in ("88", "90", "94"):
-        recipe = load_config(frontier.RECIPES[name])
-        config = frontier.judged(recipe)
-        assert (config.eval.tta, config.eval.every) == (recipe.eval.tta, 0.0)
-        assert config.train.resolutions == recipe.train.resolutions
+@pytest.mark.parametrize("by_views", [None, 0.75])
+def test_the_figure_of_a_training_is_the_one_that_the_recipe_is_judged_by(by_views, monkeypatch):
+    commands = []
+
+    def run_python(command, environment):
+        commands.append(command)
+        figures = {"seconds": {"train": 3.0}, "test_accuracy": 0.5, "test_accuracy_tta": by_views}
+        write_json(Path(after(command, "--json")), figures)
+
+    monkeypatch.setattr(frontier, "run_python", run_python)
+    reached = frontier.Final(3.0, by_views or 0.5)
+    assert {frontier.train(way, "a.py", 0, {}) for way in frontier.TORCH_WAYS} == {reached}
+    assert [("--channels-last" in one, "--compile" in one) for one in commands] == [(0, 0), (1, 0), (1, 1)]
 
 
-@pytest.mark.parametrize(("tta", "reached"), [("none", 0.5), ("mirror", 0.75)])
-def test_the_figure_of_a_training_is_the_one_that_the_recipe_is_judged_by(tta, reached, monkeypatch):
-    summary = {"seconds": {"train": 3.0}, "test_accuracy": 0.5, "test_accuracy_tta": 0.75}
-    config = dataclasses.replace(small_config(), eval=EvalConfig(every=0.0, tta=tta))
-    monkeypatch.setattr(frontier, "train_jax", lambda *given: SimpleNamespace(summary=summary))
-    assert frontier.in_jax(config) == frontier.Final(3.0, reached)
-    given = []
-
-    def in_torch(config, **options):
-        given.append(options)
-        views = None if config.eval.tta == "none" else 0.75
-        return SimpleNamespace(seconds={"train": 3.0}, test_accuracy=0.5, test_accuracy_tta=views)
-
-    monkeypatch.setattr(accuracy.torch_train, "train", in_torch)
-    assert {frontier.in_torch(config, way) for way in frontier.TORCH_WAYS} == {frontier.Final(3.0, reached)}
-    assert [tuple(one.values()) for one in given] == [(False, False), (True, False), (True, True)]
+@pytest.mark.parametrize("way", ["jax", WAY])
+def test_both_commands_train_the_recipe_as_it_is_judged(way, monkeypatch):
+    """For real: every field that is set is one that both know."""
+    monkeypatch.setattr(frontier, "FIELDS", frontier.FIELDS + SMALL)
+    final = frontier.train(way, frontier.RECIPES["plain"], 0, os.environ)
+    assert 0 < final.seconds < 60 and 0 <= final.accuracy <= 1
 
 
 def test_the_table_has_both_and_how_far_the_plain_baseline_is():
