@@ -34,7 +34,11 @@ RECIPES = {
 }
 JAX = "jax"
 # What trains, and the options by which PyTorch does it in one of its ways.
-TORCH_WAYS = {"torch": (), "torch channels_last": ("--channels-last",), "torch.compile": ("--channels-last", "--compile")}
+TORCH_WAYS = {
+    "torch": (),
+    "torch channels_last": ("--channels-last",),
+    "torch.compile": ("--channels-last", "--compile"),
+}
 # On one device, evaluated once, at its end; and nothing of ours that PyTorch's run has not.
 FIELDS = ("--distributed.devices", "1", "--data.val_fraction", "0", "--eval.every", "0", "--checkpoint.every", "0")
 FIELDS += ("--log.tensorboard", "false", "--log.plots", "false")
