@@ -1,10 +1,10 @@
 """The frontier: test accuracy against seconds of training, every recipe in JAX and, the same, in PyTorch.
 
 A recipe is trained with seeds 0 to n-1 in both frameworks, in turn, by the commands that a user types, a process each:
-in one process the second framework would get memory in the order in which the first has left it, and ours then takes a
-quarter longer. It is judged as it says: by six views of each image where it has test-time augmentation. Seconds are
-those of training, without compiling and evaluating. --picture draws it, anew after every recipe, with what DAWNBench
-has of machines without a GPU.
+in one process ours was seen to take a quarter longer after trainings in both (experiments.md, 28 November). It is
+judged as it says: by six views of each image where it has test-time augmentation. Seconds are those of training,
+without compiling and evaluating. --picture draws it, anew after every recipe, with what DAWNBench has of machines
+without a GPU.
 """
 
 import argparse
@@ -33,8 +33,8 @@ RECIPES = {
     "94": f"{ROOT}/configs/cifar10_speedrun.py:94",
 }
 JAX = "jax"
-# What trains, and the options by which PyTorch does it in one of its ways.
-TORCH_WAYS = {
+# The options of torch_ref.train for each of its ways.
+TORCH_OPTIONS = {
     "torch": (),
     "torch channels_last": ("--channels-last",),
     "torch.compile": ("--channels-last", "--compile"),
@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     known = ["plain", "72", "88"]
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=known, help=f"default: {' '.join(known)}")
     parser.add_argument("--seeds", metavar="N", type=int, default=3, help="train with seeds 0 to N-1 (default 3)")
-    parser.add_argument("--torch", choices=TORCH_WAYS, default="torch channels_last", help="way to run PyTorch")
+    parser.add_argument("--torch", choices=TORCH_OPTIONS, default="torch channels_last", help="way to run PyTorch")
     parser.add_argument("--picture", metavar="FILE", type=expand, help="draw it there, as PNG")
 
 
@@ -98,12 +98,12 @@ def compare(recipe: str, way: str, seeds: int, environment: Mapping[str, str]) -
 
 
 def train(way: str, recipe: str, seed: int, environment: Mapping[str, str]) -> Final:
-    """What a process that trains a recipe writes about it."""
+    """Train a recipe in a new process, by the command of its framework; raises the `ConfigError` that stopped it."""
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder, "summary.json")
         command = [f"{ROOT}/scripts/train.py", "--workdir", folder]
         if way != JAX:
-            command = ["-m", "torch_ref.train", *TORCH_WAYS[way], "--json", str(written)]
+            command = ["-m", "torch_ref.train", *TORCH_OPTIONS[way], "--json", str(written)]
         run_python([*command, "--config", recipe, *FIELDS, "--train.seed", str(seed)], {**environment, **AS_JAX})
         figures = read_record(written)
     by_views = figures["test_accuracy_tta"]

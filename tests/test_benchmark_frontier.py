@@ -63,16 +63,16 @@ def test_the_figure_of_a_training_is_the_one_that_the_recipe_is_judged_by(by_vie
 
     monkeypatch.setattr(frontier, "run_python", run_python)
     reached = frontier.Final(3.0, by_views or 0.5)
-    assert {frontier.train(way, "a.py", 0, {}) for way in frontier.TORCH_WAYS} == {reached}
+    assert {frontier.train(way, "a.py", 0, {}) for way in frontier.TORCH_OPTIONS} == {reached}
     assert [("--channels-last" in one, "--compile" in one) for one in commands] == [(0, 0), (1, 0), (1, 1)]
 
 
 @pytest.mark.parametrize("way", ["jax", WAY])
-def test_both_commands_train_the_recipe_as_it_is_judged(way, monkeypatch):
-    """For real: every field that is set is one that both know."""
+def test_both_commands_know_what_they_are_given(way, monkeypatch):
+    """In processes for real; what they write is found where it is looked for."""
     monkeypatch.setattr(frontier, "FIELDS", frontier.FIELDS + SMALL)
     final = frontier.train(way, frontier.RECIPES["plain"], 0, os.environ)
-    assert 0 < final.seconds < 60 and 0 <= final.accuracy <= 1
+    assert final.seconds > 0 and 0 <= final.accuracy <= 1
 
 
 def test_the_table_has_both_and_how_far_the_plain_baseline_is():
