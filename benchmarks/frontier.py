@@ -1,28 +1,24 @@
 """The frontier: test accuracy against seconds of training, every recipe in JAX and, the same, in PyTorch.
 
-A recipe is trained with seeds 0 to n-1 in both frameworks, in turn, by the commands that a user types, a process each:
-in one process ours was seen to take a quarter longer after trainings in both (experiments.md, 28 November). It is
-judged as it says: by six views of each image where it has test-time augmentation. Seconds are those of training,
+A recipe is trained with seeds 0 to n-1 in both frameworks, in turn, by the commands that a user types, a process each.
+It is judged as it says: by six views of each image where it has test-time augmentation. Seconds are those of training,
 without compiling and evaluating. --picture draws it, anew after every recipe, with what DAWNBench has of machines
 without a GPU.
 """
 
 import argparse
 import statistics
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
-from benchmarks.processes import ROOT, run_python
+from benchmarks.processes import ROOT
 from benchmarks.tables import disturbed, shown_ratio
 from benchmarks.timing import Case, in_turn
+from benchmarks.trainings import JAX, TORCH_OPTIONS, train
 from jax_cifar.config.files import load_config
 from jax_cifar.errors import check
-from jax_cifar.files import expand, read_record
+from jax_cifar.files import expand
 from jax_cifar.lab.tables import markdown, spread
-from jax_cifar.telemetry.environment import cpu_count
 
 RECIPES = {
     "plain": f"{ROOT}/configs/cifar10_simple_cnn.py",
@@ -32,27 +28,8 @@ RECIPES = {
     "94-cpu": f"{ROOT}/configs/cifar10_speedrun.py:94-cpu",
     "94": f"{ROOT}/configs/cifar10_speedrun.py:94",
 }
-JAX = "jax"
-# The options of torch_ref.train for each of its ways.
-TORCH_OPTIONS = {
-    "torch": (),
-    "torch channels_last": ("--channels-last",),
-    "torch.compile": ("--channels-last", "--compile"),
-}
-# On one device, evaluated once, at its end; and nothing of ours that PyTorch's run has not.
-FIELDS = ("--distributed.devices", "1", "--data.val_fraction", "0", "--eval.every", "0", "--checkpoint.every", "0")
-FIELDS += ("--log.tensorboard", "false", "--log.plots", "false")
-# Of PyTorch, that it computes as JAX does: on as many cores as XLA has, and on a GPU with TF32.
-AS_JAX = {"OMP_NUM_THREADS": str(cpu_count()), "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
 # What --quick asks for where nothing else is said.
 QUICK = {"recipes": ["72"], "seeds": 2}
-
-
-class Final(NamedTuple):
-    """What a training ends with."""
-
-    seconds: float  # of training
-    accuracy: float  # of the test images
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -87,27 +64,14 @@ def compare(recipe: str, way: str, seeds: int, environment: Mapping[str, str]) -
     accuracies: dict[str, list[float]] = {JAX: [], way: []}
 
     def seconds(name: str, seed: int) -> float:
-        final = train(name, recipe, seed, environment)
-        accuracies[name].append(final.accuracy)
-        return final.seconds
+        training = train(name, recipe, seed, environment)
+        accuracies[name].append(training.accuracy)
+        return training.seconds
 
     timings = in_turn({name: partial(seconds, name) for name in accuracies}, seeds)
     return Case(
         load_config(recipe).name, timings, accuracies={name: tuple(values) for name, values in accuracies.items()}
     )
-
-
-def train(way: str, recipe: str, seed: int, environment: Mapping[str, str]) -> Final:
-    """Train a recipe in a new process, by the command of its framework; raises the `ConfigError` that stopped it."""
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder, "summary.json")
-        command = [f"{ROOT}/scripts/train.py", "--workdir", folder]
-        if way != JAX:
-            command = ["-m", "torch_ref.train", *TORCH_OPTIONS[way], "--json", str(written)]
-        run_python([*command, "--config", recipe, *FIELDS, "--train.seed", str(seed)], {**environment, **AS_JAX})
-        figures = read_record(written)
-    by_views = figures["test_accuracy_tta"]
-    return Final(figures["seconds"]["train"], figures["test_accuracy"] if by_views is None else by_views)
 
 
 def table(cases: Sequence[Case]) -> str:

@@ -12,7 +12,6 @@ way's seconds of training are those of a run with its loading of the data.
 """
 
 import argparse
-import contextlib
 import json
 import statistics
 import sys
@@ -22,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import machine, trainings
 from benchmarks.processes import ROOT, report, run_python
 from benchmarks.tables import disturbed
 from benchmarks.timing import Case, Timing
@@ -34,7 +33,7 @@ from jax_cifar.lab.tables import markdown, spread
 from jax_cifar.progress import print_above
 
 CONFIGS = ROOT / "configs"
-WAYS = ("torch", "torch channels_last", "torch.compile")  # benchmarks.networks.TORCH_WAYS, which imports JAX
+BASELINE = f"{CONFIGS}/cifar10_simple_cnn.py"
 CACHES = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
@@ -97,7 +96,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a recipe of your own: a config file, FILE or FILE:VARIANT")
     parser.add_argument("--target", metavar="ACC", type=float, help="test accuracy that --config is to reach")
     parser.add_argument(
-        "--baseline", nargs="+", choices=WAYS, default=[], help="train the plain baseline in PyTorch too, in these ways"
+        "--baseline",
+        nargs="+",
+        choices=trainings.TORCH_OPTIONS,
+        default=[],
+        help="train the plain baseline in PyTorch too, in these ways",
     )
     parser.add_argument(
         "--set", nargs=argparse.REMAINDER, default=[], help="fields of every config, last: --set --train.epochs 8 ..."
@@ -126,21 +129,13 @@ def measure(options: argparse.Namespace) -> Iterator[Speedrun]:
     # All before any is trained; and the libraries' files are in memory then.
     names = [run_child({**job, "seeds": []}, options.environment)[0]["name"] for job in jobs]
     parts = zip(names, recipes, jobs, strict=True)
-    finals = {way: train_baseline(way) for way in options.baseline}
+    baselines = {way: trainings.train(way, BASELINE, 0, options.environment) for way in options.baseline}
     beside = {
-        "baseline_seconds": {way: final.seconds for way, final in finals.items()},
-        "baseline_accuracies": {way: final.accuracy for way, final in finals.items()},
+        "baseline_seconds": {way: training.seconds for way, training in baselines.items()},
+        "baseline_accuracies": {way: training.accuracy for way, training in baselines.items()},
     }
     for name, recipe, job in parts:
         yield replace(speedrun(name, recipe.target, job, options.seeds, options.environment), **beside)
-
-
-def train_baseline(way: str) -> Any:
-    """The last epoch of the plain baseline in PyTorch, whose lines go to stderr."""
-    from benchmarks.accuracy import comparable, train_torch
-
-    with contextlib.redirect_stdout(sys.stderr):
-        return train_torch(comparable(load_config(CONFIGS / "cifar10_simple_cnn.py")), way)[-1]
 
 
 def speedrun(

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -66,7 +67,10 @@ def test_a_run_and_the_same_again():
     assert set(result.seconds) == {"data", "compile", "train", "eval", "total"}
     assert sum(result.seconds.values()) <= 2 * result.seconds["total"]  # the total is one of them
     assert result.images_per_second == pytest.approx(9 * 32 / result.seconds["train"])
-    assert train.train(config, verbose=False).losses == result.losses
+    again = train.train(config, verbose=False, each_epoch=True)
+    assert (again.losses, again.test_accuracy, result.epochs) == (result.losses, result.test_accuracy, [])
+    (half, _), last = again.epochs
+    assert 0 < half < last.seconds == again.seconds["train"] and last.accuracy == again.test_accuracy
     other = train.train(small_config(train={"epochs": 1.5, "seed": 1}), verbose=False)
     assert other.losses[0] != result.losses[0]
     splits = load_data(config.data)
@@ -77,6 +81,20 @@ def test_a_run_and_the_same_again():
     labels = torch.tensor(splits.test.labels, dtype=torch.int64)
     assert result.test_loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert result.test_accuracy == (logits.argmax(1) == labels).double().mean().item()
+
+
+def test_evaluating_after_an_epoch_is_no_training(monkeypatch):
+    now, evaluate = [0], steps.evaluate
+
+    def later(seconds):
+        now[0] += seconds
+        return now[0]
+
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: later(1)))
+    monkeypatch.setattr(steps, "evaluate", lambda *arguments: later(1000) and evaluate(*arguments))
+    result = train.train(small_config(train={"epochs": 3}), verbose=False, each_epoch=True)
+    assert (result.seconds["train"], result.seconds["eval"]) == (3, 3003)
+    assert [epoch.seconds for epoch in result.epochs] == [1, 2, 3]
 
 
 def test_evaluation_counts_every_image_once():

@@ -1,8 +1,7 @@
 """benchmarks/frontier.py: both frameworks train the same recipe, and are told beside one another."""
 
 import argparse
-import os
-from pathlib import Path
+import itertools
 
 import pytest
 
@@ -10,12 +9,11 @@ from benchmarks import frontier, machine
 from benchmarks.frontier_picture import DAWNBENCH, draw
 from benchmarks.machine import Condition
 from benchmarks.timing import Case, Timing
+from benchmarks.trainings import Training
 from jax_cifar.config.files import load_config
 from jax_cifar.errors import ConfigError
-from jax_cifar.files import write_json, write_record
 
 WAY = "torch channels_last"
-SMALL = ("--data.name", "synthetic", "--train.steps", "1")
 
 
 def options(**fields):
@@ -23,56 +21,26 @@ def options(**fields):
     return argparse.Namespace(**given | fields)
 
 
-def after(command, option):
-    return command[command.index(option) + 1]
-
-
-def test_every_recipe_is_trained_by_both_with_the_same_seeds_in_a_process_each(monkeypatch, tmp_path):
+def test_every_recipe_is_trained_by_both_with_the_same_seeds(monkeypatch, tmp_path):
     trained = []
 
-    def run_python(command, environment):
-        ours, seed = "--workdir" in command, int(after(command, "--train.seed"))
-        trained.append((after(command, "--config"), seed, ours))
-        assert environment["MINE"] == "1" and int(environment["OMP_NUM_THREADS"]) >= 1
-        figures = {"seconds": {"train": 20.0 - 10 * ours + seed}, "test_accuracy": 0.5 + seed / 4}
-        path = Path(after(command, "--workdir"), "summary.json") if ours else Path(after(command, "--json"))
-        (write_record if ours else write_json)(path, figures | {"test_accuracy_tta": None})
+    def train(way, recipe, seed, environment):
+        trained.append((recipe, seed, way))
+        assert environment == {"MINE": "1"}
+        return Training(20.0 - 10 * (way == "jax") + seed, 0.5 + seed / 4, ())
 
     monkeypatch.setattr(machine, "observe", lambda work: (work(), Condition()))
-    monkeypatch.setattr(frontier, "run_python", run_python)
+    monkeypatch.setattr(frontier, "train", train)
     path = tmp_path / "frontier.png"
     plain, fast = frontier.measure(options(picture=path, environment={"MINE": "1"}))
     recipes = [frontier.RECIPES[name] for name in ("plain", "72")]
     assert [plain.name, fast.name] == [load_config(recipe).name for recipe in recipes]
-    assert sorted(trained) == sorted((recipe, seed, ours) for recipe in recipes for seed in (0, 1) for ours in (0, 1))
+    assert sorted(trained) == sorted(itertools.product(recipes, (0, 1), ("jax", WAY)))
     assert fast.timings["jax"].seconds == (10.0, 11.0) and fast.timings[WAY].seconds == (20.0, 21.0)
     assert fast.accuracies["jax"] == (0.5, 0.75)
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match="--seeds = 0 is not allowed"):
         next(frontier.measure(options(seeds=0)))
-
-
-@pytest.mark.parametrize("by_views", [None, 0.75])
-def test_the_figure_of_a_training_is_the_one_that_the_recipe_is_judged_by(by_views, monkeypatch):
-    commands = []
-
-    def run_python(command, environment):
-        commands.append(command)
-        figures = {"seconds": {"train": 3.0}, "test_accuracy": 0.5, "test_accuracy_tta": by_views}
-        write_json(Path(after(command, "--json")), figures)
-
-    monkeypatch.setattr(frontier, "run_python", run_python)
-    reached = frontier.Final(3.0, by_views or 0.5)
-    assert {frontier.train(way, "a.py", 0, {}) for way in frontier.TORCH_OPTIONS} == {reached}
-    assert [("--channels-last" in one, "--compile" in one) for one in commands] == [(0, 0), (1, 0), (1, 1)]
-
-
-@pytest.mark.parametrize("way", ["jax", WAY])
-def test_both_commands_know_what_they_are_given(way, monkeypatch):
-    """In processes for real; what they write is found where it is looked for."""
-    monkeypatch.setattr(frontier, "FIELDS", frontier.FIELDS + SMALL)
-    final = frontier.train(way, frontier.RECIPES["plain"], 0, os.environ)
-    assert final.seconds > 0 and 0 <= final.accuracy <= 1
 
 
 def test_the_table_has_both_and_how_far_the_plain_baseline_is():

@@ -12,14 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import accuracy, machine, speedrun
-from benchmarks.accuracy import Epoch
+from benchmarks import machine, speedrun, trainings
 from benchmarks.machine import Condition
-from benchmarks.networks import TORCH_WAYS
 from benchmarks.processes import REPORT
 from benchmarks.speedrun import RECIPES, Speedrun
 from benchmarks.tables import as_json
 from benchmarks.timing import Timing
+from benchmarks.trainings import Training
 from jax_cifar import load_config
 from jax_cifar.errors import ConfigError
 from jax_cifar.training import many
@@ -139,19 +138,18 @@ def test_recipes_are_judged_in_their_way_and_the_users_fields_come_last(children
 def test_the_baseline_is_compared_with_a_run_and_its_data(children, monkeypatch):
     trained = []
 
-    def train_torch(config, way):
-        trained.append((config.name, config.train.seed, way))
-        print("an epoch")
-        return [Epoch(5.0, 0.25), Epoch(70.0 if way == "torch" else 42.0, 0.75)]
+    def train(way, config, seed, environment):
+        trained.append((load_config(config).name, seed, way))
+        assert environment == USERS
+        return Training(70.0 if way == "torch" else 42.0, 0.75, ())
 
-    monkeypatch.setattr(accuracy, "train_torch", train_torch)
+    monkeypatch.setattr(trainings, "train", train)
     (case,) = speedrun.measure(parse("--seeds", "3", "--baseline", "torch", "torch channels_last"))
     assert trained == [("cifar10_simple_cnn", 0, way) for way in ("torch", "torch channels_last")]
     assert case.times_as_fast == 42.0 / (3.0 + 0.5)
     head, _, row = speedrun.table([case]).splitlines()
     assert head.endswith("| cold process | data | PyTorch baseline | times as fast |")
     assert row.endswith("| 0.50 s | 70.0 s and 75.00% (torch), 42.0 s and 75.00% (torch channels_last) | **12.0** |")
-    assert set(speedrun.WAYS) == set(TORCH_WAYS)
 
 
 def test_every_recipe_is_an_experiment_on_what_its_name_says():

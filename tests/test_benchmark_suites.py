@@ -16,17 +16,16 @@ import pytest
 import torch
 
 from benchmarks import accuracy, checkpoint, machine, networks, scan, startup, step, timing
-from benchmarks.accuracy import Epoch
 from benchmarks.checkpoint import Files
 from benchmarks.machine import Condition
 from benchmarks.processes import REPORT
 from benchmarks.tables import as_json, markdown
 from benchmarks.timing import Case, Timing
+from benchmarks.trainings import Epoch, Training
 from jax_cifar.errors import ConfigError
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.training.session import Session
 from torch_ref import steps as torch_steps
-from torch_ref.train import train as train_torch
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 CONFIG = """
@@ -271,13 +270,14 @@ def test_the_accuracy_suite_trains_every_seed_in_turn(monkeypatch, tmp_path):
     # By seed: reached at once, reached later and left again, never reached.
     runs = [[Epoch(1.0, 0.7)], [Epoch(1.0, 0.6), Epoch(2.0, 0.8), Epoch(3.0, 0.5)], [Epoch(1.0, 0.69)]]
 
-    def fake(config, way="jax"):
-        seeds.append((way, config.train.seed))
-        return runs[config.train.seed]
+    def train(way, config, seed, environment, fields, each_epoch):
+        seeds.append((way, seed))
+        assert (config, environment, fields, each_epoch) == (options[1], {}, ["--eval.tta", "none"], True)
+        return Training(9.0, runs[seed][-1].accuracy, tuple(runs[seed]))
 
-    monkeypatch.setattr(accuracy, "train_jax", fake)
-    monkeypatch.setattr(accuracy, "train_torch", fake)
+    monkeypatch.setattr(accuracy, "train", train)
     parser = argparse.ArgumentParser()
+    parser.set_defaults(environment={})
     accuracy.add_options(parser)
     options = ["--config", str(tmp_path / "small.py"), "--torch", "torch"]
     (case,) = accuracy.measure(parser.parse_args(options))
@@ -291,24 +291,3 @@ def test_the_accuracy_suite_trains_every_seed_in_turn(monkeypatch, tmp_path):
     ]:
         with pytest.raises(ConfigError, match=message):
             next(accuracy.measure(parser.parse_args([*options, *wrong.split()])))
-
-
-@pytest.mark.slow
-def test_time_to_accuracy_of_whole_runs(tmp_path, monkeypatch, capsys):
-    runs, train_jax = [], accuracy.train_jax
-    monkeypatch.setattr(accuracy, "train_jax", lambda config: runs.append(train_jax(config)) or runs[-1])
-    (tmp_path / "small.py").write_text(CONFIG)
-    (case,) = measure(
-        accuracy, "--config", str(tmp_path / "small.py"), "--target", "0.01", "--seeds", "1", "--torch", "torch"
-    )
-    assert list(case.timings) == list(case.accuracies) == ["jax", "torch"]
-    assert all(0 < way.seconds[0] < math.inf for way in case.timings.values())
-    printed = capsys.readouterr()
-    assert not printed.out
-    assert "test accuracy" in printed.err
-    seconds = [epoch.seconds for epoch in runs[0]]
-    assert len(seconds) == 3 and seconds == sorted(seconds)
-    # PyTorch's run, evaluated three times, is still that of torch_ref.train.
-    config = accuracy.comparable(accuracy.load_config(tmp_path / "small.py"))
-    assert printed.err.count("seed 0, torch: epoch") == 3
-    assert case.accuracies["torch"] == (train_torch(config, verbose=False).test_accuracy,)

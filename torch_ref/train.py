@@ -4,8 +4,8 @@
     python -m torch_ref.train --config configs/cifar10_simple_cnn.py --optim.lr 0.01 --compile
 
 Runs on one device, CUDA if there is one. The training images are trained on and the test images evaluated at the end,
-with the test-time augmentation of `eval.tta` a second time; nothing is saved, and the sections checkpoint, log and
-distributed have no effect.
+with the test-time augmentation of `eval.tta` a second time; nothing is saved. `eval.every` and the sections
+checkpoint, log and distributed have no effect.
 Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite.
 """
 
@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 ROW = "{:>7} {:>8} {:>9} {:>10} {:>10} {:>9}"
 
 
+class Epoch(NamedTuple):
+    """How far a training is after an epoch."""
+
+    seconds: float  # of training since its start
+    accuracy: float  # of the test images
+
+
 @dataclass(frozen=True)
 class Result:
     """What a run gives. Losses are in nats, accuracies shares of 1.
@@ -52,6 +59,7 @@ class Result:
     test_accuracy_tta: float | None  # with `eval.tta`; None without one
     images_per_second: float
     seconds: dict[str, float]
+    epochs: list[Epoch]  # where every one was evaluated
 
 
 def train(
@@ -61,7 +69,7 @@ def train(
     compiled: bool = False,
     device: "str | torch.device | None" = None,
     verbose: bool = True,
-    each_epoch: Callable[[float, float], object] | None = None,
+    each_epoch: bool = False,
 ) -> Result:
     """Train what `config` says and evaluate the test images; the same seed and device give the same result.
 
@@ -71,7 +79,7 @@ def train(
         compiled: train through `torch.compile`; the evaluation is always eager.
         device: where to train; default: CUDA if there is one, else the CPU.
         verbose: print a row per epoch and a last line.
-        each_epoch: is told the seconds of training and the test accuracy after every epoch.
+        each_epoch: evaluate the test images after every epoch, and not only at the end.
 
     Raises:
         ConfigError: the configuration cannot be met, or PyTorch cannot compile here.
@@ -95,6 +103,7 @@ def train(
 
     # Its own generator, so that the order of the images does not depend on what else is drawn.
     generator, losses, accuracy = torch.Generator().manual_seed(config.train.seed), [], 0.0
+    epochs: list[Epoch] = []
     for epoch in range(-(-total_steps // steps_per_epoch)):
         before = seconds["train"]
         with _charge(seconds, "train"):
@@ -110,18 +119,21 @@ def train(
         if verbose:
             row = epoch + 1, len(losses), f"{loss:.4f}", f"{accuracy:.2%}", f"{order.numel() / took:,.0f}"
             print(ROW.format(*row, f"{seconds['train']:.1f}"), flush=True)
-        if each_epoch is not None and len(losses) < total_steps:
-            each_epoch(seconds["train"], run.judge("none")[1])
+        if each_epoch and len(losses) < total_steps:
+            with _charge(seconds, "eval"):
+                epochs.append(Epoch(seconds["train"], run.judge("none")[1]))
 
     with _charge(seconds, "eval"):
         test_loss, test_accuracy = run.judge("none")
         with_tta = None if config.eval.tta == "none" else run.judge(config.eval.tta)[1]
     check_finite(test_loss, "test loss")
-    if each_epoch is not None:
-        each_epoch(seconds["train"], test_accuracy)
+    if each_epoch:
+        epochs.append(Epoch(seconds["train"], test_accuracy))
     speed = total_steps * config.train.batch_size / seconds["train"]
     seconds["total"] = time.perf_counter() - started
-    result = Result(run.trainer.eval_model, losses, accuracy, test_accuracy, test_loss, with_tta, speed, seconds)
+    result = Result(
+        run.trainer.eval_model, losses, accuracy, test_accuracy, test_loss, with_tta, speed, seconds, epochs
+    )
     if verbose:
         print(summary_line(result))
     return result
@@ -228,12 +240,15 @@ def main(arguments: Sequence[str]) -> None:
     parser = ExperimentParser(__doc__, prog="python -m torch_ref.train")
     parser.add_argument("--channels-last", action="store_true", help="weights and images in memory as NHWC")
     parser.add_argument("--compile", action="store_true", help="train through torch.compile")
+    parser.add_argument("--each-epoch", action="store_true", help="evaluate the test images after every epoch")
     parser.add_json("write the figures and the losses to this file")
     options, config = parser.read(arguments)
-    result = train(config, channels_last=options.channels_last, compiled=options.compile)
+    ways = {"channels_last": options.channels_last, "compiled": options.compile}
+    result = train(config, **ways, each_epoch=options.each_epoch)
     if options.json is not None:
         figures = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
         del figures["model"]
+        figures["epochs"] = [epoch._asdict() for epoch in result.epochs]
         write_json(options.json, {"config_name": config.name} | figures)
 
 
