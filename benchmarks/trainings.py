@@ -75,9 +75,10 @@ def train(
         command += ["--config", config, *FIELDS, "--train.seed", str(seed), *fields]
         run_python(command, {**environment, **AS_JAX})
         figures = read_record(written)
-        lines = read_metrics(Path(folder)) if way == JAX else figures["epochs"]
-    epochs = [Epoch(line["seconds"], line["accuracy"]) for line in lines if line.get("split", "test") == "test"]
+        if way == JAX:
+            figures["epochs"] = [line for line in read_metrics(Path(folder)) if line["split"] == "test"]
+    epochs = tuple(Epoch(line["seconds"], line["accuracy"]) for line in figures["epochs"] if each_epoch)
     by_views, seconds = figures["test_accuracy_tta"], figures["seconds"]["train"]
     accuracy = figures["test_accuracy"] if by_views is None else by_views
     print_above(f"{figures['config_name']}, seed {seed}, {way}: {accuracy:.2%}, {seconds:.1f} s", sys.stderr)
-    return Training(seconds, accuracy, tuple(epochs) if each_epoch else ())
+    return Training(seconds, accuracy, epochs)

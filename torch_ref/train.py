@@ -34,13 +34,6 @@ if TYPE_CHECKING:
 ROW = "{:>7} {:>8} {:>9} {:>10} {:>10} {:>9}"
 
 
-class Epoch(NamedTuple):
-    """How far a training is after an epoch."""
-
-    seconds: float  # of training since its start
-    accuracy: float  # of the test images
-
-
 @dataclass(frozen=True)
 class Result:
     """What a run gives. Losses are in nats, accuracies shares of 1.
@@ -59,7 +52,7 @@ class Result:
     test_accuracy_tta: float | None  # with `eval.tta`; None without one
     images_per_second: float
     seconds: dict[str, float]
-    epochs: list[Epoch]  # where every one was evaluated
+    epochs: list[dict[str, float]]  # with `each_epoch`: "seconds" of training until then, "accuracy" of the test images
 
 
 def train(
@@ -103,7 +96,7 @@ def train(
 
     # Its own generator, so that the order of the images does not depend on what else is drawn.
     generator, losses, accuracy = torch.Generator().manual_seed(config.train.seed), [], 0.0
-    epochs: list[Epoch] = []
+    epochs: list[dict[str, float]] = []
     for epoch in range(-(-total_steps // steps_per_epoch)):
         before = seconds["train"]
         with _charge(seconds, "train"):
@@ -121,14 +114,14 @@ def train(
             print(ROW.format(*row, f"{seconds['train']:.1f}"), flush=True)
         if each_epoch and len(losses) < total_steps:
             with _charge(seconds, "eval"):
-                epochs.append(Epoch(seconds["train"], run.judge("none")[1]))
+                epochs.append({"seconds": seconds["train"], "accuracy": run.judge("none")[1]})
 
     with _charge(seconds, "eval"):
         test_loss, test_accuracy = run.judge("none")
         with_tta = None if config.eval.tta == "none" else run.judge(config.eval.tta)[1]
     check_finite(test_loss, "test loss")
     if each_epoch:
-        epochs.append(Epoch(seconds["train"], test_accuracy))
+        epochs.append({"seconds": seconds["train"], "accuracy": test_accuracy})
     speed = total_steps * config.train.batch_size / seconds["train"]
     seconds["total"] = time.perf_counter() - started
     result = Result(
@@ -248,7 +241,6 @@ def main(arguments: Sequence[str]) -> None:
     if options.json is not None:
         figures = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
         del figures["model"]
-        figures["epochs"] = [epoch._asdict() for epoch in result.epochs]
         write_json(options.json, {"config_name": config.name} | figures)
 
 
