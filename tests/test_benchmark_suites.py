@@ -268,7 +268,10 @@ def test_the_accuracy_suite_trains_every_seed_in_turn(monkeypatch, tmp_path):
     (tmp_path / "small.py").write_text(CONFIG)
     seeds = []
     # By seed: reached at once, reached later and left again, never reached.
-    runs = [[Epoch(1.0, 0.7)], [Epoch(1.0, 0.6), Epoch(2.0, 0.8), Epoch(3.0, 0.5)], [Epoch(1.0, 0.69)]]
+    runs = [
+        [Epoch(seconds, accuracy) for seconds, accuracy in enumerate(values, 1)]
+        for values in [(0.7, 0.7, 0.7), (0.6, 0.8, 0.5), (0.5, 0.6, 0.69)]
+    ]
 
     def train(way, config, seed, environment, fields, each_epoch):
         seeds.append((way, seed))
@@ -284,6 +287,13 @@ def test_the_accuracy_suite_trains_every_seed_in_turn(monkeypatch, tmp_path):
     assert seeds == [("jax", 0), ("torch", 0), ("torch", 1), ("jax", 1), ("jax", 2), ("torch", 2)]
     assert case.timings == dict.fromkeys(["jax", "torch"], Timing((1.0, 2.0, math.inf), (Condition(),) * 3))
     assert case.accuracies == dict.fromkeys(["jax", "torch"], (0.7, 0.5, 0.69))
+    assert accuracy.table([case]).splitlines()[2:] == [
+        "| small, to 0.7 of the test images | 2 s (1-never), 63.00% | 2 s (1-never), 63.00% |",
+        "",
+        *(f"- {way}, reached after epoch 1, 2, never; means: 60.00%, 70.00%, 63.00%" for way in case.timings),
+    ]
+    (row,) = as_json("accuracy", [case])["cases"]
+    assert row["curves"]["jax"] == ((0.7, 0.7, 0.7), (0.6, 0.8, 0.5), (0.5, 0.6, 0.69)) and row["target"] == 0.7
     for wrong, message in [
         ("--target 0", "--target = 0.0 is"),
         ("--target 70", "--target = 70.0"),
