@@ -71,7 +71,12 @@ def chosen(options: argparse.Namespace) -> list[Block]:
     has_gpu = shutil.which("nvidia-smi") is not None
     wanted = options.sections or [title for title in titles if has_gpu or not re.search(r"\bGPU\b", title)]
     taken = [block for block in known if block.section in wanted]
-    return list(filter(None, map(quick, taken))) if options.quick else taken
+    if not options.quick:
+        return taken
+    once: dict[str, Block] = {}
+    for block in filter(None, map(quick, taken)):
+        once.setdefault(block.commands, block)  # the page has a suite several times, with other options
+    return list(once.values())
 
 
 def quick(block: Block) -> Block | None:

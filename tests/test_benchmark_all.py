@@ -88,6 +88,13 @@ def test_quick_runs_the_benchmarks_alone():
     assert suite.cases(parse(quick=True)) == 1
 
 
+def test_quick_runs_a_suite_once(page):
+    text = "## {}\n\n```\npython scripts/benchmark.py step --models {}\n```\n\n"
+    page.write_text(text.format("A", "a") + text.format("A", "b") + text.format("B", "a"))
+    assert [len(suite.chosen(parse(quick=quick))) for quick in (False, True)] == [3, 1]
+    assert suite.chosen(parse(quick=True))[0].section == "A"
+
+
 def test_blocks_are_run_and_a_failure_stops_no_other(page, tmp_path, capsys):
     page.write_text("## A\n\n```\necho one; echo two >&2\nfalse\necho three\n```\n\n```\npython -c 'print(4)'\n```\n")
     options = parse()
