@@ -17,6 +17,9 @@ from jaxtyping import Array
 
 from jax_cifar.backend.mesh import AnyMesh
 
+# Chunks of all powers of two, and of most other batches, come this near to any limit.
+MOST_OFF = 1.5
+
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
 
@@ -105,6 +108,16 @@ def _sum_chunks(function: Callable[..., Array], arrays: Sequence[Array], limit: 
 
 
 def _split(batch: int, limit: int) -> tuple[int, int]:
-    """How many chunks of which size; fewer rows than there are chunks are left over."""
-    count = -(-batch // limit)
-    return count, batch // count
+    """How many chunks of which size; what is left over is fewer rows than a chunk.
+
+    Nothing is left over where a chunk near the limit divides the batch: the rest is one more program in the program.
+    """
+
+    def off(size: int) -> float:
+        return max(size / limit, limit / size)
+
+    if batch <= limit:
+        return 1, batch
+    even = min((size for size in range(1, batch + 1) if batch % size == 0), key=off)
+    size = even if off(even) <= MOST_OFF else limit
+    return batch // size, size
