@@ -1,9 +1,9 @@
 """The scripts under one name, from any folder: `python -m jax_cifar train --config quickstart`."""
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 import ast
 import difflib

@@ -1,8 +1,12 @@
-"""How this process gets memory from the system, and whether it gives it back."""
+"""How much memory there is, how this process gets it from the system, and when it gives it back."""
 
+import contextlib
 import ctypes
+import math
 import os
 import sys
+import threading
+import time
 
 # glibc's malloc.h: what is freed at the top of the heap stays; nothing has pages of its own; one heap for all threads,
 # as a thread's own ends at 64 MiB, and what is larger then has pages of its own all the same.
@@ -12,6 +16,10 @@ KEEP = ((TRIM_THRESHOLD, -1), (MMAP_MAX, 0), (ARENA_MAX, 1))
 MOST_CORES = 4
 # Who sets one of these has chosen for himself.
 CHOSEN = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+# Shares of the memory: what is kept may be so much of it, as long as so much is free for others. Looked at so often.
+MOST_KEPT, LEAST_FREE, SECONDS_BETWEEN_LOOKS = 1 / 2, 1 / 4, 1.0
+# What a container may use of the machine: version 2 and version 1 of Linux' control groups.
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def keep_memory() -> bool:
@@ -20,6 +28,9 @@ def keep_memory() -> bool:
     Every call of a compiled program takes the memory of its intermediate arrays anew. From the system it comes page by
     page, each with a fault that fills it with zeros, and on a virtual machine one of the host's besides. To be called
     before there are threads, which would get heaps of their own.
+
+    What a call has left does not always fit the next one, by the few bytes that something small has taken since: the
+    process may come to hold what three or four calls need. So it gives all of that back where memory gets scarce.
     """
     if not sys.platform.startswith("linux") or any(name.startswith(CHOSEN) for name in os.environ):
         return False
@@ -28,4 +39,47 @@ def keep_memory() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    return all([library.mallopt(parameter, value) for parameter, value in KEEP])
+    kept = all([library.mallopt(parameter, value) for parameter, value in KEEP])
+    if kept:
+        threading.Thread(target=_give_back_if_scarce, args=(library,), name="memory", daemon=True).start()
+    return kept
+
+
+def _give_back_if_scarce(library: ctypes.CDLL) -> None:
+    memory = machine_memory()
+    while True:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        if _resident_memory() > MOST_KEPT * memory or free_memory() < LEAST_FREE * memory:
+            library.malloc_trim(0)
+
+
+def machine_memory() -> float:
+    """Bytes of memory of this machine, or of the container this is; infinite where the system does not tell."""
+    try:
+        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf  # Windows
+    return min([installed, *filter(None, map(_container_limit, CONTAINER_LIMITS))])
+
+
+def free_memory() -> float:
+    """Bytes that programs could still get of this machine's memory; infinite where the system does not tell."""
+    with contextlib.suppress(OSError, StopIteration, ValueError), open("/proc/meminfo") as lines:
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    return math.inf
+
+
+def _container_limit(file: str) -> int | None:
+    try:
+        with open(file) as limit:
+            return int(limit.read())
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
+
+
+def _resident_memory() -> float:
+    """Bytes of memory of its own that this process has by now; 0 where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm") as file:
+        _, resident, shared, *_ = map(int, file.read().split())
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+    return 0

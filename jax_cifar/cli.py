@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
-from jax_cifar.allocator import keep_memory
 from jax_cifar.config import Config
 from jax_cifar.config.files import help_text, load_config
 from jax_cifar.config.overrides import of_other_fields
@@ -172,7 +171,6 @@ def run(main: Callable[[Sequence[str]], object], needs_reader: bool = False) -> 
 
     `needs_reader`: with an output that cannot be written the work is in vain, and `main` gets the `OSError`.
     """
-    keep_memory()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name in an alphabet that this output has not is shown by numbers; it is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,9 +1,9 @@
 """How a process ends that is asked to: at once where nothing can be lost, else after saving.
 
-A script calls `guard()` before it imports anything that takes long. From then on a thread of its own reads the signals
-(`signal.set_wakeup_fd`), so that they are answered while compiled code holds the main thread, and no library that
-catches KeyboardInterrupt can lose one. Programs that use the library have their own ideas: without `guard()` nothing is
-changed but by a `StopRequest`, and that only while it is active.
+A script calls `guard()`, by `process.begin`, before it imports anything that takes long. From then on a thread of its
+own reads the signals (`signal.set_wakeup_fd`), so that they are answered while compiled code holds the main thread, and
+no library that catches KeyboardInterrupt can lose one. Programs that use the library have their own ideas: without
+`guard()` nothing is changed but by a `StopRequest`, and that only while it is active.
 """
 
 import contextlib

@@ -16,10 +16,10 @@ Exit codes: 0 done, also where some runs diverged, which the table tells; 2 bad 
 table of what had finished.
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 import statistics
 import sys

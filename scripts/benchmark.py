@@ -6,10 +6,11 @@ python scripts/benchmark.py step --quick
 python scripts/benchmark.py SUITE --help
 """
 
-from jax_cifar.signals import at_end_say, guard, last_acts
+from jax_cifar.process import begin
+from jax_cifar.signals import at_end_say, last_acts
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 import argparse
 import importlib

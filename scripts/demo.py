@@ -7,10 +7,10 @@ The page needs no network, and sends no picture anywhere. ONNX Runtime Web, whic
 once (33 MB, verified) and kept in the cache folder.
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 from collections.abc import Sequence
 from pathlib import Path

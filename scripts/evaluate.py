@@ -5,10 +5,10 @@ python scripts/evaluate.py --workdir runs/first --split val --checkpoint best
 python scripts/evaluate.py --workdir runs/first --split photos.npz
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 import sys
 from collections.abc import Sequence

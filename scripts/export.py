@@ -8,10 +8,10 @@ python scripts/export.py --workdir runs/first --out small.onnx --int8
 The file gets its name only after another process has loaded it and predicted the images.
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 import argparse
 from collections.abc import Iterator, Sequence

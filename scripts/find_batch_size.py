@@ -10,10 +10,10 @@ accuracy may fall with it.
 Exit codes: 0 done; 2 bad input, or not even the smallest fits; 75 stopped by a signal.
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 import argparse
 import math

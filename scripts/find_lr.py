@@ -9,10 +9,10 @@ schedule: a start for a search (scripts/sweep.py), not its end.
 Exit codes: 0 done; 2 bad input, or a loss that falls nowhere; 75 stopped by a signal.
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 from collections.abc import Sequence
 

@@ -9,10 +9,10 @@ transparent shows white, of an animation the first frame counts. Of a folder eve
 is not hidden. A file that is no picture is one line of complaint; the others are predicted, and the exit code is 2.
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 import argparse
 import json

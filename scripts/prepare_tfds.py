@@ -3,10 +3,10 @@
 python scripts/prepare_tfds.py --name cifar10 --source cifar-10-binary.tar.gz --out ~/tensorflow_datasets
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 from collections.abc import Sequence
 

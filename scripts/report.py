@@ -19,10 +19,10 @@ folders these may be files of `scripts/train_many.py --json`, or some of the run
 `report.py html --help`, `report.py note --help` and `report.py variants --help` say what these do.
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 import inspect
 import sys

@@ -17,10 +17,10 @@ trains on, and judged by the test images once; with --baseline the configuration
 Exit codes: 0 done; 2 bad input; 75 stopped by a signal: the same command goes on.
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 import shlex
 import sys

@@ -6,10 +6,10 @@ python scripts/visualize.py filters --workdir runs/first --image 7 --out filters
 python scripts/visualize.py layers --workdir runs/first --out layers.png
 """
 
-from jax_cifar.signals import guard
+from jax_cifar.process import begin
 
 if __name__ == "__main__":
-    guard()  # before all that takes long to import
+    begin()  # before all that takes long to import
 
 import argparse
 from collections.abc import Sequence

@@ -6,25 +6,37 @@ import sys
 
 import pytest
 
+from jax_cifar import allocator
 from jax_cifar.allocator import CHOSEN
 
 MEGABYTES = 100
 FAULTS_AGAIN = f"""
-import resource
-from jax_cifar.allocator import keep_memory
-print(keep_memory())
-for _ in range(2):
+import resource, threading
+{{begin}}
+
+def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     whole = b"1" * ({MEGABYTES} << 20)
     del whole
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    again.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+again = []
+for _ in range(2):
+    faults()
+for _ in range(4):
+    thread = threading.Thread(target=faults)
+    thread.start()
+    thread.join()
+print(max(again[1:]))
 """
+KEEP = "from jax_cifar.allocator import keep_memory; print(keep_memory())"
 
 
-def faults_again(**chosen: str) -> tuple[str, int]:
-    """What `keep_memory` returns in a new process, and the page faults of an array that is allocated a second time."""
+def faults_again(begin: str = KEEP, **chosen: str) -> tuple[str, int]:
+    """What `begin` prints in a new process, and the most page faults of an array that is allocated once more."""
     free = {name: value for name, value in os.environ.items() if not name.startswith(CHOSEN)}
-    done = subprocess.run([sys.executable, "-c", FAULTS_AGAIN], env=free | chosen, capture_output=True, text=True)
+    code = FAULTS_AGAIN.format(begin=begin)
+    done = subprocess.run([sys.executable, "-c", code], env=free | chosen, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kept, faults = done.stdout.split()
     return kept, int(faults)
@@ -37,6 +49,51 @@ def test_memory_that_was_freed_is_not_taken_from_the_system_again():
     assert faults < 100
 
 
+def test_a_script_begins_with_that_whatever_threads_it_has():
+    if faults_again()[0] == "False":
+        pytest.skip("no glibc here, or many cores")
+    assert faults_again("from jax_cifar.process import begin; begin(); print(None)")[1] < 100
+
+
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
 def test_who_has_chosen_for_himself_is_left_alone(name):
     assert faults_again(**{name: ""})[0] == "False"
+
+
+GIVEN_BACK = f"""
+import time
+from jax_cifar import allocator
+allocator.SECONDS_BETWEEN_LOOKS = 0.01
+allocator.machine_memory, allocator.free_memory = (lambda: {{there}}), (lambda: {{free}})
+print(allocator.keep_memory())
+whole = b"1" * ({MEGABYTES} << 20)
+del whole
+end = time.monotonic() + {{wait}}
+while allocator._resident_memory() > {MEGABYTES} << 20 and time.monotonic() < end:
+    time.sleep(0.01)
+print(allocator._resident_memory() > {MEGABYTES} << 20)
+"""
+
+
+@pytest.mark.parametrize(
+    ("there", "free", "wait", "given_back"),
+    [(150 << 20, 1 << 40, 5, True), (1 << 40, 1 << 37, 5, True), (1 << 40, 1 << 39, 0.2, False)],
+)
+def test_where_memory_gets_scarce_what_is_kept_is_given_back(there, free, wait, given_back):
+    unset = {name: value for name, value in os.environ.items() if not name.startswith(CHOSEN)}
+    code = GIVEN_BACK.format(there=there, free=free, wait=wait)
+    done = subprocess.run([sys.executable, "-c", code], env=unset, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kept, holds = done.stdout.split()
+    if kept == "False":
+        pytest.skip("no glibc here, or many cores")
+    assert (holds == "False") == given_back
+
+
+def test_a_container_has_no_more_memory_than_it_is_given(monkeypatch, tmp_path):
+    (tmp_path / "max").write_text("max\n")
+    (tmp_path / "limit").write_text("1000000\n")
+    monkeypatch.setattr(allocator, "CONTAINER_LIMITS", (str(tmp_path / "max"), str(tmp_path / "missing")))
+    whole = allocator.machine_memory()
+    monkeypatch.setattr(allocator, "CONTAINER_LIMITS", (str(tmp_path / "max"), str(tmp_path / "limit")))
+    assert allocator.machine_memory() == 1e6 < whole

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jax_cifar.allocator import keep_memory
 from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config import Config
 from jax_cifar.data import load_data
@@ -245,4 +246,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    keep_memory()  # as our scripts do
     run(main)

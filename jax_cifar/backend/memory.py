@@ -1,19 +1,15 @@
 """Memory: how much there is, how much a compiled program needs of it, and how large a batch would fit."""
 
 import contextlib
-import math
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from jax_cifar.allocator import machine_memory
 from jax_cifar.backend.mesh import find_devices
 from jax_cifar.errors import ConfigError, is_out_of_memory
 
-# What a container may use of the machine: version 2 and version 1 of Linux' control groups.
-CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 FINDS_IT = "scripts/find_batch_size.py finds the largest"
 
 
@@ -22,22 +18,6 @@ def device_memory() -> float:
     find_devices()
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or machine_memory()
-
-
-def machine_memory() -> float:
-    """Bytes of memory of this machine, or of the container this is; infinite where the system does not tell."""
-    try:
-        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return math.inf  # Windows
-    return min([installed, *filter(None, map(_container_limit, CONTAINER_LIMITS))])
-
-
-def _container_limit(file: str) -> int | None:
-    try:
-        return int(Path(file).read_text())
-    except (OSError, ValueError):  # no such group, or "max"
-        return None
 
 
 def program_memory(compiled: Any) -> tuple[float, float]:

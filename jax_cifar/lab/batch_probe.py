@@ -6,7 +6,6 @@ A line of JSON for what the compiler says, and one for what running showed; the 
 too much. BATCH 0 is the configuration's own; BYTES 0 what there is.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -15,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,8 +23,8 @@ try:
 except ImportError:  # Windows
     resource = None
 
+from jax_cifar.allocator import free_memory, keep_memory, machine_memory
 from jax_cifar.backend.compiler import compilation_cache
-from jax_cifar.backend.memory import machine_memory
 from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config import Config, ScheduleConfig
 from jax_cifar.data import load_data
@@ -99,11 +97,7 @@ def probed(config: Config, batch: int) -> Config:
 def memory_there() -> float:
     """Bytes that a device has, or that are free in this machine's memory where that is the device."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    free = math.inf
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    return stats.get("bytes_limit") or min(machine_memory(), free)
+    return stats.get("bytes_limit") or min(machine_memory(), free_memory())
 
 
 def bound_memory(there: float) -> None:
@@ -131,4 +125,5 @@ def tell(**values: Any) -> None:
 
 
 if __name__ == "__main__":
+    keep_memory()  # as the training will
     run(main)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_cifar.backend.memory import machine_memory
+from jax_cifar.allocator import machine_memory
 from jax_cifar.errors import CheckpointError
 from jax_cifar.files import require_regular
 
