@@ -111,7 +111,7 @@ class Ended:
 def test_the_script_finds_a_batch_that_fits_and_the_command_that_trains_with_it(capsys):
     script = runpy.run_path(str(ROOT / "scripts" / "find_batch_size.py"))
     config = f"--config {ROOT}/configs/quickstart.py --model.width 256"
-    script["main"]([*config.split(), "--memory", "700MB", "--most", "1000"])
+    script["main"]([*config.split(), "--memory", "2GB", "--most", "1000"])
     lines = capsys.readouterr().out.splitlines()
     fits = {int(line.split("|")[1].replace(",", "")): "yes" in line for line in lines if line.startswith("| ")}
     assert fits
