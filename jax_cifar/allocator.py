@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import math
 import os
 import sys
@@ -16,12 +17,13 @@ KEEP = ((TRIM_THRESHOLD, -1), (MMAP_MAX, 0), (ARENA_MAX, 1))
 MOST_CORES = 4
 # Who sets one of these has chosen for himself.
 CHOSEN = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
-# Shares of the memory: what is kept may be so much of it, as long as so much is free for others. Looked at so often.
-MOST_KEPT, LEAST_FREE, SECONDS_BETWEEN_LOOKS = 1 / 2, 1 / 4, 1.0
+# Shares of the memory: this process may hold the one, what is kept included, while the other is free for others.
+MOST_HELD, LEAST_FREE, SECONDS_BETWEEN_LOOKS = 1 / 2, 1 / 4, 1.0
 # What a container may use of the machine: version 2 and version 1 of Linux' control groups.
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
+@functools.cache
 def keep_memory() -> bool:
     """Keep what is freed for the next who asks: true with glibc on few cores, where the user has set nothing else.
 
@@ -29,8 +31,8 @@ def keep_memory() -> bool:
     page, each with a fault that fills it with zeros, and on a virtual machine one of the host's besides. To be called
     before there are threads, which would get heaps of their own.
 
-    What a call has left does not always fit the next one, by the few bytes that something small has taken since: the
-    process may come to hold what three or four calls need. So it gives all of that back where memory gets scarce.
+    What a call has left does not always serve the next one: with large batches the process comes to hold what three or
+    four calls need. Where memory gets scarce, a thread gives back what is free. A second call changes nothing.
     """
     if not sys.platform.startswith("linux") or any(name.startswith(CHOSEN) for name in os.environ):
         return False
@@ -49,7 +51,7 @@ def _give_back_if_scarce(library: ctypes.CDLL) -> None:
     memory = machine_memory()
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
-        if _resident_memory() > MOST_KEPT * memory or free_memory() < LEAST_FREE * memory:
+        if _resident_memory() > MOST_HELD * memory or free_memory() < LEAST_FREE * memory:
             library.malloc_trim(0)
 
 

@@ -1,17 +1,23 @@
 """Freed memory stays with the process: measured by the page faults of asking for it again."""
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from jax_cifar import allocator
 from jax_cifar.allocator import CHOSEN
 
+ROOT = Path(__file__).parents[1]
+SCRIPTS = [path for path in sorted((ROOT / "scripts").glob("[a-z]*.py")) if path.stem != "audit"]  # trains nothing
 MEGABYTES = 100
 FAULTS_AGAIN = f"""
 import resource, threading
+from jax_cifar import allocator
+allocator.free_memory = lambda: 1 << 60  # whatever else this machine is doing
 {{begin}}
 
 def faults():
@@ -53,6 +59,20 @@ def test_a_script_begins_with_that_whatever_threads_it_has():
     if faults_again()[0] == "False":
         pytest.skip("no glibc here, or many cores")
     assert faults_again("from jax_cifar.process import begin; begin(); print(None)")[1] < 100
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "jax_cifar/__main__.py"], ids=lambda path: path.stem)
+def test_every_script_begins_so_before_it_imports_anything_else(script):
+    _, first, *rest = ast.parse(script.read_text()).body
+    assert ast.unparse(first) == "from jax_cifar.process import begin"
+    begins = next(i for i, line in enumerate(rest) if ast.unparse(line) == "if __name__ == '__main__':\n    begin()")
+    assert all(ast.unparse(line).startswith("from jax_cifar.signals import") for line in rest[:begins])
+
+
+def test_a_script_within_another_begins_once():
+    code = "import threading; from jax_cifar.process import begin; begin(); begin(); print(threading.active_count())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 3  # the main thread, that of the signals, that of the memory
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
