@@ -18,7 +18,7 @@ MOST_CORES = 4
 # Who sets one of these has chosen for himself.
 CHOSEN = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 # Shares of the memory: this process may hold the one, what is kept included, while the other is free for others.
-MOST_HELD, LEAST_FREE, SECONDS_BETWEEN_LOOKS = 1 / 2, 1 / 4, 1.0
+MOST_HELD, LEAST_FREE, SECONDS_BETWEEN_LOOKS = 1 / 8, 1 / 4, 1.0
 # What a container may use of the machine: version 2 and version 1 of Linux' control groups.
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -32,7 +32,8 @@ def keep_memory() -> bool:
     before there are threads, which would get heaps of their own.
 
     What a call has left does not always serve the next one: with large batches the process comes to hold what three or
-    four calls need. Where memory gets scarce, a thread gives back what is free. A second call changes nothing.
+    four calls need. Above `MOST_HELD`, or with less than `LEAST_FREE`, a thread gives back what is free: while a call
+    runs, that is what it does not need. A second call of this function changes nothing.
     """
     if not sys.platform.startswith("linux") or any(name.startswith(CHOSEN) for name in os.environ):
         return False
