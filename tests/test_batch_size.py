@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import runpy
 import subprocess
 from pathlib import Path
@@ -113,7 +114,8 @@ def test_the_script_finds_a_batch_that_fits_and_the_command_that_trains_with_it(
     config = f"--config {ROOT}/configs/quickstart.py --model.width 256"
     script["main"]([*config.split(), "--memory", "2GB", "--most", "1000"])
     lines = capsys.readouterr().out.splitlines()
-    fits = {int(line.split("|")[1].replace(",", "")): "yes" in line for line in lines if line.startswith("| ")}
+    rows = [line for line in lines if re.match(r"\| [\d,]+ \|", line)]
+    fits = {int(row.split("|")[1].replace(",", "")): "yes" in row for row in rows}
     assert fits
     best = max(batch for batch, fitting in fits.items() if fitting)
     assert lines[-1].endswith(f"{config} --train.batch_size {best}")
