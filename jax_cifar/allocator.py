@@ -9,6 +9,11 @@ import sys
 import threading
 import time
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 # glibc's malloc.h: what is freed at the top of the heap stays; nothing has pages of its own; one heap for all threads,
 # as a thread's own ends at 64 MiB, and what is larger then has pages of its own all the same.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
@@ -70,6 +75,18 @@ def free_memory() -> float:
     with contextlib.suppress(OSError, StopIteration, ValueError), open("/proc/meminfo") as lines:
         return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
     return math.inf
+
+
+def most_resident_memory() -> float:
+    """The most bytes of memory that this process has had at once; nan where the system does not tell.
+
+    Linux counts in `ru_maxrss` what the process that started this one had, too.
+    """
+    with contextlib.suppress(OSError, StopIteration, ValueError), open("/proc/self/status") as lines:
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    if resource is None:
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _container_limit(file: str) -> int | None:

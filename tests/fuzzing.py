@@ -27,6 +27,7 @@ from config_strategies import SECTIONS, TRANSFORMS, allowed
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from jax_cifar.backend.stored import Stored
 from jax_cifar.config import Config
 from jax_cifar.config.checks import OnlyFor, annotations
 from jax_cifar.data import Dataset, Splits, divide_training, load_data
@@ -198,6 +199,14 @@ def loaded(config: Config, changes: dict[str, Any]) -> Splits:
     return divide_training(make_splits(*[changes["splits"]] if "splits" in changes else []), config.data)
 
 
+class Traced(Stored):
+    """Programs that are traced as a part of their caller, neither compiled nor kept."""
+
+    def call(self, name: str, function: Any, *arguments: Any) -> Any:
+        """What the function returns, without its options for the compiler, which JAX takes for the outermost alone."""
+        return jax.jit(function.__wrapped__)(*arguments)
+
+
 def trace(config: Config, splits: Splits) -> None:
     """Everything up to compiling: a session, the initial state and a step at every side of the images, by shapes."""
     replicas = one_run(config)
@@ -205,7 +214,7 @@ def trace(config: Config, splits: Splits) -> None:
     optimizers = []
 
     def begin() -> Any:
-        state, optimizer = initial_state(config, session.network, splits.train.images[:1])
+        state, optimizer = initial_state(config, session.network, splits.train.images[:1], stored=Traced())
         optimizers.append(optimizer)
         return state
 

@@ -117,3 +117,15 @@ def test_a_container_has_no_more_memory_than_it_is_given(monkeypatch, tmp_path):
     whole = allocator.machine_memory()
     monkeypatch.setattr(allocator, "CONTAINER_LIMITS", (str(tmp_path / "max"), str(tmp_path / "limit")))
     assert allocator.machine_memory() == 1e6 < whole
+
+
+def test_the_most_memory_of_a_process_is_its_own_and_not_that_of_who_started_it():
+    ask = "from jax_cifar.allocator import most_resident_memory as most; {}; print(most())"
+    inner = ask.format("pass")
+    outer = ask.format(
+        f"import subprocess, sys; x = b'1' * ({4 * MEGABYTES} << 20); del x; "
+        f"subprocess.run([sys.executable, '-c', {inner!r}], check=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", outer], capture_output=True, text=True, check=True)
+    started, whole = map(float, done.stdout.split())
+    assert whole > 4 * MEGABYTES << 20 > 2 * started

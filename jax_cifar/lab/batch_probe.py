@@ -8,7 +8,6 @@ too much. BATCH 0 is the configuration's own; BYTES 0 what there is.
 
 import dataclasses
 import json
-import math
 import os
 import sys
 import threading
@@ -18,12 +17,7 @@ from typing import Any
 
 import jax
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-
-from jax_cifar.allocator import free_memory, keep_memory, machine_memory
+from jax_cifar.allocator import free_memory, keep_memory, machine_memory, most_resident_memory
 from jax_cifar.backend.compiler import compilation_cache
 from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config import Config, ScheduleConfig
@@ -104,19 +98,18 @@ def bound_memory(there: float) -> None:
     """End this process once it holds more of the machine's memory than there is for it, by a thread that watches."""
 
     def watch() -> None:
-        while memory_taken() <= there:
+        while not memory_taken() > there:  # nan where the system does not tell
             time.sleep(LOOK_SECONDS)
         os._exit(TOO_MUCH)
 
-    if resource and jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu":
         threading.Thread(target=watch, name="memory", daemon=True).start()
 
 
 def memory_taken() -> float:
     """The most bytes that were in use: on a CPU of the whole process."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else math.nan
-    return stats.get("peak_bytes_in_use") or kilobytes * (1 if sys.platform == "darwin" else 1024)
+    return stats.get("peak_bytes_in_use") or most_resident_memory()
 
 
 def tell(**values: Any) -> None:

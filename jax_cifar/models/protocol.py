@@ -159,7 +159,10 @@ def _check_size(model: nn.Module, shape: Sequence[int]) -> None:
     height, width, smallest = *shape[:2], getattr(model, "smallest_image", 1)
     if min(height, width) < smallest:
         name, needed = type(model).__name__, f"{smallest}x{smallest}"
-        raise ConfigError(f"images of {height}x{width} pixels are too small: {name} needs {needed} or more.")
+        raise ConfigError(
+            f"images of {height}x{width} pixels are too small: {name} needs {needed} or more. "
+            "Take larger images, or another model.name."
+        )
 
 
 def _check_outputs(model: nn.Module, variables: Any, shape: tuple[int, int, int], num_classes: int) -> None:
