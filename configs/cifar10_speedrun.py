@@ -52,9 +52,10 @@ REACHES = {
 def full(variant: Full = "94") -> Config:
     """The GPU and TPU recipe of a variant, after KellerJordan/cifar10-airbench.
 
-    94 is airbench94_muon. Its rates for biases and head, 0.053 and 0.67, are for the summed loss and logits divided by
-    256. For the mean over 2000 images that is 106 for the biases, and with logits divided by 9 it is 0.67 * 2000 *
-    (9 / 256) ** 2 = 1.66 for the head.
+    94 is airbench94_muon, but for its decay of biases and head, and for the whitening's bias, which is trained to the
+    end here, and there in the first 3 epochs (experiments.md). Its rates for biases and head, 0.053 and 0.67, are for
+    the summed loss and logits divided by 256. For the mean over 2000 images that is 106 for the biases, and with logits
+    divided by 9 it is 0.67 * 2000 * (9 / 256) ** 2 = 1.66 for the head.
 
     95 and 96 change in it what airbench95 and airbench96 (SGD, 15 and 37 epochs) change in airbench94: the width, the
     epochs, and all rates, by 10 / 11.5 and 9 / 11.5; 96 also has three convolutions a group, translates by 4 pixels

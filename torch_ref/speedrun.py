@@ -35,8 +35,6 @@ class SpeedrunNet(nn.Module):
         filters, stride = whiten_pairs or 24 * whiten_stride**2, whiten_stride
         inputs, self.pairs = 2 * filters if whiten_pairs else filters, whiten_pairs
         self.whiten = nn.Conv2d(3, filters, 2 * stride, stride, stride - 1, bias=whiten_bias)
-        if self.whiten.bias is not None:
-            nn.init.zeros_(self.whiten.bias)
         self.whiten.weight.requires_grad_(False)
         groups = []
         for i, usual in enumerate((width, 4 * width, 4 * width), start=1):

@@ -29,7 +29,8 @@ from jax_cifar.ops.pooling import max_pool
 class SpeedrunNet(nn.Module):
     """Frozen whitening of patches, three groups of convolutions, global max-pool, a head without bias.
 
-    The whitening has a trained bias (`whiten_bias`) and is followed by GELU. Its patches are 2x2, a pixel apart; with
+    The whitening has a trained bias (`whiten_bias`) and is followed by GELU. The bias starts from PyTorch's default, as
+    airbench94_muon's does; airbench's other networks start it from zeros. Patches are 2x2, a pixel apart; with
     `whiten_stride` s they are 2s x 2s, s pixels apart, within images that have s - 1 pixels of zeros around them.
     `whiten_pairs` keeps as many filters, those of the patches' largest variances, and leaves the negatives to be worked
     out, as GELU(-x) = GELU(x) - x: half the work. It needs a whitening without bias.
@@ -101,7 +102,6 @@ class SpeedrunNet(nn.Module):
             stride=self.whiten_stride,
             padding=self.whiten_stride - 1,
             use_bias=self.whiten_bias,
-            bias_init=nn.initializers.zeros,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name="whiten",
