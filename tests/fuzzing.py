@@ -10,7 +10,6 @@ a `UserError` says which of the changed things is at fault. Anything else is the
 import contextlib
 import dataclasses
 import io
-import resource
 import tempfile
 import time
 import typing
@@ -27,6 +26,7 @@ from config_strategies import SECTIONS, TRANSFORMS, allowed
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from jax_cifar.allocator import most_resident_memory
 from jax_cifar.backend.stored import Stored
 from jax_cifar.config import Config
 from jax_cifar.config.checks import OnlyFor, annotations
@@ -164,7 +164,7 @@ def make_splits(counts: tuple[int, ...] = (40, 20, 10, 0, 3, 4)) -> Splits:
 
 def judge(changes: dict[str, Any], whole: bool) -> Case:
     """What becomes of a case; trained as a whole, or traced."""
-    begin, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin, memory = time.process_time(), most_resident_memory()
     end, message, wrong = "traced", "", ""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         workdir = Path(folder) / "run"
@@ -185,7 +185,7 @@ def judge(changes: dict[str, Any], whole: bool) -> Case:
         except Exception as error:
             wrong = f"{type(error).__name__}: {error}"[:300]
     seconds = time.process_time() - begin
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) * 1024
+    grown = most_resident_memory() - memory
     wrong = wrong or (f"it took {grown / GIGABYTE:.1f} GB" if grown > GIGABYTE else "")
     wrong = wrong or (f"it took {seconds:.0f} s" if seconds > 120 else "")
     return Case(changes, end, message, wrong, seconds)
