@@ -52,16 +52,16 @@ REACHES = {
 def full(variant: Full = "94") -> Config:
     """The GPU and TPU recipe of a variant, after KellerJordan/cifar10-airbench.
 
-    94 is airbench94_muon, but for its decay of biases and head, and for the whitening's bias, which is trained to the
-    end here, and there in the first 3 epochs (experiments.md). Its rates for biases and head, 0.053 and 0.67, are for
-    the summed loss and logits divided by 256. For the mean over 2000 images that is 106 for the biases, and with logits
-    divided by 9 it is 0.67 * 2000 * (9 / 256) ** 2 = 1.66 for the head.
+    94 is airbench94_muon, but for the whitening's bias, which is trained to the end here, and there in the first 3
+    epochs (experiments.md). Its rates for biases and head, 0.053 and 0.67, are for the summed loss and logits divided
+    by 256. For the mean over 2000 images that is 106 for the biases, and with logits divided by 9 it is 0.67 * 2000 *
+    (9 / 256) ** 2 = 1.66 for the head. A rate times its decay is 0.004 at first, as there; kernels have none.
 
     95 and 96 change in it what airbench95 and airbench96 (SGD, 15 and 37 epochs) change in airbench94: the width, the
     epochs, and all rates, by 10 / 11.5 and 9 / 11.5; 96 also has three convolutions a group, translates by 4 pixels
     and cuts out 12 of the mean colour. Other than there, the last groups have 512 channels, for which the head's rate
-    is halved, images start small, the border may clip what is cut out, and the rate has no warm-up. Epochs are
-    multiples of 3, so that images grow between two of them.
+    is halved, nothing decays, images start small, the border may clip what is cut out, and the rate has no warm-up.
+    Epochs are multiples of 3, so that images grow between two of them.
     """
     if variant == "95":
         return _larger("95", scale=10 / 11.5, epochs=15, convs=2)
@@ -72,6 +72,15 @@ def full(variant: Full = "94") -> Config:
             Cutout(12, fill=0.47),
         )
         return dataclasses.replace(_larger("96", scale=9 / 11.5, epochs=36, convs=3), augment=augment)
+    config = _without_decay()
+    decay = ((r"^head/", 1 / 1.66), (r"bias$", 1 / 106), (r"", 0.0))
+    return dataclasses.replace(
+        config, optim=dataclasses.replace(config.optim, weight_decay=0.004, decay_multipliers=decay)
+    )
+
+
+def _without_decay() -> Config:
+    """94 but for its decay: what the other variants begin with."""
     return Config(
         name="cifar10_speedrun",
         data=DataConfig(name="cifar10"),
@@ -93,8 +102,8 @@ def full(variant: Full = "94") -> Config:
 
 
 def _larger(variant: str, scale: float, epochs: int, convs: int) -> Config:
-    """94 with twice the width, its rates times `scale`."""
-    config = full()
+    """94 without decay, with twice the width, its rates times `scale`."""
+    config = _without_decay()
     optim, head = config.optim, 1.66 / 106 / 2
     rates = {"lr": scale * optim.lr, "aux_lr": scale * optim.aux_lr, "lr_multipliers": ((r"^head/", head),)}
     return dataclasses.replace(
@@ -108,7 +117,7 @@ def _larger(variant: str, scale: float, epochs: int, convs: int) -> Config:
 
 def small(convs: int, lr: float, batch_size: int) -> Config:
     """A CPU recipe: a narrow net, small batches, and a whitening whose bias is not trained."""
-    config = full()
+    config = _without_decay()
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, width=24, convs_per_group=convs, whiten_bias=False),
@@ -138,7 +147,7 @@ def get_config(variant: Variant = "auto") -> Config:
         judged = dataclasses.replace(config.eval, tta="mirror-translate")
         return dataclasses.replace(config, name="cifar10_speedrun_90", model=model, train=train, eval=judged)
     if variant == "94-cpu":
-        config = full()
+        config = _without_decay()
         model = dataclasses.replace(config.model, whiten_bias=False, whiten_pairs=12)
         train = dataclasses.replace(config.train, epochs=9, resolutions=GROWING)
         return dataclasses.replace(config, name="cifar10_speedrun_94_cpu", model=model, train=train)

@@ -17,8 +17,10 @@ from torch.optim import swa_utils
 
 import torch_ref.optimizers
 from jax_cifar.config import OptimConfig
+from jax_cifar.config.files import load_config
 from jax_cifar.optim import transforms
 from jax_cifar.optim.rules import Hyper, make_optimizer, update_ema
+from torch_ref.models import create_model
 from torch_ref.optimizers import make_optimizers
 
 STEPS = 25
@@ -265,6 +267,14 @@ def test_muon_is_airbenchs(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(torch_ref.optimizers, name, wrong)
             assert gap(ours, run_muon(settings, config)) > 1e-3
+
+
+def test_what_decays_in_the_94_recipe_decays_as_airbenchs():
+    config = load_config("cifar10_speedrun:94")
+    muon, aux = make_optimizers(config.optim, dict(create_model(config.model, 10).named_parameters()))
+    assert [group["weight_decay"] for group in muon.param_groups] == [0]
+    products = [group["lr"] * group["weight_decay"] for group in aux.param_groups]
+    assert products == pytest.approx([0.004, 0.004])  # biases, and the head: 2e-6 an image of 2000
 
 
 @pytest.mark.parametrize(("every", "alpha"), [(5, 0.5), (1, 0.8), (7, 1.0)])
