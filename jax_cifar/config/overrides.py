@@ -146,7 +146,8 @@ def _read(overrides: Sequence[str], known: Mapping[str, Any], config: Config) ->
             value = _parse(words, _spelled(known[name]))
         except (ValueError, KeyError):
             shown = " ".join(words) or "nothing"
-            raise ConfigError(f"{name} = {shown} is not allowed: it must be {type_name(known[name])}.") from None
+            bare = ", as words: no brackets, no commas" if any(set(word) & set("()[],") for word in words) else ""
+            raise ConfigError(f"{name} = {shown} is not allowed: it must be {type_name(known[name])}{bare}.") from None
         section, _, last = name.rpartition(".")
         if last in changes.setdefault(section, {}):
             raise ConfigError(f"--{name} is given twice: {changes[section][last]!r}, then {value!r}.")
