@@ -53,9 +53,10 @@ OWN = Config(name="own", model=OwnNet())
         (["--optim.lr", "1e39"], r"optim\.lr = 1e\+39 is not allowed: it must be 0, or between 1\.2e-38 and 3\.4e\+38"),
         (
             ["--train.resolutions", "16", "0.5", "32"],
-            r"a tuple, each of its items \(a whole number, a number\)\.",
+            r"a tuple, each of its items \(a whole number, a number\)",
         ),
-        (["--train.resolutions", "((16, 0.5), (32, 0.5))"], r"a number\), as words: no brackets, no commas\."),
+        (["--train.resolutions", "((16, 0.5), (32, 0.5))"], r"a number\), as words without brackets or commas\."),
+        (["--optim.lr", "(0.1)"], r"optim\.lr = \(0\.1\) is not allowed: it must be a number\."),
         (["--nonsense", "1"], r"--help lists every field"),
         (["--train.batch_size", "12.5"], r"train\.batch_size = 12\.5 is not allowed: it must be a whole number"),
         (["--train.batch_size", "0"], r"train\.batch_size = 0"),

@@ -142,12 +142,13 @@ def _read(overrides: Sequence[str], known: Mapping[str, Any], config: Config) ->
         name, words = _split(argument, known, config)
         while rest and not rest[0].startswith("--"):
             words.append(rest.pop(0))
+        expected = _spelled(known[name])
         try:
-            value = _parse(words, _spelled(known[name]))
+            value = _parse(words, expected)
         except (ValueError, KeyError):
-            shown = " ".join(words) or "nothing"
-            bare = ", as words: no brackets, no commas" if any(set(word) & set("()[],") for word in words) else ""
-            raise ConfigError(f"{name} = {shown} is not allowed: it must be {type_name(known[name])}{bare}.") from None
+            shown, kind = " ".join(words) or "nothing", type_name(known[name])
+            way = ", as words without brackets or commas" if typing.get_origin(expected) is tuple else ""
+            raise ConfigError(f"{name} = {shown} is not allowed: it must be {kind}{way}.") from None
         section, _, last = name.rpartition(".")
         if last in changes.setdefault(section, {}):
             raise ConfigError(f"--{name} is given twice: {changes[section][last]!r}, then {value!r}.")
