@@ -2,18 +2,20 @@
 
 import json
 import math
+import re
 import shutil
 from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
 import pytest
-from small_runs import Perceptron, loop, same_bits, small_config
+from small_runs import Perceptron, StopAt, loop, same_bits, small_config
 
 from jax_cifar.errors import CheckpointError, Diverged, Interrupted
 from jax_cifar.evaluation import predict
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.files import read_record
+from jax_cifar.run.clock import Clock
 from jax_cifar.telemetry import read_metrics
 from jax_cifar.training import session, trainer
 
@@ -67,6 +69,24 @@ def test_a_run_stopped_while_evaluating_makes_that_row_when_it_goes_on(tmp_path,
         for run in (whole, parts)
     ]
     assert lines[0] == lines[1]
+
+
+def test_a_run_gone_on_with_says_what_compiling_took_this_time_and_records_what_it_took_in_all(
+    tmp_path, monkeypatch, capsys
+):
+    config = small_config(model=Perceptron(), train={"epochs": 1})
+    report = Clock.report
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "StopRequest", lambda: StopAt(2))
+        patch.setattr(Clock, "report", lambda clock: {**report(clock), "compile": 1000.0})
+        with pytest.raises(Interrupted):
+            loop.train(config, tmp_path)
+    capsys.readouterr()
+    result = loop.train(config, tmp_path)
+    found = re.search(r"^compiled +in (.*) s$", capsys.readouterr().out, re.MULTILINE)
+    assert found is not None
+    assert 0 <= float(found[1]) < 500
+    assert result.summary["seconds"]["compile"] >= 1000
 
 
 class NeverReady:

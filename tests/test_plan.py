@@ -7,10 +7,14 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_runs import small_config
+from small_runs import Perceptron, small_config
 
+from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError
+from jax_cifar.run.clock import Clock
 from jax_cifar.training.plan import MOST_STEPS, Plan, make_plan
+from jax_cifar.training.replicas import one_run
+from jax_cifar.training.session import Session
 
 few = settings(max_examples=50, derandomize=True, deadline=None)
 every = st.just(0) | st.integers(1, 40) | st.floats(1, 40)
@@ -177,3 +181,15 @@ def test_every_image_side_has_its_share_of_the_steps(total, weights):
 def test_the_states_that_lie_on_the_disk_at_once_are_those_kept_and_one_being_written(every, keep, best, states):
     plan = Plan(100, 10, log_every=10, eval_every=10, checkpoint_every=every, steps_per_call=None)
     assert plan.states_at_once(keep, best) == states
+
+
+def test_a_run_counts_an_evaluation_once_it_is_done_and_the_views_of_the_last():
+    config = small_config(model=Perceptron(), eval={"tta": "mirror"}, train={"epochs": 2})
+    splits = load_data(config.data)
+    session = Session(config, splits, one_run(config), Clock())
+    images = {
+        step: [round((session.work(step, done) - step) * 3 * config.train.batch_size) for done in (False, True)]
+        for step in (5, 6, 7, 12)
+    }
+    one = len(splits.test)
+    assert images == {5: [0, 0], 6: [0, one], 7: [one, one], 12: [one, 4 * one]}

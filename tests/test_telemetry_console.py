@@ -125,12 +125,30 @@ def test_time_left_ignores_compilation_and_earlier_processes(clock):
 def test_time_left_goes_by_the_work_that_is_left(clock):
     stream = io.StringIO()
     console = Console(stream, now=clock)
+
     # The last 500 updates cost four times as much, and a last evaluation as much as 100 of the first.
-    console.start(1000, 100, work=lambda step: min(step, 500) + 4 * max(step - 500, 0) + 100 * (step == 1000))
+    def work(step, evaluated):
+        return min(step, 500) + 4 * max(step - 500, 0) + 100 * (step == 1000 and evaluated)
+
+    console.start(1000, 100, work=work)
     for step in range(0, 500, 100):
         console.row(step, **FIGURES)
         clock.seconds += 10
     assert plain_lines(stream)[-1].split()[-1] == "3:40"
+
+
+def test_an_evaluation_takes_time_and_is_no_work_before_it_is_done(clock):
+    stream = io.StringIO()
+    console = Console(stream, now=clock)
+    # An update takes a second, an evaluation every fourth of them ten: 42 s are left after the first of four rows.
+    console.start(16, 4, work=lambda step, evaluated: step + 10 * ((step if evaluated else step - 1) // 4))
+    for step in range(1, 5):
+        clock.seconds += 1
+        console.show_alive(step)
+    console.update(4, **FIGURES, row_follows=True)
+    clock.seconds += 10
+    console.row(4, **FIGURES)
+    assert plain_lines(stream)[-1].split()[-1] == "0:42"
 
 
 def test_titles_come_back_after_another_line(clock):

@@ -14,6 +14,7 @@ class Clock:
         # The time of day is asked once: it may be set, forwards and back, while a run goes on.
         self._started = time.monotonic() - (0.0 if started is None else max(0.0, time.time() - started))
         self.seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+        self._earlier: dict[str, float] = dict.fromkeys(KINDS, 0.0)
 
     @contextmanager
     def __call__(self, kind: str) -> Iterator[None]:
@@ -28,7 +29,12 @@ class Clock:
         """Count what earlier processes spent on the same run, as their `report` had it."""
         for kind in KINDS:
             self.seconds[kind] += seconds[kind]
+            self._earlier[kind] += seconds[kind]
         self._started -= seconds["total"]
+
+    def here(self, kind: str) -> float:
+        """Seconds of one kind in this process alone."""
+        return self.seconds[kind] - self._earlier[kind]
 
     def report(self) -> dict[str, float]:
         """Seconds by kind, and `total`: this process from its start until now, and those before it on the same run."""

@@ -116,7 +116,7 @@ class Console:
         steps_per_epoch: float,
         initial_step: int = 0,
         split: str = "test",
-        work: Callable[[int], float] = float,
+        work: Callable[[int, bool], float] = lambda step, evaluated: float(step),
     ) -> None:
         """Begin the table and, on a terminal or in a notebook, the progress bar.
 
@@ -125,7 +125,8 @@ class Console:
           steps_per_epoch: updates per pass over the training images.
           initial_step: updates done before, when resuming.
           split: what `row` reports beside training: "test", or "val".
-          work: how much is done by an update, in any unit, by which the time left is estimated.
+          work: how much is done by an update, in any unit, by which the time left is estimated; of the update, and
+            whether it has been evaluated, too, where that is due.
         """
         self._total, self._steps_per_epoch, self._split = total_steps, steps_per_epoch, split
         self._started = self._printed = self._now()
@@ -153,7 +154,7 @@ class Console:
         Loss and accuracy are None where there were none, since every update was skipped.
         `row_follows` says that `row` comes next with the same step, so that a line of its own would double it.
         """
-        values = self._timed(step, loss=loss, accuracy=accuracy, lr=lr, images_per_second=images_per_second)
+        values = self._timed(step, False, loss=loss, accuracy=accuracy, lr=lr, images_per_second=images_per_second)
         if self._bar is not None:
             shown = "skipped" if loss is None else f"loss {loss:.3f}  acc {accuracy:.1%}"
             figures = f"{shown}  {images_per_second:,.0f} images/s"
@@ -165,10 +166,10 @@ class Console:
     def show_alive(self, step: int) -> None:
         """Move the bar; elsewhere, while no row is near, one line that says how fast it goes. Cheap: call it often."""
         if self._bar is not None:
-            self._left(step)
+            self._left(step, evaluated=False)
             self._bar.move(step)
             return
-        seconds, left = self._now() - self._started, self._left(step)
+        seconds, left = self._now() - self._started, self._left(step, evaluated=False)
         if self._shown_alive or self._printed > self._started or seconds < FIRST_SECONDS or left is None:
             return
         self._shown_alive = True
@@ -186,7 +187,7 @@ class Console:
         images_per_second: float,
     ) -> None:
         """Print a row of the table, at the end of an epoch: losses in nats, accuracies as shares of 1."""
-        values = self._timed(step, loss=loss, accuracy=accuracy, lr=lr, images_per_second=images_per_second)
+        values = self._timed(step, True, loss=loss, accuracy=accuracy, lr=lr, images_per_second=images_per_second)
         self._print_row({**values, "eval_loss": eval_loss, "eval_accuracy": eval_accuracy})
 
     def close(self) -> None:
@@ -201,22 +202,22 @@ class Console:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _timed(self, step: int, **values: float | None) -> dict[str, Any]:
+    def _timed(self, step: int, evaluated: bool, **values: float | None) -> dict[str, Any]:
         return {
             "epoch": step / self._steps_per_epoch,
             "step": step,
             "time": self._now() - self._started,
-            "left": self._left(step),
+            "left": self._left(step, evaluated),
             **values,
         }
 
-    def _left(self, step: int) -> float | None:
+    def _left(self, step: int, evaluated: bool) -> float | None:
         """Seconds until all is done, the last evaluation too; None while nothing is known."""
-        now, done = self._now(), self._work(step)
+        now, done = self._now(), self._work(step, evaluated)
         # From the first report on: what lies before it is mostly compilation.
         self._pace = self._pace or Pace(done, now)
         self._pace.mark(done, now)
-        return 0.0 if step >= self._total else self._pace.left(self._work(self._total), now)
+        return 0.0 if step >= self._total else self._pace.left(self._work(self._total, True), now)
 
     def _titles(self) -> list[str]:
         return [f"{column.title.format(split=self._split):>{column.width}}" for column in self._columns]

@@ -177,11 +177,11 @@ def announce_experiment(console: Console, config: Config, own_images: bool, fres
 
 
 def announce_network(console: Console, session: Session, state: TrainState) -> None:
-    """Size of the network, dtype, and what compiling took."""
+    """Size of the network, dtype, and what compiling took this time."""
     rows = parameter_table(state.params)
     if session.config.log.parameter_table:
         console.parameter_table(rows)
-    console.facts(network_facts(rows, compute_dtype(session.config.train.dtype), session.clock.seconds["compile"]))
+    console.facts(network_facts(rows, compute_dtype(session.config.train.dtype), session.clock.here("compile")))
 
 
 def resume(

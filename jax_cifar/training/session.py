@@ -228,12 +228,12 @@ class Session:
             logits = predict_logits(self._predict, variables, self.batches(part), tta, stop)
             return report(logits, dataset.labels, self.splits.label_names)
 
-    def work(self, step: int) -> float:
-        """All that is done by the update `step`, with its evaluation, in updates on images of the last side."""
+    def work(self, step: int, evaluated: bool) -> float:
+        """All that is done by the update `step`, and by its evaluation if `evaluated`, in updates of the last side."""
         config = self.config
         judged = self.splits.test if self.splits.validation is None else self.splits.validation
-        images = len(judged) * self.plan.evaluations(step)
-        if step == self.plan.total_steps:
+        images = len(judged) * self.plan.evaluations(step if evaluated else step - 1)
+        if evaluated and step == self.plan.total_steps:
             views = len(VIEW_WEIGHTS[config.eval.tta]) if config.eval.tta != "none" else 0
             images += len(self.splits.test) * (views + (self.splits.validation is not None))
         # An update goes forward once and backward once, which costs about twice as much.
