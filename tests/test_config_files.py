@@ -46,7 +46,8 @@ def write(folder, **files):
         ("import my_misspelled_neighbour", r"my_misspelled_neighbour\.py, line 1: SyntaxError: .*$"),
     ],
 )
-def test_a_fault_in_a_config_file_is_shown_as_what_it_is(tmp_path, text, message):
+def test_a_fault_in_a_config_file_is_shown_as_what_it_is(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)  # of code that lies in no file, "<string>", no file is made there either
     path = write(tmp_path, broken=text, my_broken_neighbour="x = 1\nnothing", my_misspelled_neighbour="def")
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(path)

@@ -95,7 +95,8 @@ def _told(error: BaseException, path: Path) -> str:
     file, line = path.resolve(), None
     for frame, number in traceback.walk_tb(error.__traceback__):
         passed = Path(frame.f_code.co_filename).resolve()
-        if passed.is_relative_to(path.resolve().parent) and not _is_installed(passed):
+        # What `dataclasses` writes, the __init__ of a section, lies in no file.
+        if passed.is_file() and passed.is_relative_to(path.resolve().parent) and not _is_installed(passed):
             file, line = passed, number
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
         file, line = Path(error.filename).resolve(), error.lineno
