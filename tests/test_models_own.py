@@ -198,6 +198,13 @@ class Growing(nn.Module):
         return nn.Dense(4)(images.mean(axis=(1, 2)))
 
 
+class NamingTwice(nn.Module):
+    @nn.compact
+    def __call__(self, images, train):
+        # Flax finds it in an __init__ that `dataclasses` has written.
+        return nn.Dense(4, name="a")(nn.Dense(4, name="a")(images.mean(axis=(1, 2))))
+
+
 class FreezingNothing(Plain):
     frozen = ("^conv9/",)
 
@@ -215,6 +222,7 @@ class FreezingNonsense(Plain):
     [
         (OtherArguments(), r"OtherArguments failed, called as module\(images, train=\.\.\.\).*TypeError.*'train'"),
         (Failing(), r"Failing failed.*TypeError.*\(test_models_own\.py, line \d+: return nn\.Dense\(4\)\(images\.resh"),
+        (NamingTwice(), r"NameInUseError.*\(test_models_own\.py, line \d+: return nn\.Dense\(4, name=\"a\"\)"),
         (TooManyLogits(), r"the output with train=False = 'float32\[2, 5\]' .* 4 classes .*float32\[2, 4\]"),
         (TwoOutputs(), r"the output with train=True = \('float32\[2, 4\]', 'float32\[2, 4\]'\) "),
         (Counting(), r"Counting keeps counts: a network may have params and batch_stats only"),

@@ -56,6 +56,16 @@ def belongs_to_the_library(path: Path) -> bool:
     return _is_installed(path) or path.parent == _PACKAGE.parent / "scripts"
 
 
+def own_line(error: BaseException) -> traceback.FrameSummary | None:
+    """The last line of the user's own, in a file or a notebook, that an error came by; None where it came by none."""
+    for line in reversed(traceback.extract_tb(error.__traceback__)):
+        # What `dataclasses` writes has no text, and Python itself is partly "frozen".
+        written = line.line and not line.filename.startswith("<frozen ")
+        if written and not _is_installed(Path(line.filename).resolve()):
+            return line
+    return None
+
+
 def _is_installed(path: Path) -> bool:
     library = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     packages = {"site-packages", "dist-packages"} & set(path.parts)
@@ -93,11 +103,8 @@ def running(path: Path, folder: Path | None = None) -> Iterator[types.ModuleType
 def _told(error: BaseException, path: Path) -> str:
     """`my_experiment.py, line 3: KeyError: 'NAME'`: where in the user's own files an error came from, and the error."""
     file, line = path.resolve(), None
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        passed = Path(frame.f_code.co_filename).resolve()
-        # What `dataclasses` writes, the __init__ of a section, lies in no file.
-        if passed.is_file() and passed.is_relative_to(path.resolve().parent) and not _is_installed(passed):
-            file, line = passed, number
+    if (last := own_line(error)) is not None:
+        file, line = Path(last.filename).resolve(), last.lineno
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
         file, line = Path(error.filename).resolve(), error.lineno
     where = path if file == path.resolve() else file

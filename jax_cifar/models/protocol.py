@@ -14,8 +14,6 @@ width, channel] to logits [batch, num_classes] of any floating type. Its variabl
 
 import math
 import re
-import sysconfig
-import traceback
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,6 +25,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, PyTree
 
+from jax_cifar.config.modules import own_line
 from jax_cifar.errors import ConfigError, UserError, check
 
 INIT_IMAGES = 5000  # cifar10-airbench's number
@@ -204,12 +203,8 @@ def traced(model: nn.Module, function: Callable, *arguments: Any) -> Any:
 
 def _place(error: Exception) -> str:
     """The line of the network's own file at which it failed, if it got that far."""
-    others = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib")))
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        if not any(folder in path.parents for folder in others):
-            return f" ({path.name}, line {frame.lineno}: {frame.line})"
-    return ""
+    line = own_line(error)
+    return "" if line is None else f" ({Path(line.filename).name}, line {line.lineno}: {line.line})"
 
 
 def _patterns(model: nn.Module) -> tuple[str, ...]:

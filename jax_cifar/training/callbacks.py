@@ -4,6 +4,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jax_cifar.config.modules import own_line
+
 
 class Callback:
     """Base of what `train(config, callbacks=[...])` takes; every method may be left out.
@@ -36,7 +38,7 @@ class Callbacks:
             except Exception as error:
                 if (i, event) not in self._warned:
                     self._warned.add((i, event))
-                    place = traceback.extract_tb(error.__traceback__)[-1]
+                    place = own_line(error) or traceback.extract_tb(error.__traceback__)[-1]
                     self._warn(
                         f"the callback {type(callback).__name__}.{event} failed with {type(error).__name__}: {error}"
                         f" ({place.filename}, line {place.lineno}). Training goes on."
