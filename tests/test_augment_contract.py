@@ -308,3 +308,64 @@ def test_a_resampling_of_ones_own_is_chained_with_the_librarys():
     back_and_forth = compose((Half(0.5), RandomRotation(0.0), Half(0.5), Half(0.0)))
     shifted = np.asarray(jax.jit(back_and_forth)(KEY, IMAGES))
     np.testing.assert_allclose(shifted[:, :-1, :-1], np.asarray(IMAGES)[:, 1:, 1:], atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Wrong(Brighten):
+    """A transform whose author has made a mistake."""
+
+    mistake: str = ""
+
+    def draw(self, key, shape, info=None):
+        return {} if self.mistake == "draw" and self.undefined else super().draw(key, shape, info)
+
+    def transform(self, images, draws):
+        match self.mistake:
+            case "broadcast":
+                return images * draws[:, None]
+            case "choice":
+                return images if draws[0] > 0.5 else 1 - images
+            case "pixels":
+                return images[:, :-1]
+            case "dtype":
+                return images > 0.5
+            case _:
+                return None
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (
+            "draw",
+            r"AttributeError: .* 'undefined' \(test_augment_contract\.py, line \d+: return \{\}",
+        ),
+        (
+            "broadcast",
+            r"(Value|Type)Error: .* \(test_augment_contract\.py, line \d+: return images \* dr",
+        ),
+        ("choice", r"TracerBoolConversionError: .* \(test_augment_contract\.py, line \d+: return images if draws\[0\]"),
+        (
+            "pixels",
+            r"transform Wrong made float32\[\d, 7, 8, 3\] of images float32\[\d, 8, 8, 3\]: shape and",
+        ),
+        ("dtype", r"transform Wrong made bool\[\d, 8, 8, 3\] of images"),
+        ("nothing", r"transform Wrong made NoneType of images"),
+    ],
+)
+@pytest.mark.parametrize("group", [lambda each: each, Sometimes, lambda each: OneOf((ToGray(), each))])
+def test_a_mistake_in_a_transform_of_ones_own_is_one_message_with_its_line(mistake, words, group):
+    augment = compose([RandomCrop(padding=1), group(Wrong(mistake=mistake))])
+    with pytest.raises(ConfigError, match=words) as caught:
+        jax.eval_shape(augment, jax.random.key(0), jnp.zeros((4, 8, 8, 3)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_fault_in_a_transform_of_the_librarys_stays_a_traceback(monkeypatch):
+    def broken(*_):
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(ToGray, "transform", broken)
+    monkeypatch.setattr("jax_cifar.augment.base.own_line", lambda error: None)
+    with pytest.raises(ValueError, match="a fault of ours"):
+        compose([ToGray()])(jax.random.key(0), jnp.zeros((2, 8, 8, 3)))

@@ -14,10 +14,11 @@ class Brighten(Transform):
 """
 
 import abc
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jax_cifar.augment.portions import Draws, materialize
 from jax_cifar.augment.sampling import Move, resample
 from jax_cifar.config.checks import between, check_fields
-from jax_cifar.errors import ConfigError
+from jax_cifar.config.modules import in_one_line, own_line
+from jax_cifar.errors import ConfigError, UserError
 
 Images = Float[Array, "batch height width channel"]
 Fill = Annotated[float, between(0, 1)]  # a pixel's value, for what is covered or comes from outside
@@ -57,7 +59,7 @@ class Transform(abc.ABC):
 
     def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
         """Draw with `key` and transform `images`."""
-        return self.transform(images, self.draw(key, images.shape, info))
+        return change(self, images, self.draw(key, images.shape, info))
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -83,7 +85,8 @@ def compose(transforms: Sequence[object]) -> Callable[..., Images]:
     Returns a function of `(key, images, info=None)`, as a transform is. Without transforms it returns the images.
 
     Raises:
-        ConfigError: one of them is not a transform.
+        ConfigError: one of them is not a transform. The function: one of the user's own fails, with its line, or
+            returns images of another shape or dtype.
     """
     checked = [check_transform(f"augment[{i}]", transform) for i, transform in enumerate(transforms)]
 
@@ -92,20 +95,50 @@ def compose(transforms: Sequence[object]) -> Callable[..., Images]:
         original = images = materialize(images) if checked else images
         keyed = [(jax.random.fold_in(key, i), transform) for i, transform in enumerate(checked)]
         for _, group in itertools.groupby(keyed, lambda pair: isinstance(pair[1], Resampling)):
-            neighbours = list(group)
-            moves = [
-                each.move(each.draw(own, images.shape, info), images.shape)
-                for own, each in neighbours
-                if isinstance(each, Resampling)
-            ]
+            moves = []
+            for own, transform in group:
+                with naming(transform, images):
+                    if isinstance(transform, Resampling):
+                        moves.append(transform.move(transform.draw(own, images.shape, info), images.shape))
+                    else:
+                        images = materialize(transform(own, images, info), original)
             if moves:
                 images = materialize(resample(images, moves), original)
-            else:
-                for own, transform in neighbours:
-                    images = materialize(transform(own, images, info), original)
         return images
 
     return apply
+
+
+@contextlib.contextmanager
+def naming(transform: Transform, images: Images) -> Iterator[None]:
+    """What fails inside in code of the user's own becomes a `ConfigError` with transform and line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if own_line(error) is None:
+            raise
+        raise ConfigError(
+            f"The transform {type(transform).__name__} failed on images {_kind(images)}: {in_one_line(error)}."
+        ) from error
+
+
+def change(transform: Transform, images: Images, draws: Draws) -> Images:
+    """What a transform makes of images; raises `ConfigError` where shape or dtype are not what they were."""
+    changed = transform.transform(images, draws)
+    if _kind(changed) != _kind(images):
+        raise ConfigError(
+            f"The transform {type(transform).__name__} made {_kind(changed)} of images {_kind(images)}: shape and dtype"
+            " have to stay as they are."
+        )
+    return changed
+
+
+def _kind(value: Any) -> str:
+    if not hasattr(value, "shape"):
+        return type(value).__name__
+    return f"{value.dtype}{list(value.shape)}"
 
 
 def check_transform(name: str, value: object) -> Transform:

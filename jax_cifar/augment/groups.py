@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, SampleInfo, Transform, check_transform
+from jax_cifar.augment.base import Images, SampleInfo, Transform, change, check_transform
 from jax_cifar.augment.portions import Draws, change_chosen
 from jax_cifar.config.checks import Probability, not_empty
 from jax_cifar.config.sections import NotNegative
@@ -52,7 +53,7 @@ class OneOf(Transform):
 
     def transform(self, images: Images, draws: tuple[Int[Array, " batch"], list[Draws]]) -> Images:
         choice, each = draws
-        return change_chosen(images, choice, [transform.transform for transform in self.transforms], each)
+        return change_chosen(images, choice, [partial(change, transform) for transform in self.transforms], each)
 
     def choose(self, key: PRNGKeyArray, batch: int) -> Int[Array, " batch"]:
         """The number of every image's transform; of an image that stays as it is, the number of transforms."""
@@ -91,4 +92,4 @@ class Sometimes(Transform):
 
     def transform(self, images: Images, draws: tuple[Bool[Array, " batch"], Draws]) -> Images:
         applied, inner = draws
-        return change_chosen(images, 1 - applied.astype(jnp.int32), [self.inner.transform], [inner])
+        return change_chosen(images, 1 - applied.astype(jnp.int32), [partial(change, self.inner)], [inner])

@@ -66,6 +66,13 @@ def own_line(error: BaseException) -> traceback.FrameSummary | None:
     return None
 
 
+def in_one_line(error: BaseException) -> str:
+    """`TypeError: no such field (net.py, line 8: return make(x))`: what failed in code of the user's own, and where."""
+    first, line = (str(error).splitlines() or [""])[0].rstrip("."), own_line(error)
+    place = "" if line is None else f" ({Path(line.filename).name}, line {line.lineno}: {line.line})"
+    return f"{type(error).__name__}: {first}".removesuffix(": ") + place
+
+
 def _is_installed(path: Path) -> bool:
     library = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     packages = {"site-packages", "dist-packages"} & set(path.parts)

@@ -16,7 +16,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -25,7 +24,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, PyTree
 
-from jax_cifar.config.modules import own_line
+from jax_cifar.config.modules import in_one_line
 from jax_cifar.errors import ConfigError, UserError, check
 
 INIT_IMAGES = 5000  # cifar10-airbench's number
@@ -194,17 +193,10 @@ def traced(model: nn.Module, function: Callable, *arguments: Any) -> Any:
     except UserError:
         raise
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0].rstrip(".")
         raise ConfigError(
             f"{type(model).__name__} failed, called as module(images, train=...) with normalised images"
-            f" [batch, height, width, channel]: {type(error).__name__}: {first}{_place(error)}."
+            f" [batch, height, width, channel]: {in_one_line(error)}."
         ) from error
-
-
-def _place(error: Exception) -> str:
-    """The line of the network's own file at which it failed, if it got that far."""
-    line = own_line(error)
-    return "" if line is None else f" ({Path(line.filename).name}, line {line.lineno}: {line.line})"
 
 
 def _patterns(model: nn.Module) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from jax_cifar.config.modules import in_one_line
 from jax_cifar.errors import ConfigError
 from jax_cifar.optim.transforms import Hyper, Rule, rule
 
@@ -67,7 +68,7 @@ def _fault(function: Callable, own: Rule, params: PyTree) -> str | None:
         with jax.numpy_dtype_promotion("standard"):
             start = jax.make_jaxpr(lambda rate, params: _build(function, rate).init(params))(number, params)
     except Exception as error:
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}"
+        return in_one_line(error)
     if _shapes(updates) != _shapes(params):
         return "its updates have other shapes or types than the parameters"
     if _shapes(after) != _shapes(state):

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jax_cifar.config import ScheduleConfig
+from jax_cifar.config.modules import in_one_line
 from jax_cifar.errors import ConfigError, check
 
 Anneal = Literal["cos", "linear"]
@@ -220,7 +221,7 @@ def _own_share(function: Callable[[int, int], float], step: int, total: int) -> 
     try:
         share = float(function(step, total))
     except Exception as error:
-        raise ConfigError(f"schedule.name = {name} failed at step {step}: {error!r}; {expected}.") from error
+        raise ConfigError(f"schedule.name = {name} failed at step {step}: {in_one_line(error)}; {expected}.") from error
     if not (math.isfinite(share) and share >= 0):
         raise ConfigError(f"schedule.name = {name} gave {share} at step {step} of {total}: {expected}.")
     return share

@@ -19,6 +19,7 @@ from jax_cifar.backend.memory import device_memory, naming_the_batch, out_of_mem
 from jax_cifar.backend.mesh import place, replicated
 from jax_cifar.backend.stored import Stored
 from jax_cifar.config import Config, ModelConfig
+from jax_cifar.config.modules import in_one_line
 from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import ConfigError, DataError, check
@@ -302,14 +303,12 @@ def check_loss(config: Config, num_classes: int) -> None:
     logits, soft = (jax.ShapeDtypeStruct((2, num_classes), jnp.float32) for _ in range(2))
     mixes = config.mix.mixup_alpha > 0 or config.mix.cutmix_alpha > 0
     targets = soft if mixes else jax.ShapeDtypeStruct((2,), jnp.int32)
-    name, kind = getattr(loss, "__name__", str(loss)), f"{targets.dtype}{list(targets.shape)}"
+    name = getattr(loss, "__name__", str(loss))
+    given = f"logits float32{list(logits.shape)} and targets {targets.dtype}{list(targets.shape)}"
     try:
         losses = jax.eval_shape(loss, logits, targets)
     except Exception as error:
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(
-            f"train.loss = {name} failed on logits float32{list(logits.shape)} and targets {kind}: {told}."
-        ) from error
+        raise ConfigError(f"train.loss = {name} failed on {given}: {in_one_line(error)}.") from error
     good = getattr(losses, "shape", None) == (2,) and jnp.issubdtype(losses.dtype, jnp.floating)
     check(good, "train.loss", name, f"for 2 images it must return 2 losses, an array float32[2], not {losses}")
 
