@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TextIO, cast
 
 from jax_cifar.config import Config
 from jax_cifar.config.files import help_text, load_config
+from jax_cifar.config.modules import in_one_line, is_of_a_program
 from jax_cifar.config.overrides import of_other_fields
 from jax_cifar.errors import ConfigError, UserError, check, is_out_of_memory, printable
 from jax_cifar.files import expand
@@ -195,10 +196,15 @@ def exit_code(main: Callable[[Sequence[str]], object]) -> int:
     except OSError as error:
         message, code = f"{error.strerror}: {error.filename}" if error.filename else str(error), 2
     except Exception as error:
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            told = str(error).splitlines()[:1] or ["the machine gave no more"]
+            way_out = (
+                "A smaller --train.batch_size (scripts/find_batch_size.py finds one) or --eval.batch_size needs less."
+            )
+            message, code = f"Out of memory ({told[0]}). {way_out}", 2
+        elif is_of_a_program(error):
+            message, code = f"{in_one_line(error)}.", 2
+        else:
             raise
-        told = str(error).splitlines()[:1] or ["the machine gave no more"]
-        way_out = "A smaller --train.batch_size (scripts/find_batch_size.py finds one) or --eval.batch_size needs less."
-        message, code = f"Out of memory ({told[0]}). {way_out}", 2
     print(printable(message if code == STOPPED else f"error: {message}"), file=sys.stderr)
     return code

@@ -317,7 +317,7 @@ class Wrong(Brighten):
     mistake: str = ""
 
     def draw(self, key, shape, info=None):
-        return {} if self.mistake == "draw" and self.undefined else super().draw(key, shape, info)
+        return {}["rate"] if self.mistake == "draw" else super().draw(key, shape, info)
 
     def transform(self, images, draws):
         match self.mistake:
@@ -338,7 +338,7 @@ class Wrong(Brighten):
     [
         (
             "draw",
-            r"AttributeError: .* 'undefined' \(test_augment_contract\.py, line \d+: return \{\}",
+            r"failed on .*: KeyError: 'rate' \(test_augment_contract\.py, line \d+: return \{\}",
         ),
         (
             "broadcast",

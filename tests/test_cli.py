@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jax_cifar.cli import ExperimentParser, run
+from jax_cifar.config.files import load_config
 from jax_cifar.errors import ConfigError, Diverged, Interrupted
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +113,25 @@ def test_what_a_user_can_put_right_is_one_line_and_an_exit_code(capsys, error, c
     assert end.value.code == code
     assert printed.startswith(message)
     assert printed.count("\n") == 1
+
+
+def test_a_fault_in_what_a_config_file_defines_is_one_line_whatever_calls_it(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from flax import linen as nn\n"
+        "from jax_cifar.config import Config\n"
+        "class Net(nn.Module):\n"
+        "    @property\n"
+        "    def smallest_image(self):\n"
+        "        return {}['size']\n"
+        "def get_config():\n"
+        "    return Config(name='own', model=Net())\n"
+    )
+    config = load_config(file)
+    with pytest.raises(SystemExit) as end:
+        run(lambda _: config.model.smallest_image)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: KeyError: 'size' (own.py, line 6: return {}['size']).\n"
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

@@ -66,6 +66,12 @@ def own_line(error: BaseException) -> traceback.FrameSummary | None:
     return None
 
 
+def is_of_a_program(error: BaseException) -> bool:
+    """Whether the last line of the user's own that an error came by is of a config file, or of a neighbour of one."""
+    line, files = own_line(error), {program.folder / name for program, name in PROGRAMS.values()}
+    return line is not None and Path(line.filename).resolve() in files
+
+
 def in_one_line(error: BaseException) -> str:
     """`TypeError: no such field (net.py, line 8: return make(x))`: what failed in code of the user's own, and where."""
     first, line = (str(error).splitlines() or [""])[0].rstrip("."), own_line(error)
