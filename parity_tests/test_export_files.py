@@ -26,6 +26,7 @@ from jax_cifar.errors import CheckpointError, ConfigError, ExportError
 from jax_cifar.evaluation import latency
 from jax_cifar.files import read_record
 from torch_ref import convert, export
+from torch_ref.twin import load_twin
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "export.py"
 
@@ -206,6 +207,25 @@ def test_options_that_do_nothing_together_are_refused(finished, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             call("--workdir", finished.workdir, "--out", tmp_path / out, *options)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("{}", r"--torch-twin = 'own\.py' is not allowed: it must be FILE\.py:Name"),
+        ("{}.py:Twin", r"own\.py\.py is not there\.$"),
+        ("{}:Twins", r"own\.py: it defines no class or function Twins, which --torch-twin names$"),
+        ("{}:Broken", r"own\.py, line 2: ZeroDivisionError: division by zero$"),
+        ("{}:Empty", r"own\.py:Empty returned NoneType; it must return a torch\.nn\.Module\.$"),
+    ],
+)
+def test_a_twin_that_is_none_is_told_by_file_and_line(tmp_path, monkeypatch, named, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "def Broken(net, image_shape):\n    1 / 0\ndef Empty(net, image_shape):\n    pass\n"
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_twin(named.format("own.py"), None, (32, 32, 3))
 
 
 def cut_short(folder):

@@ -52,8 +52,8 @@ def source_file(module: str) -> Path | None:
 
 
 def belongs_to_the_library(path: Path) -> bool:
-    """Whether a file is installed, or one of this project's scripts: nobody's experiment."""
-    return _is_installed(path) or path.parent == _PACKAGE.parent / "scripts"
+    """Whether a file is installed, or one of this project's scripts or of its reference: nobody's experiment."""
+    return _is_installed(path) or path.parent in (_PACKAGE.parent / "scripts", _PACKAGE.parent / "torch_ref")
 
 
 def own_line(error: BaseException) -> traceback.FrameSummary | None:
@@ -61,7 +61,7 @@ def own_line(error: BaseException) -> traceback.FrameSummary | None:
     for line in reversed(traceback.extract_tb(error.__traceback__)):
         # What `dataclasses` writes has no text, and Python itself is partly "frozen".
         written = line.line and not line.filename.startswith("<frozen ")
-        if written and not _is_installed(Path(line.filename).resolve()):
+        if written and not belongs_to_the_library(Path(line.filename).resolve()):
             return line
     return None
 
