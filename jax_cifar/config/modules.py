@@ -67,9 +67,9 @@ def own_line(error: BaseException) -> traceback.FrameSummary | None:
 
 
 def is_of_a_program(error: BaseException) -> bool:
-    """Whether the last line of the user's own that an error came by is of a config file, or of a neighbour of one."""
-    line, files = own_line(error), {program.folder / name for program, name in PROGRAMS.values()}
-    return line is not None and Path(line.filename).resolve() in files
+    """Whether an error came by a line of a config file, or of a neighbour of one."""
+    files = {program.folder / name for program, name in PROGRAMS.values()}
+    return any(Path(line.filename).resolve() in files for line in traceback.extract_tb(error.__traceback__))
 
 
 def in_one_line(error: BaseException) -> str:
