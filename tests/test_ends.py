@@ -17,7 +17,9 @@ from jax_cifar.evaluation.metrics import Report
 from jax_cifar.files import read_record
 from jax_cifar.run.clock import Clock
 from jax_cifar.telemetry import read_metrics
+from jax_cifar.telemetry.console import Console
 from jax_cifar.training import session, trainer
+from jax_cifar.training.session import Session
 
 
 class StopInEvaluation:
@@ -87,6 +89,14 @@ def test_a_run_gone_on_with_says_what_compiling_took_this_time_and_records_what_
     assert found is not None
     assert 0 <= float(found[1]) < 500
     assert result.summary["seconds"]["compile"] >= 1000
+
+
+def test_the_time_left_counts_from_before_the_first_call(tmp_path, monkeypatch):
+    told, advance = [], Session.advance
+    monkeypatch.setattr(Console, "show_alive", lambda console, step: told.append(step))
+    monkeypatch.setattr(Session, "advance", lambda *given: (told.append("advance"), advance(*given))[1])
+    loop.train(small_config(model=Perceptron(), train={"epochs": 1}), tmp_path)
+    assert told[:2] == [0, "advance"]
 
 
 class NeverReady:

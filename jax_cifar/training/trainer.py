@@ -86,6 +86,8 @@ class Trainer:
             self.console.show_alive(done)
             return self.asked()
 
+        # The time left counts from here: a CPU may be at the first call for long before it is asked what is done.
+        self.console.show_alive(step)
         try:
             return self.session.advance(state, step, look)
         except Diverged as error:
