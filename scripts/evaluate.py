@@ -48,9 +48,12 @@ def main(arguments: Sequence[str]) -> None:
 
     trained = load_run(options.workdir, options.checkpoint, data_dir=options.data_dir, trust_code=options.trust_code)
     unfolded, trained = trained, trained.folded() if options.fold else trained
-    data = (
-        trained.part(options.split, options.data_dir) if options.split in PARTS else read_npz(expand(options.split))[0]
-    )
+    if options.split in PARTS:
+        data = trained.part(options.split, options.data_dir)
+    else:
+        data, names = read_npz(expand(options.split))
+        if names is not None:
+            trained.require_classes(names, options.split)
     report = trained.evaluate(data, options.tta)
     print(f"{trained.config.name}, step {trained.step:,}, {options.split} images, tta {options.tta}\n")
     print(report.table())

@@ -18,7 +18,9 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, prepare, say where."""
     parser = Parser(__doc__)
     parser.add_argument("--name", choices=["cifar10", "cifar100"], required=True, help="data set")
-    parser.add_argument("--source", metavar="PATH", type=expand, required=True, help="published archive or folder")
+    parser.add_argument(
+        "--source", metavar="PATH", type=expand, required=True, help="published binary archive or its folder"
+    )
     parser.add_argument("--out", metavar="DIR", type=expand, required=True, help="TFDS data folder")
     options = parser.parse_args(arguments)
 

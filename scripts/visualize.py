@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         splits = load_data(config.data)
     images = splits.train.images
     check(0 <= options.image < len(images), "--image", options.image, f"there are {len(images):,} training images")
-    check(options.columns >= 1, "--columns", options.columns, "it must be at least 1")
+    check(1 <= options.columns <= 100, "--columns", options.columns, "it must be from 1 to 100")
     if options.what == "augment":
         rows = augmentation_rows(config, images[options.image : options.image + 32], options.columns)
         draw_rows(rows, options.out, f"{config.name}, {splits.name}")

@@ -47,6 +47,16 @@ def test_clahe_draws_a_limit_for_each_image():
     assert len(np.unique(run(CLAHE(clip_limit=(1.0, 256.0), tile_grid_size=(2, 2), p=1.0), images=flat))) >= 20
 
 
+def test_clahe_counts_no_tile_beyond_its_integers():
+    def mean_level(side: int) -> float:
+        levels = np.tile(np.repeat([0.0, 1.0], side // 2), (1, side, 1))[..., None]
+        return float(run(CLAHE(clip_limit=(256.0, 256.0), tile_grid_size=(1, 1), p=1.0), jnp.asarray(levels)).mean())
+
+    assert mean_level(180) == pytest.approx(0.75, abs=0.01)  # a half at 128 of 256, the other at 256
+    with pytest.raises(ConfigError, match=r"CLAHE\.tile_grid_size = \(1, 1\).*182 x 182 pixels .* use more tiles"):
+        jax.eval_shape(CLAHE(tile_grid_size=(1, 1), p=1.0), KEY, jnp.zeros((1, 182, 182, 1)))
+
+
 @pytest.mark.parametrize("transform", [ColorJitter(hue=0.1), ToGray(), CLAHE()], ids=repr)
 def test_other_numbers_of_channels_are_refused(transform):
     with pytest.raises(

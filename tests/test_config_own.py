@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jax_cifar import load_config
+from jax_cifar.augment import compose
 from jax_cifar.config.files import check_recordable, differing_fields, from_dict, to_dict
 from jax_cifar.config.placeholder import Recorded
 from jax_cifar.config.revive import has_placeholders, revive, revive_all
@@ -123,6 +124,8 @@ def test_reading_a_record_runs_nothing_and_writes_back_the_same(path):
     for use in uses:
         with pytest.raises(ConfigError, match=r"is code of this run's own, and has not been run: say --trust-code"):
             use(1, images=2)
+    with pytest.raises(ConfigError, match=r"is code of this run's own, and has not been run: say --trust-code"):
+        compose(config.augment)
 
 
 def test_a_record_is_revived_with_the_code_that_is_given(path):

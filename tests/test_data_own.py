@@ -49,6 +49,11 @@ def reds(part: Dataset | None) -> list[int]:
     return part.images[:, 0, 0, 0].tolist()
 
 
+def pairs(part: Dataset | None) -> list[tuple[int, int]]:
+    assert part is not None
+    return list(zip(reds(part), part.labels.tolist(), strict=True))
+
+
 def folder_config(path: Path, **fields: Any) -> DataConfig:
     return DataConfig(name="folder", dir=str(path), **fields)
 
@@ -127,6 +132,20 @@ def test_a_changed_folder_is_read_again(change: Callable[[Path], None], tmp_path
     assert len(splits.train) + len(splits.test) == 8 + (change is add) - (change is remove)
 
 
+def test_a_link_has_the_label_of_its_own_place(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"a": 4, "b": 4})
+    write_picture(tmp_path / ".pool" / "x.png", 99)
+    (tmp_path / "a" / "link.png").symlink_to("../.pool/x.png")
+    for place, name in (("a", "a"), ("b", "b"), ("c", "c")):
+        if place == "b":
+            (tmp_path / "a" / "link.png").rename(tmp_path / "b" / "link.png")
+        elif place == "c":
+            (tmp_path / "b").rename(tmp_path / "c")
+        splits = load_data(folder_config(tmp_path))
+        labels = {red: splits.label_names[label] for part in (splits.train, splits.test) for red, label in pairs(part)}
+        assert labels[99] == name
+
+
 def test_hidden_files_are_passed_over_and_subfolders_of_a_class_are_not(tmp_path: Path) -> None:
     write_classes(tmp_path, {"a": 2, "b": 2})
     write_picture(tmp_path / "a" / "more" / "deep.png", 9)
@@ -141,6 +160,20 @@ def test_hidden_files_are_passed_over_and_subfolders_of_a_class_are_not(tmp_path
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     write_classes(tmp_path, {"train": 3, "plane": 3})
     assert load_data(folder_config(tmp_path)).label_names == ("plane", "train")
+
+
+def test_the_folder_that_one_is_in_may_have_a_name_that_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    write_classes(folder / "own", {"a": 3, "b": 3})
+    monkeypatch.chdir(folder)
+    first, second = (load_data(folder_config(Path("own"))) for _ in range(2))
+    assert reds(first.train) == reds(second.train) and "decoded cache" in second.source
 
 
 def no_folder(folder: Path) -> None:
@@ -162,6 +195,14 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no test": (
         lambda folder: write_classes(folder / "train", {"a": 3, "b": 3}),
         r"holds train/ but not both train/ and test/",
+    ),
+    "Training and Testing": (
+        lambda folder: [write_classes(folder / name, {"a": 3, "b": 3}) for name in ("Training", "Testing")],
+        r"holds Testing/, which is no name of a part\. Rename its folders to train/, test/ and",
+    ),
+    "validation": (
+        lambda folder: [write_classes(folder / name, {"a": 3, "b": 3}) for name in ("train", "test", "validation")],
+        r"holds validation/, which is no name of a part",
     ),
     "other classes": (
         lambda folder: (
@@ -267,6 +308,7 @@ NPZ_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "one-hot labels": ({"labels": np.eye(2, dtype=int)[LABELS]}, r"labels is int64 \[20, 2\]"),
     "negative labels": ({"labels": LABELS - 1}, "labels runs from -1 to 0; expected labels from 0 on"),
     "huge labels": ({"labels": LABELS.astype(np.uint64) + 2**40}, "expected labels from 0 on"),
+    "identifiers": ({"labels": LABELS + 2_000_000_000}, r"the labels run to 2,000,000,001, .* numpy\.unique"),
     "number as name": ({"label_names": [1, 2]}, r"label_names is int64 \[2\]; expected text"),
     "names as objects": ({"label_names": np.array(["a", "b"], object)}, "holds Python objects"),
     "few names": ({"label_names": ["a"]}, "labels of npz run from 0 to 1; expected 0 to 0"),

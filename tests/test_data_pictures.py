@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -245,6 +246,20 @@ def test_what_cannot_be_read_is_named_without_a_warning(content: bytes, message:
     assert caught == []
     assert any(part in str(error.value) for part in message.split("|"))
     assert error.value.__cause__ is None and "\n" not in str(error.value)
+
+
+def test_after_a_bad_picture_the_rest_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read = []
+
+    def slow(source: Path, size: int) -> DataError:
+        read.append(source)
+        time.sleep(0.01)
+        return DataError(f"{source} is bad.")
+
+    monkeypatch.setattr(pictures, "_try_picture", slow)
+    with pytest.raises(DataError, match=r"0\.png is bad\. Repair it"):
+        pictures.read_pictures([tmp_path / f"{i}.png" for i in range(500)], 4)
+    assert len(read) < 250
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

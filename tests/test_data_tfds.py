@@ -17,7 +17,7 @@ import pytest
 from tfds_folders import TINY10, TINY100, example, png, same, tfrecord, write_binary, write_tfrecords
 
 from jax_cifar.data import tfds
-from jax_cifar.data.published import CifarSpec, PublishedArchive
+from jax_cifar.data.published import CIFAR10, CifarSpec, PublishedArchive
 from jax_cifar.data.tfds import load_prepared, prepare
 from jax_cifar.data.tfds_records import crc32c
 from jax_cifar.errors import DataError
@@ -263,6 +263,13 @@ def test_a_source_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere does not exist\. Name cifar-10-binary\.tar\.gz, or the folder"):
         prepare(TINY10, tmp_path / "nowhere", tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-batches-py"])
+def test_a_source_of_the_python_layout_is_not_called_damaged(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir() if name.endswith("py") else (tmp_path / name).write_bytes(b"\x1f\x8b")
+    with pytest.raises(DataError, match=rf"{name} holds the python layout.*Name cifar-10-binary\.tar\.gz"):
+        prepare(CIFAR10, tmp_path / name, tmp_path / "data")
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,27 @@ def test_the_script_judges_a_file_folded_too(finished, tmp_path, capsys, monkeyp
         main(["--workdir", str(finished), "--split", "tset"])
 
 
+def test_images_of_other_classes_are_refused(finished, tmp_path, monkeypatch):
+    run, main = load_run(finished), runpy.run_path(str(SCRIPTS / "evaluate.py"))["main"]
+    names = run.label_names
+    swapped = (names[1], names[0], *names[2:])
+    file, own = tmp_path / "own.npz", load_data(small_config().data)
+    for given, message in (
+        (swapped, rf"own\.npz: class 0 is {names[1]!r}, in .*finished.* it is {names[0]!r}"),
+        (names[:9], rf"own\.npz: class 9 is 'none', in .* it is {names[9]!r}"),
+    ):
+        np.savez(file, images=own.test.images[:9], labels=own.test.labels[:9] % 9, label_names=given)
+        with pytest.raises(DataError, match=message):
+            main(["--workdir", str(finished), "--split", str(file)])
+    for given in (names, tuple("0123456789")):
+        np.savez(file, images=own.test.images[:9], labels=own.test.labels[:9], label_names=given)
+        main(["--workdir", str(finished), "--split", str(file)])
+    monkeypatch.setattr(load, "load_data", lambda _: dataclasses.replace(own, label_names=swapped))
+    for use in (run.splits, run.evaluate):
+        with pytest.raises(DataError, match=f"class 0 is {names[1]!r}"):
+            use()
+
+
 @pytest.mark.slow
 def test_a_run_on_images_given_in_python_asks_for_them_again(tmp_path):
     splits = load_data(small_config().data)

@@ -8,9 +8,10 @@ from typing import Any, cast
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from small_runs import Perceptron, untrained_run
 
-from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
+from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop, ToGray
 from jax_cifar.config import Config, MixConfig, ModelName
 from jax_cifar.errors import ConfigError, UserError
 from jax_cifar.lab.pictures import augmentation_rows, describe, edge_kernel, filter_panels, first_layer_panels
@@ -50,6 +51,13 @@ def test_mixing_shows_the_image_and_different_partners():
         shares.add(round(float(share), 3))
     assert len(shares) == 6  # every column draws its own
     assert whole.label == "all together"
+
+
+def test_all_together_mixes_transformed_images_as_training_does():
+    *_, mixing, whole = rows_of((ToGray(p=1.0),), cutmix_alpha=1.0)
+    assert np.ptp(mixing.results, axis=-1).max() > 0.2
+    np.testing.assert_allclose(np.ptp(whole.results, axis=-1), 0, atol=1e-6)
+    assert min(np.abs(result - whole.results[0]).max() for result in whole.results[1:]) > 0.1
 
 
 def test_without_augmentation_images_are_shown_as_they_are():
@@ -117,6 +125,24 @@ def test_rows_are_drawn(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_one_channel_is_drawn_grey_and_as_bright_as_it_is(tmp_path):
+    dark = np.linspace(0, 0.2, 64, dtype=np.float32).reshape(8, 8, 1)
+    draw_rows([("dark", dark, dark[None])], tmp_path / "rows.png", "t")
+    draw_sections([("s", [("dark", dark)])], tmp_path / "sections.png", columns=1)
+    for name in ("rows", "sections"):
+        drawn = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"), np.int32)
+        colourless = np.ptp(drawn, axis=-1) == 0
+        assert (np.ptp(drawn, axis=-1) < 40).all()  # text is a little blue
+        assert (colourless & (drawn[..., 0] <= 51)).mean() > 0.2  # the image, at most a fifth bright
+
+
+def test_filters_larger_than_the_image_are_left_out(tmp_path):
+    titles = [panel.title for panel in filter_panels(IMAGES[0, :4, :4, :1])]
+    sizes = [int(title[0]) for title in titles if "padding 0" in title]
+    assert sizes == [3, 3] and titles[-1].startswith("9x9, stride 2, padding 4")
+    draw_sections([("filters", filter_panels(IMAGES[0, :4, :4, :1]))], tmp_path / "small.png")
+
+
 @pytest.fixture
 def main():
     """The script's `main`, called in this process."""
@@ -130,6 +156,7 @@ def main():
         (["augment", "--out", "missing/picture.png"], "in a folder that exists"),
         (["augment", "--out", "x.png", "--image", "-1"], "--image = -1 is not allowed"),
         (["augment", "--out", "x.png", "--columns", "0"], "--columns = 0 is not allowed"),
+        (["augment", "--out", "x.png", "--columns", "101"], "--columns = 101 is not allowed"),
         (["augment", "--out", "x.png", "--optim.lrr", "1"], "--optim.lrr is not a field"),
     ],
 )

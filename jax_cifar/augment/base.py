@@ -28,6 +28,7 @@ from jax_cifar.augment.portions import Draws, materialize
 from jax_cifar.augment.sampling import Move, resample
 from jax_cifar.config.checks import between, check_fields
 from jax_cifar.config.modules import in_one_line, own_line
+from jax_cifar.config.placeholder import Recorded
 from jax_cifar.errors import ConfigError, UserError
 
 Images = Float[Array, "batch height width channel"]
@@ -142,7 +143,9 @@ def _kind(value: Any) -> str:
 
 
 def check_transform(name: str, value: object) -> Transform:
-    """`value`, found at `name`, where it is a transform; raises `ConfigError` where it is none."""
+    """`value`, found at `name`, where it is a transform; raises `ConfigError` where it is none, or code not trusted."""
+    if isinstance(value, Recorded):
+        value.transform()  # says how to trust it
     if not isinstance(value, Transform):
         raise ConfigError(
             f"{name} = {value!r} is not a transform: give an instance, such as RandomCrop(padding=4), or one of a "

@@ -20,6 +20,7 @@ from jax_cifar.augment.base import Images, SampleInfo, Transform
 from jax_cifar.augment.colour import Planes, colour_planes
 from jax_cifar.augment.portions import change_chosen, materialize
 from jax_cifar.config.checks import Probability, ascending, at_least, between
+from jax_cifar.errors import check
 
 Levels = Int[Array, "batch height width"]
 Limit = Annotated[float, at_least(1)]
@@ -29,6 +30,7 @@ Tiles = Int[Array, "..."]  # levels of tiles: first the pixels of a tile (or its
 BINS = 256
 ABSENT = 256  # a level above all others: a pixel that is clipped away
 CHUNK = 16  # pixels compared at a time
+MOST_PIXELS = 2**15 - CHUNK  # of a tile, which are counted, and their places, in 16 bits
 # Linear sRGB to CIE XYZ, each row divided by the white point D65 (IEC 61966-2-1; the white point as OpenCV has it).
 TO_XYZ = np.array(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
@@ -59,7 +61,8 @@ class CLAHE(Transform):
     computed. Colours outside sRGB are clipped. Images of one channel change directly.
 
     Raises:
-        ConfigError: a parameter is out of range, or the images have neither 1 nor 3 channels.
+        ConfigError: a parameter is out of range, the images have neither 1 nor 3 channels, or a tile has more than
+            32,752 pixels.
     """
 
     # Most pixels of a bin, as a multiple of an even histogram.
@@ -98,6 +101,8 @@ class CLAHE(Transform):
             widths = ((0, 0), (0, down - size[0] % down), (0, across - size[1] % across))
             levels = jnp.pad(levels, widths, mode="reflect")
         height, width = levels.shape[1] // down, levels.shape[2] // across
+        expected = f"a tile of {height} x {width} pixels is larger than is counted: use more tiles"
+        check(height * width <= MOST_PIXELS, "CLAHE.tile_grid_size", self.tile_grid_size, expected)
         tiles = levels.astype(jnp.int16).reshape(-1, down, height, across, width).transpose(2, 4, 0, 1, 3)
         tiles = materialize(tiles.reshape(height, width, -1))
         held = jnp.clip(jnp.floor(limits * (height * width / BINS)), 1, height * width).astype(jnp.int16)

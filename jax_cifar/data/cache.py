@@ -7,6 +7,7 @@ them over a second time. It is written at once or not at all, and a damaged one 
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,12 +35,15 @@ class Source:
     read: Callable[[], Decoded]  # raises DataError where the files are not what they claim to be
 
     def fingerprint(self) -> str:
-        """A sum over path, size and modification time of every file, which change when the files do."""
+        """A sum over path, size and modification time of every file, which change when the files do.
+
+        Of a link both paths count: its own says the label, its target holds the pixels.
+        """
         try:
             stats = [(file, file.stat()) for file in self.files]
         except OSError as error:
             raise DataError(f"{error.filename} cannot be read ({error.strerror}).") from None
-        facts = [[str(file.resolve()), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+        facts = [[str(file.absolute()), str(file.resolve()), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -77,7 +81,7 @@ def load_decoded(source: Source, path: Path) -> tuple[Decoded, str]:
 
 def entry_path(name: str, folder: Path) -> Path:
     """The cache file of set `name` as it lies in the data folder `folder`."""
-    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     return user_cache_dir() / "decoded" / f"{name}-{key}.npys"
 
 

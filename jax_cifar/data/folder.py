@@ -25,6 +25,7 @@ from jax_cifar.data.splits import WHOLE, with_test_part
 from jax_cifar.errors import DataError
 
 _PARTS = {"train": "train", "test": "test", "val": "validation"}  # by the name of the subfolder
+_PARTS_ELSEWHERE = {"train", "training", "test", "testing", "val", "valid", "validation"}  # in any case
 _HIDDEN = ("thumbs.db", "desktop.ini")  # as Windows hides them
 _DEFAULT_SIZE = 32
 
@@ -52,6 +53,7 @@ def load_folder(folder: Path, config: DataConfig) -> Splits:
 def _find_pictures(folder: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
     """The label names and the files of every part; nothing is opened yet."""
     subfolders = _class_names(folder)
+    _check_part_names(folder, subfolders)
     if not {"train", "test"} <= set(subfolders):
         if subfolders and set(subfolders) <= set(_PARTS):
             raise DataError(
@@ -67,6 +69,18 @@ def _find_pictures(folder: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
             odd = ", ".join(sorted(set(names) ^ set(other)))
             raise DataError(f"{folder}: train/ and {part}/ hold different classes: {odd} in one of them only.")
     return tuple(names), {_PARTS[part]: _part_files(folder / part, names, folder) for part in present}
+
+
+def _check_part_names(folder: Path, subfolders: list[str]) -> None:
+    """Raise `DataError` for parts under names that are not ours, which would be left out, or taken for classes."""
+    alike = [name for name in subfolders if name.casefold() in _PARTS_ELSEWHERE]
+    odd = [name for name in alike if name not in _PARTS]
+    divided = {"train", "test"} <= set(subfolders) or len(alike) == len(subfolders) > 1
+    if odd and divided:
+        raise DataError(
+            f"{folder} holds {odd[0]}/, which is no name of a part. Rename its folders to train/, test/ and, for a"
+            " validation part, val/."
+        )
 
 
 def _class_names(folder: Path) -> list[str]:

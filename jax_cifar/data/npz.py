@@ -24,6 +24,7 @@ ARRAYS = ("images", "labels", "label_names", "test_images", "test_labels")
 # Photographs shrink to a half, drawings to a tenth: what shrinks to less, beyond this size, is to fill the memory.
 _UNPACKED_BYTES = 1 << 28
 _MOST_SHRUNK = 100
+_MOST_UNNAMED = 1 << 16  # classes without names; more are taken for identifiers
 
 
 def load_npz(path: Path, config: DataConfig) -> Splits:
@@ -46,6 +47,11 @@ def load_npz(path: Path, config: DataConfig) -> Splits:
         parts = {"train": whole, "test": _dataset(arrays, path, "test_")} if has_test else {WHOLE: whole}
     if names is None:
         classes = 1 + max(int(part.labels.max(initial=0)) for part in parts.values())
+        if classes > _MOST_UNNAMED:
+            raise DataError(
+                f"{path}: the labels run to {classes - 1:,}, so there would be as many classes. Number them from 0:"
+                " names, labels = numpy.unique(labels, return_inverse=True)."
+            )
         names = tuple(map(str, range(classes)))
     return with_test_part("npz", Decoded(parts, names), f"arrays in {path}", config)
 

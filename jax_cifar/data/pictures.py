@@ -85,7 +85,10 @@ def grey(images: UInt8[np.ndarray, "n height width 3"]) -> UInt8[np.ndarray, "n 
 @contextmanager
 def _reading(sources: Sequence[Source], size: int) -> Iterator[Iterator[Picture | DataError]]:
     with _quiet_pillow(), ThreadPoolExecutor() as pool:
-        yield pool.map(partial(_try_picture, size=size), sources)
+        try:
+            yield pool.map(partial(_try_picture, size=size), sources)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error nobody waits for the rest
 
 
 def _try_picture(source: Source, size: int) -> Picture | DataError:

@@ -184,9 +184,12 @@ def _coarse_labels(read: Reader, batches: tuple[str, ...]) -> np.ndarray:
 
 
 def _source_reader(spec: CifarSpec, source: Path) -> Reader:
+    archive = spec.archives[0].file_name
+    wanted = f"Name {archive}, or the folder {spec.binary_folder}/ that it holds."
     if not source.exists():
-        archive = spec.archives[0].file_name
-        raise DataError(f"{source} does not exist. Name {archive}, or the folder {spec.binary_folder}/ that it holds.")
+        raise DataError(f"{source} does not exist. {wanted}")
+    if source.name in (spec.python_folder, *(each.file_name for each in spec.archives if each.layout == "python")):
+        raise DataError(f"{source} holds the python layout, which has no place here. {wanted}")
     if source.is_dir():
         folder = source / spec.binary_folder if (source / spec.binary_folder).is_dir() else source
         return lambda name: _read(folder / name) if (folder / name).is_file() else None

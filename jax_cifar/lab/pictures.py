@@ -17,6 +17,7 @@ from jax_cifar.ops.conv import conv2d
 from jax_cifar.run.load import Run
 from jax_cifar.training.keys import Purpose, purpose_key, run_key
 
+NEIGHBOURS = 1 << 16  # a row's number plus this draws for what the row is mixed with
 # Kernel size, stride and padding of the convolutions that are shown beside each other.
 SETTINGS = tuple((size, stride, padding) for size in (3, 5, 9) for stride in (1, 2) for padding in (0, size // 2))
 
@@ -30,7 +31,7 @@ class Row(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One picture with its title: RGB [height, width, 3], or a map [height, width] of any range."""
+    """One picture with its title: [height, width, 1 or 3], or a map [height, width] of any range."""
 
     title: str
     image: np.ndarray
@@ -49,21 +50,21 @@ def augmentation_rows(config: Config, images: UInt8[np.ndarray, "n height width 
         same = jnp.repeat(pixels[row % len(pixels)][None], columns, axis=0)
         return compose(chosen)(purpose_key(key, Purpose.AUGMENT, row), same, info)
 
-    def mixed(row: int, batch: jax.Array) -> np.ndarray:
-        """Image 0 after mixing with its neighbour, in as many batches as there are columns."""
-        results = []
-        for column in range(columns):
-            partners = jnp.stack([batch[column], pixels[(row + column + 1) % len(pixels)]])
-            if mixer is not None:
-                mix_key = purpose_key(key, Purpose.MIX, row * columns + column)
-                partners, _ = mixer(mix_key, partners, jnp.eye(2, dtype=jnp.float32))
-            results.append(partners[0])
-        return np.asarray(jnp.stack(results))
+    def mixed(row: int, chosen: Sequence[Any]) -> np.ndarray:
+        """Image `row` after transforms and mixing with one after the other of its neighbours, as a batch of two."""
+        results = draws(row, chosen)
+        if mixer is not None:
+            neighbours = pixels[(row + 1 + np.arange(columns)) % len(pixels)]
+            neighbours = compose(chosen)(purpose_key(key, Purpose.AUGMENT, NEIGHBOURS + row), neighbours, info)
+            pairs = [jnp.stack(pair) for pair in zip(results, neighbours, strict=True)]
+            keys = [purpose_key(key, Purpose.MIX, row * columns + column) for column in range(columns)]
+            results = jnp.stack([mixer(own, pair, jnp.eye(2))[0][0] for own, pair in zip(keys, pairs, strict=True)])
+        return np.asarray(results)
 
     rows = [(describe(transform), np.asarray(draws(i, (transform,)))) for i, transform in enumerate(transforms)]
     if mixer is not None:
-        rows.append(("mixing", mixed(len(rows), draws(len(rows), ()))))
-    rows.append(("all together", mixed(len(rows), draws(len(rows), transforms))))
+        rows.append(("mixing", mixed(len(rows), ())))
+    rows.append(("all together", mixed(len(rows), transforms)))
     return [Row(label, np.asarray(pixels[i % len(pixels)]), results) for i, (label, results) in enumerate(rows)]
 
 
@@ -82,11 +83,16 @@ def edge_kernel(size: int) -> Float[np.ndarray, "size size"]:
     return kernel / np.abs(kernel).sum()
 
 
-def filter_panels(image: UInt8[np.ndarray, "height width 3"]) -> list[Panel]:
-    """The image, and what one filter for vertical edges makes of it at several sizes, strides and paddings."""
+def filter_panels(image: UInt8[np.ndarray, "height width channel"]) -> list[Panel]:
+    """The image, and what one filter for vertical edges makes of it at several sizes, strides and paddings.
+
+    A filter that is larger than the padded image is left out.
+    """
     grey = jnp.asarray(image, jnp.float32).mean(-1)[None, :, :, None] / 255
     panels = [Panel(f"image, {image.shape[0]} x {image.shape[1]}", image / 255)]
     for size, stride, padding in SETTINGS:
+        if size > min(image.shape[:2]) + 2 * padding:
+            continue
         kernel = jnp.asarray(edge_kernel(size), jnp.float32)[:, :, None, None]
         result = np.asarray(conv2d(grey, kernel, (stride, stride), ((padding, padding), (padding, padding))))
         height, width = result.shape[1:3]
@@ -116,7 +122,7 @@ def filter_tiles(
     return [(each - each.min()) / max(each.max() - each.min(), 1e-12) for each in filters]
 
 
-def first_layer_panels(run: Run, image: UInt8[np.ndarray, "height width 3"]) -> tuple[list[Panel], list[Panel]]:
+def first_layer_panels(run: Run, image: UInt8[np.ndarray, "height width channel"]) -> tuple[list[Panel], list[Panel]]:
     """The filters of a network's first convolution, and what they make of an image.
 
     Raises `CheckpointError` for a network without.

@@ -1,6 +1,7 @@
 """A trained network, read back from its run folder: `load_run(folder)` needs neither its data nor its config file."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,7 +120,25 @@ class Run:
         if data_dir is None and place is not None and not expand(place).exists():
             raise DataError(f"The data set of this run lay in {place}, which is not there. Say where: --data.dir DIR.")
         data = self.config.data if data_dir is None else dataclasses.replace(self.config.data, dir=data_dir)
-        return load_data(data)
+        splits = load_data(data)
+        self.require_classes(splits.label_names, splits.source)
+        return splits
+
+    def require_classes(self, names: tuple[str, ...], source: str) -> None:
+        """Raise `DataError` where the images of `source` are of other classes, or these in another order.
+
+        Classes without names, called by their numbers, may be any.
+        """
+        numbers = tuple(map(str, range(max(len(names), len(self.label_names)))))
+        unnamed = any(own == numbers[: len(own)] for own in (names, self.label_names))
+        if unnamed or names == self.label_names:
+            return
+        pairs = enumerate(itertools.zip_longest(names, self.label_names, fillvalue="none"))
+        label, (theirs, own) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        raise DataError(
+            f"{source}: class {label} is {theirs!r}, in {self.folder} it is {own!r}. Give images of the run's own"
+            f" classes, in their order."
+        )
 
     def folded(self) -> "Run":
         """The same run with every batch norm folded into the convolution before it: the same predictions, sooner.

@@ -12,9 +12,9 @@ LABEL_WIDTH = 34  # characters of a row's label before it is wrapped
 
 
 def draw_rows(rows: Sequence[tuple[str, np.ndarray, np.ndarray]], path: Path, title: str) -> Path:
-    """Draw a labelled row for each (label, original [height, width, 3], results [n, height, width, 3]).
+    """Draw a labelled row for each (label, original [height, width, channel], results [n, height, width, channel]).
 
-    Values lie between 0 and 1. Returns the path.
+    Values lie between 0 and 1; one channel is grey. Returns the path.
     """
     import textwrap
 
@@ -25,7 +25,7 @@ def draw_rows(rows: Sequence[tuple[str, np.ndarray, np.ndarray]], path: Path, ti
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (label, original, results) in zip(axes, rows, strict=True):
         for cell, image in zip(line, [original, *results], strict=False):
-            cell.imshow(np.clip(image, 0, 1), interpolation="nearest")
+            cell.imshow(_rgb(np.clip(image, 0, 1)), interpolation="nearest")
         for cell in line:
             _bare(cell)
         text = "\n".join(textwrap.wrap(label, LABEL_WIDTH))
@@ -38,7 +38,7 @@ def draw_rows(rows: Sequence[tuple[str, np.ndarray, np.ndarray]], path: Path, ti
 def draw_sections(
     sections: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], path: Path, columns: int = 8
 ) -> Path:
-    """Draw sections of titled pictures: RGB images [height, width, 3] of values 0 to 1, or maps [height, width].
+    """Draw sections of titled pictures: images [height, width, 1 or 3] of values 0 to 1, or maps [height, width].
 
     A map is drawn in blue below zero and red above; the colours of a section's maps mean the same values. Returns the
     path.
@@ -57,9 +57,14 @@ def draw_sections(
             _bare(cell)
         for cell, (name, image) in zip(cells, panels, strict=False):
             options: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach} if image.ndim == 2 else {}
-            cell.imshow(image, interpolation="nearest", **options)
+            cell.imshow(_rgb(image), interpolation="nearest", **options)
             cell.set_title(name.replace(": ", "\n"), color=MUTED, fontsize=6.5)
     return save(figure, path)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    """One channel as three; matplotlib would stretch it and show it in colours. A map stays as it is."""
+    return np.repeat(image, 3, axis=2) if image.ndim == 3 and image.shape[2] == 1 else image
 
 
 def _bare(axes: Any) -> None:
