@@ -109,7 +109,7 @@ def without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
 
 def _writable_file(text: str) -> Path:
     path = expand(text)
-    good = os.access(path.parent, os.W_OK) and path.parent.is_dir() and not path.is_dir()
+    good = os.access(path.parent, os.W_OK) and path.parent.is_dir() and (path.is_file() or not path.exists())
     check(good, "--json", text, "it must be a file in a folder that can be written to")
     return path
 
@@ -121,12 +121,12 @@ class LastingStream:
     """
 
     def __init__(self, stream: TextIO, needs_reader: bool = False) -> None:
-        self._stream, self._needs_reader = stream, needs_reader
+        self.within, self._needs_reader = stream, needs_reader
 
     def write(self, text: str) -> int:
         """Write as the stream does."""
         try:
-            return self._stream.write(text)
+            return self.within.write(text)
         except OSError as error:
             self._mute(error)
             return len(text)
@@ -134,17 +134,17 @@ class LastingStream:
     def flush(self) -> None:
         """Flush as the stream does."""
         try:
-            self._stream.flush()
+            self.within.flush()
         except OSError as error:
             self._mute(error)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.within, name)
 
     def _mute(self, error: OSError) -> None:
         # Whatever is still in buffers, of Python and of others, goes there too.
         with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), self._stream.fileno())
+            os.dup2(nowhere.fileno(), self.within.fileno())
         if self._needs_reader:
             raise error
         say(f"The output cannot be written any more ({error.strerror}); the work goes on without it.")
@@ -157,6 +157,8 @@ def lasting_streams(needs_reader: bool = False) -> Iterator[None]:
         streams = []
         for stream, needed in ((sys.stdout, needs_reader), (sys.stderr, False)):
             stream = stream or stack.enter_context(open(os.devnull, "w"))
+            if isinstance(stream, LastingStream):  # of `python -m jax_cifar`, which knows less of the script's needs
+                stream = stream.within
             streams.append(cast(TextIO, LastingStream(stream, needed)))
         stack.enter_context(contextlib.redirect_stdout(streams[0]))
         stack.enter_context(contextlib.redirect_stderr(streams[1]))

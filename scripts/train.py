@@ -7,7 +7,8 @@
 Given a --workdir that holds checkpoints of the same experiment, the run goes on from the newest. --init-from
 starts from the weights of another run, all but the head where the classes differ, with a fresh schedule: more epochs
 for a finished run are --init-from its folder --train.epochs N, in a --workdir of their own. A run is resumed where JAX
-draws and computes other numbers than it was begun with only with --allow-different-numbers. --profile tells first
+draws and computes other numbers than it was begun with, or code of your own has changed, only with
+--allow-different-numbers. --profile tells first
 where the time of an update goes (docs/looking-inside.md), and trains as without.
 Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite; 75 stopped by a signal, after saving what there was.
 """
@@ -41,7 +42,9 @@ def main(arguments: Sequence[str]) -> None:
         help="first trace N (20) updates: where their time goes",
     )
     parser.add_argument("--init-from", metavar="DIR", help="start from the weights of another run")
-    parser.add_argument("--allow-different-numbers", action="store_true", help="resume with other settings of JAX")
+    parser.add_argument(
+        "--allow-different-numbers", action="store_true", help="resume with other settings of JAX, or code"
+    )
     options, config = parser.read(arguments)
     if options.debug_nans:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, debug_nans=True))

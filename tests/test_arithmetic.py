@@ -18,10 +18,10 @@ def said():
 
 
 def here(**changes):
-    return {**arithmetic(jnp.dtype("float32"), 1), **changes}
+    return {**arithmetic(jnp.dtype("float32"), 1, {"own.py": "1f" * 32}), **changes}
 
 
-@pytest.mark.parametrize("name", [*SETTINGS, "dtype"])
+@pytest.mark.parametrize("name", [*SETTINGS, "dtype", "code of own.py"])
 def test_a_setting_that_changes_every_number_is_refused_unless_it_is_allowed(said, name):
     with pytest.raises(CheckpointError, match=rf"{name} 'other' there, .* here.*--allow-different-numbers"):
         require_same_numbers(here(**{name: "other"}), here(), False, said.append)
@@ -51,7 +51,7 @@ def test_a_checkpoint_without_the_record_goes_on_in_silence(said):
 
 
 def test_every_setting_is_read_from_jax():
-    before = arithmetic(jnp.dtype("float32"), 1)
+    before = here()
     assert all(before[name] is not None for name in SETTINGS if "precision" not in name)
     with float64(), jax.default_matmul_precision("float32"), jax.threefry_partitionable(False):
         assert [name for name, value in here().items() if value != before[name]] == [SETTINGS[1], *SETTINGS[3:]]

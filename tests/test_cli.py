@@ -1,6 +1,7 @@
 """The options that scripts share: what a config file and the command line make, and how mistakes end."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,7 @@ def test_a_dash_and_an_underscore_are_the_same_in_the_name_of_an_option(parser):
         (["--config"], "--config: expected one argument"),
         (["--json", "nowhere/x.json"], r"^--json = 'nowhere/x\.json' is not allowed: it must be a file in a folder"),
         (["--json", "."], r"^--json = '\.' is not allowed"),
+        (["--json", os.devnull], r"^--json = '/dev/null' is not allowed"),  # it would be replaced, by root
     ],
 )
 def test_mistakes_are_told_in_one_message(parser, arguments, message):

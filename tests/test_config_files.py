@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from jax_cifar import load_config
-from jax_cifar.config.files import known_figure
+from jax_cifar.config.files import known_figure, variants_of
 from jax_cifar.errors import ConfigError
 
 START = "from jax_cifar.config import *\n"
@@ -55,7 +55,7 @@ def test_a_fault_in_a_config_file_is_shown_as_what_it_is(tmp_path, monkeypatch, 
     assert str(tmp_path) not in sys.path
 
 
-def test_a_file_may_describe_several_experiments(tmp_path):
+def test_a_file_may_describe_several_experiments(tmp_path, monkeypatch):
     path = write(
         tmp_path,
         two="from typing import Literal\n"
@@ -63,8 +63,10 @@ def test_a_file_may_describe_several_experiments(tmp_path):
         "def get_config(variant: Literal['one', 'other'] = 'one'):\n"
         "    return Config(name=f'two_{variant}')\n",
     )
-    names = [load_config(given).name for given in (path, f"{path}:one", f"{path}:other")]
-    assert names == ["two_one", "two_one", "two_other"]
+    monkeypatch.setenv("HOME", str(path.parent))
+    names = [load_config(given).name for given in (path, f"{path}:one", f"{path}:other", f"~/{path.name}:other")]
+    assert names == ["two_one", "two_one", "two_other", "two_other"]
+    assert variants_of(f"~/{path.name}") == ("one", "other")
     with pytest.raises(ConfigError, match=r"two\.py: variant = 'third' is not allowed: choose one of one, other\."):
         load_config(f"{path}:third")
     with pytest.raises(ConfigError, match=r"variant = 'one' is not allowed: the file describes one experiment only"):

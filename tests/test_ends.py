@@ -9,8 +9,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
-from small_runs import Perceptron, StopAt, loop, same_bits, small_config
+from small_runs import Perceptron, StopAt, loop, same_bits, small_config, with_fields
 
+from jax_cifar.config import Config
+from jax_cifar.config.modules import running
 from jax_cifar.errors import CheckpointError, Diverged, Interrupted
 from jax_cifar.evaluation import predict
 from jax_cifar.evaluation.metrics import Report
@@ -71,6 +73,60 @@ def test_a_run_stopped_while_evaluating_makes_that_row_when_it_goes_on(tmp_path,
         for run in (whole, parts)
     ]
     assert lines[0] == lines[1]
+
+
+def test_a_row_that_is_not_due_any_more_is_forgotten(tmp_path, monkeypatch):
+    config = small_config(model=Perceptron(), train={"epochs": 3}, checkpoint={"every": 1, "keep": 3})
+    stop = StopInEvaluation(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "StopRequest", lambda: stop)
+        patch.setattr(session, "predict_logits", stop.predict_logits)
+        with pytest.raises(Interrupted, match="at step 6 of 18"):
+            loop.train(config, tmp_path)
+    loop.train(with_fields(config, eval={"every": 3}), tmp_path)
+    due = {step: read_record(tmp_path / f"checkpoints/{step}/manifest.json")["extra"]["row_due"] for step in (6, 12)}
+    assert due == {6: True, 12: False}
+
+
+def test_calls_of_a_fixed_length_go_on_from_any_step(tmp_path, monkeypatch):
+    config = small_config(model=Perceptron(), train={"steps_per_call": 4}, log={"every": 4})
+    whole = loop.train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "StopRequest", lambda: StopAt(0))
+        with pytest.raises(Interrupted, match="at step 4 of 12"):
+            loop.train(config, tmp_path / "parts")
+    parts = loop.train(with_fields(config, log={"every": 3}), tmp_path / "parts")  # by 2, then by 3 updates
+    assert same_bits(whole.state, parts.state)
+
+
+def test_a_run_is_gone_on_with_by_the_code_that_it_was_begun_with(tmp_path, monkeypatch, capsys):
+    text = (
+        "import flax.linen as nn, jax.numpy as jnp\n"
+        "class Net(nn.Module):\n"
+        "    num_classes: int = 10\n"
+        "    @nn.compact\n"
+        "    def __call__(self, x, train):\n"
+        "        return nn.Dense(self.num_classes)(jnp.tanh(x.mean((1, 2))))\n"
+    )
+    file, folder = tmp_path / "own_net.py", tmp_path / "run"
+
+    def config(text: str) -> Config:
+        file.write_text(text)
+        with running(file) as module:
+            return small_config(model=module.Net())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "StopRequest", lambda: StopAt(2))
+        with pytest.raises(Interrupted):
+            loop.train(config(text), folder)
+    changed = config(text.replace("tanh", "sin"))
+    with pytest.raises(CheckpointError, match=r"code of own_net\.py '.{12}' there, '.{12}' here.*--allow-different"):
+        loop.train(changed, folder)
+    assert "tanh" in (folder / "source" / "own_net.py").read_text()
+    loop.train(config(text), folder)
+    assert "numbers will differ" not in capsys.readouterr().out
+    loop.train(changed, folder, allow_different_numbers=True)
+    assert "numbers will differ" in capsys.readouterr().out
 
 
 def test_a_run_gone_on_with_says_what_compiling_took_this_time_and_records_what_it_took_in_all(
@@ -152,10 +208,13 @@ def test_checkpoints_that_cannot_be_read_at_the_same_time_are_told_and_the_end_i
     assert expected in str(caught.value)
 
 
-def test_a_finished_run_given_again_changes_nothing_unless_its_summary_is_gone(tmp_path, finished_run, capsys):
+def test_a_finished_run_given_again_changes_nothing_unless_its_summary_is_gone(
+    tmp_path, finished_run, capsys, monkeypatch
+):
     folder = tmp_path / "a b"
     shutil.copytree(finished_run.workdir, folder)
-    records = ("metrics.jsonl", "summary.json", "report.json")
+    records = ("metrics.jsonl", "summary.json", "report.json", "config.json", "environment.json")
+    monkeypatch.setattr("sys.argv", ["another.py", "--on-another-machine"])
     before = {name: (folder / name).read_bytes() for name in records}
     config = small_config()
     capsys.readouterr()
@@ -172,6 +231,23 @@ def test_a_finished_run_given_again_changes_nothing_unless_its_summary_is_gone(t
     for figure in ("test_accuracy", "test_loss", "train_accuracy", "steps"):
         assert json.loads((folder / "summary.json").read_bytes())[figure] == finished_run.summary[figure]
     assert mended.report.to_dict() == finished_run.report.to_dict()
+
+
+def test_a_finished_run_is_judged_anew_by_other_views(tmp_path, capsys):
+    config = small_config(model=Perceptron(), train={"epochs": 1})
+    figures = {}
+    for tta in ("none", "mirror", "mirror-translate"):
+        given = with_fields(config, eval={"tta": tta})
+        again = loop.train(given, tmp_path / "again").summary["test_accuracy_tta"]
+        figures[tta] = (again, loop.train(given, tmp_path / tta).summary["test_accuracy_tta"])
+    assert figures["none"] == (None, None)
+    assert figures["mirror"][0] == figures["mirror"][1] != figures["mirror-translate"][1]
+    assert figures["mirror-translate"][0] == figures["mirror-translate"][1]
+    capsys.readouterr()
+    loop.train(config, tmp_path / "none", profile=3)
+    assert "--profile looks into the update that comes next, and none does" in " ".join(
+        "".join(capsys.readouterr()).split()
+    )
 
 
 def test_a_report_comes_back_from_its_file(finished_run):

@@ -179,4 +179,7 @@ def test_standard_input_is_a_picture_and_an_output_that_ends_ends_the_work(model
     assert (gone.returncode, gone.stderr) == (0, b"")
     with open("/dev/full", "wb") as full:
         stopped = subprocess.run([*command, str(folder / "0.png"), "gone"], stdout=full, stderr=subprocess.PIPE)
+        assert (stopped.returncode, stopped.stderr) == (2, b"error: [Errno 28] No space left on device\n")
+        by_name = [sys.executable, "-m", "jax_cifar", "predict", *command[2:], str(folder / "0.png")]
+        stopped = subprocess.run(by_name, stdout=full, stderr=subprocess.PIPE)
     assert (stopped.returncode, stopped.stderr) == (2, b"error: [Errno 28] No space left on device\n")

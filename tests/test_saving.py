@@ -4,10 +4,12 @@ import errno
 import os
 
 import pytest
-from small_runs import Perceptron, loop, same_bits, small_config
+from small_runs import Perceptron, StopAt, loop, same_bits, small_config
 
-from jax_cifar.errors import CheckpointError
+from jax_cifar.errors import CheckpointError, Interrupted
 from jax_cifar.run import checkpoint
+from jax_cifar.telemetry import read_metrics
+from jax_cifar.training import trainer
 
 CONFIG = small_config(model=Perceptron(), checkpoint={"every": 1 / 3})
 
@@ -34,6 +36,23 @@ def test_a_disk_that_is_full_for_a_while_costs_no_training(tmp_path, monkeypatch
     assert "could not be saved: No space left on device. Training goes on" in said
     assert "could not be saved on the way: 3 (No space left on device). The last one is saved." in said
     assert same_bits(result.state, loop.train(CONFIG, tmp_path / "room").state)
+
+
+def test_a_log_stays_while_the_disk_of_its_checkpoints_is_away(tmp_path, monkeypatch):
+    folder, disk = tmp_path / "run", tmp_path / "disk"
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "StopRequest", lambda: StopAt(2))
+        with pytest.raises(Interrupted):
+            loop.train(CONFIG, folder)
+    (folder / "checkpoints").rename(disk)
+    (folder / "checkpoints").symlink_to(disk)
+    disk.rename(tmp_path / "away")
+    with pytest.raises(CheckpointError, match=r"which is not there\. Bring it back"):
+        loop.train(CONFIG, folder)
+    assert not (folder / "metrics.jsonl.unsaved").exists()
+    (tmp_path / "away").rename(disk)
+    loop.train(CONFIG, folder)
+    assert [line["step"] for line in read_metrics(folder) if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
 
 
 def test_a_last_checkpoint_that_cannot_be_saved_ends_the_run_with_one_message(tmp_path, monkeypatch, capsys):

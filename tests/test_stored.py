@@ -7,18 +7,19 @@ import types
 from contextlib import contextmanager
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import loop, same_bits, small_config
+from small_runs import Perceptron, loop, same_bits, small_config
 
 from jax_cifar.backend import compiler, stored
 from jax_cifar.backend.compiler import compilation_cache
 from jax_cifar.backend.precision import float64
 from jax_cifar.backend.stored import Stored
+from jax_cifar.telemetry import read_metrics
 from jax_cifar.training import session
+from jax_cifar.training.losses import cross_entropy
 
 CONFIG = small_config(train={"compilation_cache": True})
 SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -222,20 +223,33 @@ def test_values_are_kept_too():
     assert len(made) == 3
 
 
-class Pooled(nn.Module):
-    """A network for images of any side."""
-
-    num_classes: int = 10
-
-    @nn.compact
-    def __call__(self, images, train):
-        return nn.Dense(self.num_classes)(images.mean((1, 2)))
+WEIGHT = 1.0
 
 
-@pytest.mark.parametrize("resolutions", [(), pytest.param(((4, 0.5), (8, 0.5)), marks=pytest.mark.slow)])
+def weighted(logits, labels):
+    """A loss with a number in it that its module may have from anywhere."""
+    return WEIGHT * cross_entropy(logits, labels)
+
+
+def test_code_of_ones_own_is_traced_each_time_with_the_numbers_that_it_holds(tmp_path, folder, monkeypatch):
+    config = small_config(model=Perceptron(), train={"steps": 4, "compilation_cache": True, "loss": weighted})
+    losses: list[float] = []
+    for weight in (1.0, 100.0):
+        monkeypatch.setattr(sys.modules[__name__], "WEIGHT", weight)
+        jax.clear_caches()
+        loop.train(config, tmp_path / str(weight))
+        losses.append(read_metrics(tmp_path / str(weight))[0]["loss"])
+    assert losses[1] == pytest.approx(100 * losses[0], rel=0.5)
+    assert all(file.name.startswith("jit_") for file in folder.iterdir())
+
+
+@pytest.mark.parametrize("resolutions", [(), pytest.param(((16, 0.5), (32, 0.5)), marks=pytest.mark.slow)])
 def test_a_run_started_again_traces_nothing_and_ends_with_the_same_bits(tmp_path, monkeypatch, resolutions):
     runs = [
-        small_config(model=Pooled(), train={"steps": 8, "resolutions": resolutions, "compilation_cache": cache})
+        small_config(
+            model={"name": "speedrun_net", "width": 1, "dropout": None} if resolutions else {},
+            train={"steps": 8, "resolutions": resolutions, "compilation_cache": cache},
+        )
         for cache in (False, True, True)
     ]
     traced = []

@@ -142,13 +142,16 @@ def test_an_evaluation_takes_time_and_is_no_work_before_it_is_done(clock):
     console = Console(stream, now=clock)
     # An update takes a second, an evaluation every fourth of them ten: 42 s are left after the first of four rows.
     console.start(16, 4, work=lambda step, evaluated: step + 10 * ((step if evaluated else step - 1) // 4))
-    for step in range(1, 5):
-        clock.seconds += 1
-        console.show_alive(step)
-    console.update(4, **FIGURES, row_follows=True)
-    clock.seconds += 10
-    console.row(4, **FIGURES)
-    assert plain_lines(stream)[-1].split()[-1] == "0:42"
+    for row in (4, 8):
+        for step in range(row - 4, row):
+            console.show_alive(step)
+            clock.seconds += 1
+        console.update(row, **FIGURES, row_follows=True)
+        clock.seconds += 10
+        console.row(row, **FIGURES)
+    first, *_, one, two = plain_lines(stream)
+    assert first == "step 3 of 16 after 0:03, about 0:53 left"
+    assert [line.split()[-1] for line in (one, two)] == ["0:42", "0:28"]
 
 
 def test_titles_come_back_after_another_line(clock):

@@ -4,7 +4,8 @@ JAX's own cache spares the compiler alone, and of a warm start that is less than
 decides what it would be, before it is traced: the experiment, the shapes and places of what it is given, every source
 file that may have a part in it (this library's and the user's own by their content, installed ones by size and time),
 JAX's settings, devices and processor. One changed line, and it is made anew. An interactive session, where what runs
-lies in no file, keeps none.
+lies in no file, keeps none; nor does an experiment with code of a user's own in it, as that may hold numbers that it
+read elsewhere when it was loaded. Such programs are traced, and found by what they are, in JAX's own cache.
 """
 
 import enum

@@ -17,7 +17,7 @@ from jax_cifar.config.record import check_recordable, to_dict
 from jax_cifar.config.revive import FREE_TO_CHANGE, differing_fields, flat, from_dict
 from jax_cifar.config.sections import Config
 from jax_cifar.errors import ConfigError, check
-from jax_cifar.files import shipped
+from jax_cifar.files import expand, shipped
 
 __all__ = [
     "FREE_TO_CHANGE",
@@ -48,6 +48,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             unknown field, has the wrong type or is out of range.
     """
     file, variant = split_variant(path)
+    file = expand(file)
     _check_file(file)
     with running(file) as module:
         config = (get_config := _get_config(module))(*_variant(get_config, variant))
@@ -70,7 +71,7 @@ def split_variant(path: str | Path) -> tuple[Path, str | None]:
 
 def variants_of(path: str | Path) -> tuple[str, ...]:
     """The names of the experiments in a config file; none where it describes one only. Raises as `load_config`."""
-    file, _ = split_variant(path)
+    file = expand(split_variant(path)[0])
     _check_file(file)
     with running(file) as module:
         return _choices(_get_config(module))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jax_cifar.config.modules import PROGRAMS, belongs_to_the_library, running, source_file
+from jax_cifar.config.modules import PROGRAMS, belongs_to_the_library, origin_of, running, source_file
 from jax_cifar.config.record import code_of
 from jax_cifar.config.revive import is_installed
 from jax_cifar.config.sections import Config
@@ -75,6 +75,22 @@ def _decoded(path: Path, source: bytes) -> str:
         return source.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is kept with the run and has to be UTF-8: save it as that.") from None
+
+
+def has_own_code(config: Config) -> bool:
+    """Whether a part of the configuration is code that comes neither with the library nor with what it stands on."""
+    return not all(map(is_installed, code_of(config)))
+
+
+def own_code(config: Config) -> dict[str, str]:
+    """SHA-256 of every file that may have a part in the code of one's own; none where all code is the library's.
+
+    The config file is one where it holds such code: what else it says are the values of the configuration.
+    """
+    if not has_own_code(config):
+        return {}
+    origins, config_file = code_of(config), config.loaded_as and origin_of(config.loaded_as)
+    return {file.name: file.sha256 for file in source_of(config) if file.name != config_file or file.name in origins}
 
 
 def record_source(folder: Path, config: Config) -> None:

@@ -1,7 +1,7 @@
 """What decides the bits of a run beside its configuration: kept with every checkpoint, compared by who resumes it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -19,15 +19,18 @@ SETTINGS = (
     "jax_default_matmul_precision",
 )
 
+CODE = "code of "  # the name of a user's own file, behind this
 
-def arithmetic(dtype: jnp.dtype, devices: int) -> dict[str, Any]:
+
+def arithmetic(dtype: jnp.dtype, devices: int, code: Mapping[str, str]) -> dict[str, Any]:
     """Settings of this process, and what changes the last bits only: JSON values by name.
 
-    `dtype` is what the network computes in, `devices` how many compute. XLA_FLAGS is among the latter, as most of them
-    change no number at all.
+    `dtype` is what the network computes in, `devices` how many compute, `code` the SHA-256 of every file of the user's
+    own that has a part in it. XLA_FLAGS is among what changes the last bits, as most of them change no number at all.
     """
     return {
         **{name: getattr(jax.config, name, None) for name in SETTINGS},
+        **{f"{CODE}{name}": sha256[:12] for name, sha256 in code.items()},
         "dtype": str(dtype),
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
@@ -47,15 +50,16 @@ def require_same_numbers(
     "auto" is another dtype, which is no reason to refuse.
 
     Raises:
-        CheckpointError: a setting differs, unless that is allowed.
+        CheckpointError: a setting or the code differs, unless that is allowed.
     """
     differing = [name for name in there if name in here and there[name] != here[name]]
     told = [f"{name} {there[name]!r} there, {here[name]!r} here" for name in differing]
     refused = [*SETTINGS, "dtype"] if there.get("backend") == here["backend"] else SETTINGS
-    if any(name in refused for name in differing) and not allow_different:
+    if any(name in refused or name.startswith(CODE) for name in differing) and not allow_different:
         raise CheckpointError(
-            f"This run was begun with other arithmetic: {'; '.join(told)}. Set it as it was (JAX's settings are"
-            " environment variables too, in capitals), or go on with --allow-different-numbers."
+            f"This run was begun with other arithmetic or code: {'; '.join(told)}. Make it as it was (JAX's settings"
+            " are environment variables too, in capitals; the code that was run is in the run's folder source/), or go"
+            " on with --allow-different-numbers."
         )
     if told:
         say(f"the numbers will differ from those of a run never stopped: {'; '.join(told)}")

@@ -164,12 +164,15 @@ class Console:
             self._print_row(values)
 
     def show_alive(self, step: int) -> None:
-        """Move the bar; elsewhere, while no row is near, one line that says how fast it goes. Cheap: call it often."""
+        """Move the bar; elsewhere, while no row is near, one line that says how fast it goes. Cheap: call it often.
+
+        All that was due at `step` is done.
+        """
         if self._bar is not None:
-            self._left(step, evaluated=False)
+            self._left(step, evaluated=True)
             self._bar.move(step)
             return
-        seconds, left = self._now() - self._started, self._left(step, evaluated=False)
+        seconds, left = self._now() - self._started, self._left(step, evaluated=True)
         if self._shown_alive or self._printed > self._started or seconds < FIRST_SECONDS or left is None:
             return
         self._shown_alive = True

@@ -27,6 +27,7 @@ from jax_cifar.backend.mesh import place as spread
 from jax_cifar.backend.mesh import replicated
 from jax_cifar.config import Config
 from jax_cifar.config.files import check_recordable, flat, known_figure, to_dict
+from jax_cifar.config.source import own_code
 from jax_cifar.data import Splits, divide_training, load_data
 from jax_cifar.errors import CheckpointError
 from jax_cifar.evaluation.metrics import Report
@@ -73,7 +74,8 @@ def train(
       init_from: folder of a run whose weights this one starts from, all but the head where the classes differ; or
         these weights themselves, {"params": ..., "batch_stats": ...}.
       callbacks: told of each log line, each epoch and the end (`jax_cifar.training.callbacks.Callback`).
-      allow_different_numbers: resume also where a setting of JAX differs that changes every number.
+      allow_different_numbers: resume also where a setting of JAX, or code of one's own, differs that changes every
+        number.
       profile: before training, trace so many updates into `profile/` and tell where the time of one goes; they are
         made of a copy of the state, so that the run itself is the same, bit for bit.
       started: `time.time()` that `seconds.total` counts from; default: now.
@@ -117,12 +119,14 @@ def train(
         stack.enter_context(log_of_nothing_set_aside(folder))
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
         state, progress = resume(session, checkpoints, state, console, allow_different_numbers, start)
-        together(lambda: place.keep_up(*seen))
         told = Callbacks(callbacks if is_main() else (), console.warn)
         if (finished := finished_result(session, folder, state, progress)) is not None:
+            if profile is not None:
+                console.warn("--profile looks into the update that comes next, and none does: give another --workdir.")
             console.summary(finished.summary, folder)
             told.tell("on_end", finished)
             return finished
+        together(lambda: place.keep_up(*seen))
         session.compile(state)
         announce_network(console, session, state)
         if warning := ema_warning(config.optim, session.plan.total_steps):
@@ -146,8 +150,9 @@ def log_of_nothing_set_aside(folder: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError:
-        log = folder / METRICS_FILE
-        if not any(map(is_finished, (folder / CHECKPOINTS).glob("[0-9]*"))):
+        log, place = folder / METRICS_FILE, folder / CHECKPOINTS
+        is_away = place.is_symlink() and not place.exists()  # on a disk that will be back
+        if not is_away and not any(map(is_finished, place.glob("[0-9]*"))):
             with contextlib.suppress(OSError):
                 log.rename(log.with_name(f"{log.name}.unsaved"))
         raise
@@ -199,7 +204,8 @@ def resume(
     """
     begun = None if start is None else checksum(start)
     fingerprint = session.splits.train.checksum
-    here = arithmetic(compute_dtype(session.config.train.dtype), session.replicas.mesh.size)
+    dtype, devices = compute_dtype(session.config.train.dtype), session.replicas.mesh.size
+    here = arithmetic(dtype, devices, own_code(session.config))
     restored = restore(checkpoints, state, session)
     if restored is None:
         return state, Progress(fingerprint, here, start=begun)
@@ -255,12 +261,17 @@ def finished_result(session: Session, folder: Path, state: TrainState, progress:
 
 
 def read_finished(session: Session, folder: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """`summary.json` and `report.json` of a finished run; None where one is missing, damaged or of another step."""
+    """`summary.json` and `report.json` of a finished run.
+
+    None where one is missing, damaged or of another step, or where the run was judged by other views than are asked
+    for now.
+    """
     try:
-        figures, values = (read_record(folder / name) for name in ("summary.json", "report.json"))
+        names = ("summary.json", "report.json", "config.json")
+        figures, values, config = (read_record(folder / name) for name in names)
         Report.from_dict(values)
-        wants_tta = session.config.eval.tta != "none"
-        whole = figures["steps"] == step and wants_tta == (figures["test_accuracy_tta"] is not None)
-        return (figures, values) if whole else None
+        tta, wanted = config["eval"]["tta"], session.config.eval.tta
+        judged = tta == wanted and (wanted != "none") == (figures["test_accuracy_tta"] is not None)
+        return (figures, values) if judged and figures["steps"] == step else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

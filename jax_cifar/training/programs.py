@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.backend.mesh import place
 from jax_cifar.backend.portions import by_shares
-from jax_cifar.backend.stored import Stored
+from jax_cifar.backend.stored import Program, Stored
 from jax_cifar.config import Config
 from jax_cifar.config.files import flat, to_dict
 from jax_cifar.errors import Diverged
@@ -81,17 +81,30 @@ def trace_calls(
         return TracedCalls({None: whole.traced}, compile_one)
     # Finding the operation that makes a NaN means doing all again, for which a donated state would be gone.
     donated = () if model else (0,)
-    calls = {count: partial(train_steps, count=count) for count in counts}
-    each = {
-        count: stored.program(f"{count} updates", jit(steps, donate_argnums=donated), *arguments)
-        for count, steps in calls.items()
-    }
+
+    def program_for(count: int, *given: Any) -> Program:
+        steps = jit(partial(train_steps, count=count), donate_argnums=donated)
+        return stored.program(f"{count} updates", steps, *given)
+
+    each = {count: program_for(count, *arguments) for count in counts}
 
     def compile_each() -> Programs:
         programs = {count: program.compile() for count, program in each.items()}
-        if model:
-            programs = {count: _finding_nans(calls[count], program, model) for count, program in programs.items()}
-        return programs.__getitem__
+
+        def once(count: int) -> Callable[..., Any]:
+            """A number that the plan has not: a run that was stopped elsewhere goes on to the next stop with it."""
+
+            def call(*given: Any) -> Any:
+                programs[count] = program_for(count, *given).compile()
+                return programs[count](*given)
+
+            return call
+
+        def of_number(count: int) -> Callable[..., Any]:
+            program = programs.get(count) or once(count)
+            return _finding_nans(partial(train_steps, count=count), program, model) if model else program
+
+        return of_number
 
     return TracedCalls({count: program.traced for count, program in each.items()}, compile_each)
 

@@ -20,6 +20,7 @@ from jax_cifar.backend.mesh import place, replicated
 from jax_cifar.backend.stored import Stored
 from jax_cifar.config import Config, ModelConfig
 from jax_cifar.config.modules import in_one_line
+from jax_cifar.config.source import has_own_code
 from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import ConfigError, DataError, check
@@ -100,6 +101,8 @@ class Session:
         self.network = make_network(config, spec)
         sides = [side for side, _ in config.train.resolutions]
         kept = config.train.compilation_cache and not several() and not config.train.debug_nans
+        # A user's own code may have read what lies in no file that is looked at, and made constants of it.
+        kept = kept and not has_own_code(config)
         self._stored = Stored(f"{program_of(config)}\n{spec}\n{len(splits.train)}" if kept else None)
         look = partial(check_network, self.network.model, spec.image_shape, sides, spec.num_classes)
         check_memory(config, self._stored.value("parameters of a network that was checked", look))

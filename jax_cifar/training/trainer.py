@@ -181,6 +181,7 @@ class Trainer:
         Where a signal stops the evaluation the row stays due: the run that goes on begins with it.
         """
         plan, sums = self.session.plan, self.progress.epoch
+        self.progress.row_due = False
         self.progress.train_accuracy = means(sums)["accuracy"]
         try:
             report = self.evaluate(state, step) if plan.is_due(step, plan.eval_every) else None
@@ -199,7 +200,6 @@ class Trainer:
         # Several processes would have to agree on the batch after which they stop.
         stop = None if several() else lambda: self.stop.signal
         report = self.session.evaluate(state.eval_variables, self.part, stop=stop)
-        self.progress.row_due = False
         self.require_finite_loss(self.part, report, step)
         self.write(eval_record(self.session, step, self.part, report))
         plan = self.session.plan
