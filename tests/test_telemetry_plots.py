@@ -100,6 +100,13 @@ def test_a_loss_of_many_magnitudes_gets_a_log_axis(tmp_path, drawn, loss, scale)
     assert drawn["loss.png"].axes[0].get_yscale() == scale
 
 
+def test_a_negative_loss_lies_inside_its_axes(tmp_path, drawn):
+    make_run(tmp_path, lambda step: -1.0 * step)
+    draw_plots(tmp_path)
+    lowest, highest = drawn["loss.png"].axes[0].get_ylim()
+    assert lowest < -8 and highest == 1
+
+
 def test_a_diverged_run_is_drawn_up_to_its_last_finite_figure(tmp_path, drawn):
     make_run(tmp_path, lambda step: 2.0 if step < 5 else math.nan)
     draw_plots(tmp_path)

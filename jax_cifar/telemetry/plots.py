@@ -117,7 +117,7 @@ def _draw_loss(name: str, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> A
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
     else:
-        axes.set_ylim(0, 1.05 * values.max())
+        axes.set_ylim(1.05 * min(0, values.min()), 1.05 * max(0, values.max()) or 1)  # one's own may be negative
     _draw_curves(axes, curves)
     return figure
 
