@@ -6,8 +6,8 @@ python scripts/benchmark.py all --json all.json --sections "Speed on a CPU" "Aug
 python scripts/benchmark.py all --quick
 
 That takes hours. A run that lies finished in runs/ is not trained again, and a block that FILE has whole is not run
-again, so that what was cut off goes on with the same command. Sections whose title speaks of a GPU are left out where
-there is none. With --quick the benchmarks alone are run, each with its own --quick.
+again, so that what was cut off goes on with the same command. Sections that are "on a GPU" by their title are left out
+where there is none. With --quick the benchmarks alone are run, each with its own --quick.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def chosen(options: argparse.Namespace) -> list[Block]:
     if wrong := [title for title in options.sections or () if title not in titles]:
         raise ConfigError(f'--sections "{wrong[0]}" is not known: RESULTS.md has commands in {", ".join(titles)}')
     has_gpu = shutil.which("nvidia-smi") is not None
-    wanted = options.sections or [title for title in titles if has_gpu or not re.search(r"\bGPU\b", title)]
+    wanted = options.sections or [title for title in titles if has_gpu or not re.search(r"\bon a GPU\b", title, re.I)]
     taken = [block for block in known if block.section in wanted]
     if not options.quick:
         return taken

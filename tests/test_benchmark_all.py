@@ -40,6 +40,12 @@ python scripts/benchmark.py step --rounds 5
 python scripts/benchmark.py runtimes --workdir DIR
 ```
 
+## B without a GPU
+
+```
+python scripts/train.py --config a.py
+```
+
 ## On a GPU
 
 ```
@@ -71,14 +77,16 @@ def test_the_commands_of_the_page_are_found_with_their_sections(monkeypatch):
     assert [(each.section, each.commands.count("\n")) for each in found] == [
         ("One part", 3),
         ("One part", 2),
+        ("B without a GPU", 1),
         ("On a GPU", 1),
     ]
-    assert suite.chosen(parse()) == found[:2]
-    assert suite.chosen(parse("--sections", "On a GPU")) == found[2:]
+    assert suite.chosen(parse()) == found[:3]
+    assert suite.chosen(parse("--sections", "On a GPU")) == found[3:]
     monkeypatch.setattr(suite.shutil, "which", lambda name: "/bin/nvidia-smi")
     assert suite.chosen(parse()) == found
     with pytest.raises(
-        ConfigError, match=r'--sections "Two" is not known: RESULTS\.md has commands in One part, On a G'
+        ConfigError,
+        match=r'--sections "Two" is not known: RESULTS\.md has commands in One part, B without a GPU, On a G',
     ):
         suite.chosen(parse("--sections", "Two"))
 
@@ -131,7 +139,7 @@ def test_a_list_runs_nothing_and_writes_nothing(monkeypatch, capsys):
     monkeypatch.setattr(suite, "shell", None)
     options = parse("--list")
     assert (suite.cases(options), list(suite.measure(options))) == (0, [])
-    assert capsys.readouterr().out.count("```") == 4
+    assert capsys.readouterr().out.count("```") == 6
 
 
 def test_what_a_block_started_ends_with_it():
