@@ -1,7 +1,8 @@
 """Several seeds of one experiment: in one process by `scripts/train_many.py`, and in a process each.
 
 Seconds are those of whole processes, import and data included, divided by the runs. Compiled programs come from a cache
-that a process before has filled. Separate processes run one after another, or as many at once as there are cores.
+that a process before has filled. Separate processes run one after another, or as many at once as there are cores. As
+`train_many` does, they evaluate at the end alone; they save their last state and write no curves and pictures.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.processes import ROOT, run_python
 from benchmarks.timing import Case, Measurement, in_turn
+from benchmarks.trainings import BARE
 from jax_cifar.config.files import load_config
 from jax_cifar.errors import check
 from jax_cifar.telemetry.environment import cpu_count
@@ -80,10 +82,8 @@ def together(command: Sequence[str], cache: Path) -> float:
 def separate_runs(common: Sequence[str], runs: int, at_once: int, cache: Path) -> float:
     """Seconds until a process per seed has come to its end, so many at a time."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(at_once) as pool:
-        commands = [
-            [f"{ROOT}/scripts/train.py", *common, "--train.seed", str(seed), "--workdir", f"{folder}/{seed}"]
-            for seed in range(runs)
-        ]
+        command = [f"{ROOT}/scripts/train.py", *common, "--eval.every", "0", *BARE]
+        commands = [[*command, "--train.seed", str(seed), "--workdir", f"{folder}/{seed}"] for seed in range(runs)]
         started = time.perf_counter()
         list(pool.map(partial(run_script, cache), commands))
         return time.perf_counter() - started

@@ -22,9 +22,10 @@ TORCH_OPTIONS = {
     "torch channels_last": ("--channels-last",),
     "torch.compile": ("--channels-last", "--compile"),
 }
+# Nothing written but the log and the last state.
+BARE = ("--checkpoint.every", "0", "--log.tensorboard", "false", "--log.plots", "false")
 # On one device, all training images trained on; and nothing of ours that PyTorch's run has not.
-FIELDS = ("--distributed.devices", "1", "--data.val_fraction", "0", "--checkpoint.every", "0")
-FIELDS += ("--log.tensorboard", "false", "--log.plots", "false")
+FIELDS = ("--distributed.devices", "1", "--data.val_fraction", "0", *BARE)
 # Of PyTorch, that it computes as JAX does: on as many cores as XLA has, and on a GPU with TF32.
 AS_JAX = {"OMP_NUM_THREADS": str(cpu_count()), "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
 

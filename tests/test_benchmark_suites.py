@@ -15,13 +15,14 @@ import jax
 import pytest
 import torch
 
-from benchmarks import accuracy, checkpoint, machine, networks, scan, startup, step, timing
+from benchmarks import accuracy, checkpoint, machine, many, networks, scan, startup, step, timing
 from benchmarks.checkpoint import Files
 from benchmarks.machine import Condition
 from benchmarks.processes import REPORT
 from benchmarks.tables import as_json, markdown
 from benchmarks.timing import Case, Timing
 from benchmarks.trainings import Epoch, Training
+from jax_cifar.config.files import load_config
 from jax_cifar.errors import ConfigError
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.training.session import Session
@@ -113,6 +114,18 @@ def test_the_script_prints_a_table_and_writes_json(small, monkeypatch, tmp_path,
     for case in values["cases"]:
         assert case["images"] == 2
         assert [len(seconds) for seconds in case["seconds"].values()] == [2, 2]
+
+
+def test_processes_of_their_own_write_and_evaluate_no_more_than_train_many(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(many, "run_python", lambda command, environment: given.append(command[1:]))
+    assert many.make_way("one by one", ["--config", "quickstart", "--train.epochs", "2"], 2, tmp_path)(0) >= 0
+    for seed, words in enumerate(given):
+        fields = [f"{name}={value}" for name, value in zip(words[2:-2:2], words[3:-2:2], strict=True)]
+        config = load_config(words[1], fields)
+        assert (config.train.seed, config.train.epochs, words[-2:-1]) == (seed, 2, ["--workdir"])
+        assert (config.eval.every, config.checkpoint.every, config.log.tensorboard, config.log.plots) == (0, 0, 0, 0)
+    assert len(given) == 2
 
 
 @pytest.mark.slow
