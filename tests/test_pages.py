@@ -69,6 +69,15 @@ def test_a_command_of_the_pages_has_only_options_that_there_are(command, monkeyp
         assert {word for word in words if word.startswith("--")} <= known
 
 
+@pytest.mark.parametrize("page", sorted(TEXT))
+def test_no_two_trainings_of_a_page_have_one_folder(page):
+    in_shell = r"^ *python scripts/train\.py (?!.*--distributed).*--workdir (\S+)"
+    in_python = r"^ *(?:\w+ = )?train\(.*, \"(runs/[^\"]+)\""
+    text = "".join(blocks(page) + blocks(page, "python"))
+    folders = re.findall(in_shell, text, re.MULTILINE) + re.findall(in_python, text, re.MULTILINE)
+    assert sorted(folders) == sorted(set(folders)), "the second finds the first one's run there"
+
+
 def test_architecture_names_what_there_is():
     text = TEXT["architecture.md"]
     for path, _, name in re.findall(r"`((?:\w+/)*\w+\.py)(:([\w.]+))?`", text):
