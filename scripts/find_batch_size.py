@@ -1,6 +1,6 @@
 """Find the largest batch that fits into memory: compile updates of one size after another, and run them.
 
-    python scripts/find_batch_size.py --config configs/cifar10_resnet18.py
+    python scripts/find_batch_size.py --config configs/cifar100_resnet34.py:fast
     python scripts/find_batch_size.py --config configs/cifar10_simple_cnn.py --memory 4GB --train.dtype float32
 
 Each size is tried in a process of its own, which may not use more than there is, so that nothing else on the machine

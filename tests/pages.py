@@ -29,6 +29,7 @@ PAGES = [
     )
 ]
 TEXT = {page.name: page.read_text() for page in PAGES}
+SCRIPTS = {path.name: ast.get_docstring(ast.parse(path.read_text())) or "" for path in ROOT.glob("scripts/*.py")}
 
 
 def blocks(page, language=""):
@@ -38,8 +39,9 @@ def blocks(page, language=""):
 
 
 def commands():
-    """Every `python ...` command of the pages, without its comment."""
+    """Every `python ...` command of the pages and of the scripts' docstrings, without its comment."""
     lines = [line for page in TEXT for block in blocks(page) for line in block.splitlines()]
+    lines += [line.strip() for text in SCRIPTS.values() for line in text.splitlines()]
     lines += [code for page in TEXT for code in re.findall(r"`(python [^`]*)`", TEXT[page])]
     return sorted({line.partition("  #")[0].strip() for line in lines if line.startswith("python ")})
 

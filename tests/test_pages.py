@@ -8,18 +8,18 @@ import tomllib
 import faults
 import mutants
 import pytest
-from pages import PAGES, ROOT, TEXT, blocks, commands, definitions
+from pages import ROOT, SCRIPTS, TEXT, blocks, commands, definitions
 
 from jax_cifar.config.files import field_types
 from jax_cifar.errors import ConfigError
 from jax_cifar.training import loop, many
 
 
-def test_a_page_names_only_files_that_exist():
+def test_a_page_and_a_script_name_only_files_that_exist():
     named = r"\b((?:configs|scripts|docs|tests|parity_tests|benchmarks|jax_cifar)/[\w/]+\.\w+)"
-    for page in PAGES:
-        for path in re.findall(named, re.sub(r"https?://\S+", "", TEXT[page.name])):
-            assert (ROOT / path).exists(), f"{page.name}: {path}"
+    for name, text in (TEXT | SCRIPTS).items():
+        for path in re.findall(named, re.sub(r"https?://\S+", "", text)):
+            assert (ROOT / path).exists(), f"{name}: {path}"
 
 
 def headings(page):
