@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from one_by_one import one_by_one
+from pages import ROOT
 
 import jax_cifar.augment as library
 from benchmarks import augment
@@ -41,6 +42,7 @@ from jax_cifar.augment import (
 from jax_cifar.config import MixConfig
 from jax_cifar.data import Dataset
 from jax_cifar.errors import ConfigError
+from jax_cifar.lab.pictures import describe
 
 
 def photographs(count: int) -> np.ndarray:
@@ -219,6 +221,13 @@ def test_the_table_has_images_per_second_and_how_many_times_the_references():
     assert lines[4] == ""
     assert lines[7].startswith("| cifar_cnn, train step | 1.1 s") and "**1.10**" in lines[7]
     assert augment.table([step]) == "\n".join(lines[5:])
+
+
+def test_results_have_the_rows_that_the_suite_prints():
+    _, _, table = (ROOT / "RESULTS.md").read_text().partition("| images/s | jax |")
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in table.partition("\n\n")[0].splitlines()[2:]]
+    names = [*map(describe, TRANSFORMS), *(type(mix).__name__ for mix in augment.MIXES)]
+    assert rows == [*names, *(augment.load_config(path).name for path in augment.PIPELINES)]
 
 
 @pytest.mark.parametrize("batch", ["1", "100000"])
