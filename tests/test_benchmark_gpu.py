@@ -11,6 +11,7 @@ pytest.importorskip("torch", reason="the figures name its version")
 
 from benchmarks import gpu
 from benchmarks.gpu import Part, Stopwatch
+from benchmarks.processes import ROOT
 from jax_cifar.errors import ConfigError
 
 
@@ -90,6 +91,13 @@ def test_the_tables_for_the_results():
         "| peer | yes | 99 s |  |",
         "| train a.py | no | 10 s | stopped |",
     ]
+
+
+def test_results_have_the_columns_that_the_suite_prints():
+    _, _, section = (ROOT / "RESULTS.md").read_text().partition("\n## On a GPU\n")
+    case = {"name": "a", "accuracies": {"run": [1]}, "seconds": {"run": [1]}, "setup_cold": 1}
+    head, *_ = gpu.table([Part("speedrun a", True, 1, {"cases": [case]})]).splitlines()
+    assert next(line for line in section.splitlines() if line.startswith("|")) == head
 
 
 def test_wrong_options_are_refused_before_anything_is_played(played):
