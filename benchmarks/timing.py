@@ -85,25 +85,27 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time each way once per round, about `seconds` at a time; what comes before its first use is not counted.
 
+    Where one way is done several times in a round, all are done once before their time is taken: so the neighbour's
+    threads come to rest, and the caches are filled again. Where each takes too long for that, none is.
+
     A round in which the machine is disturbed is measured again, up to `again` more, by default as many as count; what
     is then still missing is filled up with the least disturbed.
     """
+    repeats = {name: _repeats(work, seconds) for name, work in ways.items()}
+    warmed = any(count > 1 for count in repeats.values())
 
-    def measurement(work: Work) -> Measurement:
-        repeats = _repeats(work, seconds)
-
+    def measurement(work: Work, count: int) -> Measurement:
         def measure(_: int) -> float:
-            if repeats > 1:
-                work(1)  # the neighbour's threads come to rest, and the caches are filled again
+            if warmed:
+                work(1)
             started = time.perf_counter()
-            work(repeats)
-            return (time.perf_counter() - started) / repeats
+            work(count)
+            return (time.perf_counter() - started) / count
 
         return measure
 
-    return in_turn(
-        {name: measurement(work) for name, work in ways.items()}, rounds, again=rounds if again is None else again
-    )
+    measurements = {name: measurement(work, repeats[name]) for name, work in ways.items()}
+    return in_turn(measurements, rounds, again=rounds if again is None else again)
 
 
 def in_turn(ways: Mapping[str, Measurement], rounds: int, again: int = 0) -> dict[str, Timing]:

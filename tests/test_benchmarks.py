@@ -90,6 +90,12 @@ def test_long_work_is_done_once_a_round(watch):
     assert timings["a"] / 2 == Timing((1.5, 2.5, 2.0), (CALM,) * 3)
 
 
+def test_long_work_is_warmed_up_beside_short(watch):
+    timings = interleave({"a": watch.work("a", 0.1), "b": watch.work("b", 9.0, 9.0, 5.0, 2.0)}, rounds=1, seconds=0.5)
+    assert watch.done[4:] == [("a", 1), ("a", 5), ("b", 1), ("b", 1)]
+    assert timings["b"].seconds == pytest.approx((2.0,))
+
+
 def test_measurements_report_their_own_seconds():
     rounds = []
     ways = {name: lambda i, name=name: rounds.append((name, i)) or float(ord(name) + i) for name in "ab"}
