@@ -2,7 +2,10 @@
 
 import ast
 import importlib.util
+import os
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import nbformat
@@ -65,6 +68,24 @@ def test_the_notebooks_begin_with_the_same_installation():
     assert NAMES == ["colab.ipynb", "lesson.ipynb"]
     first, second = ([cell.source for cell in code_of(name)[:2]] for name in NAMES)
     assert first == second and first[0].startswith('REPOSITORY = ""')
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_takes_a_folder_with_a_space_in_its_name(name):
+    lines = [line for cell in code_of(name) for line in cell.source.splitlines() if re.match(r"\s*[!%]", line)]
+    folders = dict.fromkeys(("RUNS", "ROOT", "REPOSITORY"), "/with a space")
+    words = [word for line in lines for word in shlex.split(line.format(**folders, SMALL=""))]
+    assert any(word.startswith("/with a space") for word in words) and "/with" not in words
+
+
+def test_the_commands_of_a_notebook_find_the_library_that_is_not_installed(monkeypatch):
+    monkeypatch.chdir(FOLDER)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for variable, value in (("PATH", os.environ["PATH"]), ("TERM", ""), ("PYTHONPATH", "others")):
+        monkeypatch.setenv(variable, value)
+    _, cell = code_of("colab.ipynb")[:2]
+    exec(TransformerManager().transform_cell(cell.source), {"REPOSITORY": ""})
+    assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "others"]
 
 
 @pytest.mark.parametrize("name", NAMES)
