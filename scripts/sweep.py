@@ -10,7 +10,8 @@ median of the others is better; --grid trains every combination once. Settings t
 
 The folder, --workdir, holds the store, what came of it (sweep.json) and pictures. The same command with the same
 --workdir goes on where it was stopped or killed; started several times at once it is that much faster. Machines share a
-store with --storage URL (postgresql+psycopg://user@host/name, mysql+pymysql://..., journal:FILE).
+store with --storage URL (postgresql+psycopg://user@host/name, mysql+pymysql://..., journal:FILE); images of one's own
+(--data.name folder or npz) lie at the same path on all of them.
 
 No trial sees the test images. The best setting is trained with --seeds others, on all images that the configuration
 trains on, and judged by the test images once; with --baseline the configuration itself is too.

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config import Config
-from jax_cifar.config.files import apply_overrides, to_dict
+from jax_cifar.config.files import apply_overrides, to_record
 from jax_cifar.files import write_json
 from jax_cifar.lab.tables import markdown, spread
 from jax_cifar.progress import progress
@@ -95,7 +95,7 @@ def as_json(config: Config, how: str, results: Sequence["ManyResult"]) -> dict[s
     from jax_cifar.telemetry.environment import describe_devices, environment
 
     return {
-        "config": to_dict(config),
+        "config": to_record(config),
         "how": how,
         "results": [result.to_dict() for result in results],
         "seconds": time.time() - STARTED,

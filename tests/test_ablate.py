@@ -165,6 +165,15 @@ def test_a_run_is_known_by_all_that_changes_its_result(tmp_path, monkeypatch):
     assert len({identity(with_fields(config, **change)) for change in [{}, *other]}) == 5
 
 
+@pytest.mark.parametrize("name", ["folder", "npz"])
+def test_of_images_of_ones_own_the_place_says_which_they_are(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    places = ("a", "b", str(tmp_path / "a"), "$PLACE/a")
+    one, other, *same = (identity(with_fields(recipe(), data={"name": name, "dir": place})) for place in places)
+    assert one != other and same == [one] * 2
+
+
 NETWORK = """
 import flax.linen as nn
 from jax_cifar.config import *

@@ -177,6 +177,14 @@ def test_names_do_not_make_another_experiment_but_code_and_foreign_weights_do(tm
     assert differing(runs[0], runs[1])[0] == {"the code in net.py": ("11111111", "22222222")}
 
 
+def test_images_of_ones_own_from_elsewhere_are_another_experiment():
+    own = ["--data.name", "npz", "--data.dir"]
+    this, that = a_run(0, 0.7, *own, "/a.npz"), a_run(1, 0.7, *own, "/b.npz")
+    assert len(experiments([this, that])) == 2 and differing(this, that)[0] == {"data.dir": ("/a.npz", "/b.npz")}
+    moved = [a_run(seed, 0.7, "--data.dir", place) for seed, place in enumerate(("/here", "/there"))]
+    assert len(experiments(moved)) == 1
+
+
 def results_file(path: Path, *results: dict[str, Any], optimizer: str = "sgd") -> Path:
     config = to_dict(apply_overrides(Config("small"), ["--optim.name", optimizer]))
     empty = {"test_accuracy_tta": None, "validation_accuracy": None, "diverged_at": None}

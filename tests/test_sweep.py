@@ -9,7 +9,9 @@ from small_runs import Perceptron, a_lot, tiny_config, with_fields
 
 from jax_cifar.errors import ConfigError
 from jax_cifar.lab import lots as lots_module
+from jax_cifar.lab.space import parse_space
 from jax_cifar.lab.sweep import draw, sweep
+from jax_cifar.lab.sweep_folder import Search
 from jax_cifar.lab.sweep_tables import report, verdict
 from jax_cifar.training.many import train_many
 from jax_cifar.training.programs import program_of
@@ -122,6 +124,21 @@ def test_what_is_another_sweep_or_none_is_refused(found, change, message):
     arguments = {"config": config_of(), "space": SPACE, "workdir": found.folder, "grid": True}
     with pytest.raises(ConfigError, match=message):
         sweep(**arguments | change)
+
+
+@pytest.mark.parametrize(("name", "same"), [("npz", False), ("folder", False), ("cifar10", True)])
+def test_a_sweep_over_images_of_ones_own_belongs_to_their_place(name, same, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = parse_space(["optim.lr=[0.1,0.2]"], config_of())
+    one, other, again = (
+        Search(config_of(data={"name": name, "dir": place}), axes, True) for place in ("a", "b", str(tmp_path / "a"))
+    )
+    one.make_folder(tmp_path / "sweep")
+    again.make_folder(tmp_path / "sweep")
+    assert one.digest == again.digest and (one.digest == other.digest) is same
+    if not same:
+        with pytest.raises(ConfigError, match=r"holds another sweep:\n  data\.dir: '/.*/a' there, '/.*/b' here"):
+            other.make_folder(tmp_path / "sweep")
 
 
 def test_the_folder_of_something_else_is_left_alone(tmp_path):

@@ -13,17 +13,19 @@ from typing import Any
 
 from jax_cifar.config.modules import running
 from jax_cifar.config.overrides import apply_overrides, field_types, help_text
-from jax_cifar.config.record import check_recordable, to_dict
-from jax_cifar.config.revive import FREE_TO_CHANGE, differing_fields, flat, from_dict
+from jax_cifar.config.record import check_recordable, to_dict, to_record
+from jax_cifar.config.revive import FREE_TO_CHANGE, OWN_DATA, differing_fields, experiment_fields, flat, from_dict
 from jax_cifar.config.sections import Config
 from jax_cifar.errors import ConfigError, check
 from jax_cifar.files import expand, shipped
 
 __all__ = [
     "FREE_TO_CHANGE",
+    "OWN_DATA",
     "apply_overrides",
     "check_recordable",
     "differing_fields",
+    "experiment_fields",
     "field_types",
     "flat",
     "from_dict",
@@ -32,6 +34,7 @@ __all__ = [
     "load_config",
     "split_variant",
     "to_dict",
+    "to_record",
     "variants_of",
 ]
 

@@ -15,6 +15,7 @@ from jax_cifar.config.modules import origin_of
 from jax_cifar.config.placeholder import Recorded
 from jax_cifar.config.sections import Config, is_network
 from jax_cifar.errors import ConfigError
+from jax_cifar.files import expand
 
 KINDS = ("transform", "network", "function", "class", "dataclass", "dtype")
 TRANSFORMS = "jax_cifar.augment"
@@ -29,6 +30,18 @@ def to_dict(config: Config) -> dict[str, Any]:
         ConfigError: a part of one's own cannot be recorded: it is no top-level class or function, or holds an array.
     """
     return _encode_config(config, {})
+
+
+def to_record(config: Config) -> dict[str, Any]:
+    """As `to_dict`, with `data.dir` absolute: as it was typed it would mean another place elsewhere.
+
+    Raises:
+        ConfigError: as `to_dict`, or a variable in `data.dir` is not set.
+    """
+    values = to_dict(config)
+    if config.data.dir is not None:
+        values["data"]["dir"] = str(expand(config.data.dir).absolute())
+    return values
 
 
 def check_recordable(config: Config) -> None:

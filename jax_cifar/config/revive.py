@@ -5,7 +5,7 @@ import functools
 import importlib
 import re
 import types
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from jax_cifar.config.checks import annotations, is_idle
@@ -29,6 +29,8 @@ ELEMENTWISE = (  # of jax.numpy
 FREE_TO_CHANGE = re.compile(
     r"(log|checkpoint|eval)\..*|data\.dir|train\.(compilation_cache|debug_nans)|distributed\..*"
 )
+# Of these sets `data.dir` says which images they are; the others are the same wherever they lie.
+OWN_DATA = ("folder", "npz")
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -241,20 +243,30 @@ def has_placeholders(config: Config) -> bool:
     return _is_pending(own)
 
 
-def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def computed_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that change what is computed, flat, as `from_dict` reads them: one not named counts by its default."""
+    fields = flat(to_dict(from_dict(values)))
+    return {name: value for name, value in fields.items() if not FREE_TO_CHANGE.fullmatch(name)}
+
+
+def experiment_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As `computed_fields` of what `to_record` gives, and of images of one's own the place: it says which they are."""
+    fields = computed_fields(values)
+    return fields | ({"data.dir": values["data"].get("dir")} if fields["data.name"] in OWN_DATA else {})
+
+
+def differing_fields(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    fields_of: Callable[[Mapping[str, Any]], Mapping[str, Any]] = computed_fields,
+) -> list[str]:
     """Lines such as `optim.lr: 0.1 there, 0.2 here` for the fields that change what is computed."""
-    before, after = computed_fields(old), computed_fields(new)
+    before, after = fields_of(old), fields_of(new)
     return [
         f"{name}: {before.get(name)!r} there, {after.get(name)!r} here"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     ]
-
-
-def computed_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that change what is computed, flat, as `from_dict` reads them: one not named counts by its default."""
-    fields = flat(to_dict(from_dict(values)))
-    return {name: value for name, value in fields.items() if not FREE_TO_CHANGE.fullmatch(name)}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

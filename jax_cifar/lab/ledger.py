@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from jax_cifar.config import Config
-from jax_cifar.config.files import to_dict
+from jax_cifar.config.files import experiment_fields, to_record
 from jax_cifar.config.modules import PROGRAMS
 from jax_cifar.config.record import code_of
-from jax_cifar.config.revive import computed_fields
 from jax_cifar.errors import CheckpointError
 from jax_cifar.files import read_record, sha256_of_json, write_record
 from jax_cifar.training.many import ManyResult, train_many
@@ -30,7 +29,7 @@ def identity(config: Config) -> str:
     programs = [PROGRAMS[module][0] for module in code_of(config).values() if module in PROGRAMS]
     code = {name: hashlib.sha256(text).hexdigest() for one in programs for name, text in one.sources.items()}
     own = {"name": None, "eval.tta": config.eval.tta, "code": code}
-    return sha256_of_json(computed_fields(to_dict(config)) | own)
+    return sha256_of_json(experiment_fields(to_record(config)) | own)
 
 
 class Ledger:
@@ -74,7 +73,7 @@ class Ledger:
         def keep(result: ManyResult) -> None:
             nonlocal began
             now = time.perf_counter()
-            own = {"config": to_dict(result.config), "wall_seconds": now - began, "environment": here}
+            own = {"config": to_record(result.config), "wall_seconds": now - began, "environment": here}
             self.runs[identity(result.config)] = result.to_dict() | own
             write_record(self.path, {"runs": self.runs})
             began = now

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jax_cifar.config import Config
-from jax_cifar.config.files import load_config, to_dict
+from jax_cifar.config.files import load_config, to_dict, to_record
 from jax_cifar.config.source import unchanged_config_file
 from jax_cifar.errors import ConfigError, check, printable
 from jax_cifar.files import expand, open_locked, write_text
@@ -41,7 +41,7 @@ def find_parent(one: FinishedRun, parent: Path | None) -> tuple[FinishedRun, str
     if file is not None:
         try:
             config = load_config(f"{file}{_variant(one)}")
-            return FinishedRun(None, to_dict(config), {}, {}), f"the defaults of `{_code(file.name)}{_variant(one)}`"
+            return FinishedRun(None, to_record(config), {}, {}), f"the defaults of `{_code(file.name)}{_variant(one)}`"
         except ConfigError:  # it describes something else than experiments, or several
             pass
     return FinishedRun(None, to_dict(Config(one.config["name"])), {}, {}), "the defaults of the library"

@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jax_cifar.config.files import from_dict
-from jax_cifar.config.revive import computed_fields
+from jax_cifar.config.files import experiment_fields, from_dict
 from jax_cifar.errors import CheckpointError, ConfigError, printable
 from jax_cifar.files import read_record
 from jax_cifar.lab.tables import markdown, spread
@@ -55,7 +54,7 @@ class FinishedRun:
         Beside the configuration's fields these are the text of code of the user's own, and whether it began with
         the weights of another run: of which does not count, as every seed may have its own.
         """
-        fields = computed_fields(self.config)
+        fields = experiment_fields(self.config)
         own = {f"the code in {name}": digest[:8] for name, digest in self._code().items()}
         begun = {} if self.init_from is None else {"--init-from": "another run"}
         return {name: value for name, value in fields.items() if name not in NOT_OF_THE_EXPERIMENT} | own | begun

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_cifar.config import Config
-from jax_cifar.config.files import differing_fields, to_dict
+from jax_cifar.config.files import OWN_DATA, differing_fields, experiment_fields, to_record
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import expand, read_record, sha256_of_json, write_record
 from jax_cifar.lab.space import Axis
@@ -25,10 +25,11 @@ class Search:
 
     @property
     def digest(self) -> str:
-        """The same on every machine, and of no other sweep."""
-        values = to_dict(self.config)
+        """The same on every machine that has images of one's own at the same place, and of no other sweep."""
+        values = to_record(self.config)
         what = {name: value for name, value in values.items() if name not in ("log", "checkpoint", "eval")}
-        what |= {"data": {**values["data"], "dir": None}, "distributed": None}
+        place = values["data"]["dir"] if self.config.data.name in OWN_DATA else None
+        what |= {"data": {**values["data"], "dir": place}, "distributed": None}
         return sha256_of_json({"config": what, "space": list(map(str, self.axes)), "grid": self.grid})[:12]
 
     @property
@@ -62,11 +63,11 @@ class Search:
 
     def write(self, folder: Path, **results: Any) -> None:
         """Write sweep.json: what this is, and what has come of it."""
-        what = {"config": to_dict(self.config), "space": list(map(str, self.axes)), "grid": self.grid}
+        what = {"config": to_record(self.config), "space": list(map(str, self.axes)), "grid": self.grid}
         write_record(folder / RECORD, {**what, **results})
 
     def _check_same(self, folder: Path, record: Mapping[str, Any]) -> None:
-        differing = differing_fields(record["config"], to_dict(self.config))
+        differing = differing_fields(record["config"], to_record(self.config), experiment_fields)
         own = {"--space": (" ".join(record["space"]), " ".join(map(str, self.axes)))}
         own["--grid"] = (str(record["grid"]), str(self.grid))
         differing += [f"{name}: {there} there, {here} here" for name, (there, here) in own.items() if there != here]

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from jax_cifar import files
 from jax_cifar.config import Config
-from jax_cifar.config.files import differing_fields, from_dict, to_dict
+from jax_cifar.config.files import differing_fields, from_dict, to_dict, to_record
 from jax_cifar.config.source import record_source
 from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Splits
@@ -123,11 +123,7 @@ class RunFolder:
                 self._record(spec, data_name)
 
     def _record(self, spec: InputSpec, data_name: str | None) -> None:
-        config = to_dict(self._config)
-        if config["data"]["dir"] is not None:
-            # As it was typed it would mean another folder elsewhere.
-            config["data"]["dir"] = str(expand(config["data"]["dir"]).absolute())
-        write_record(self.path / "config.json", config)
+        write_record(self.path / "config.json", to_record(self._config))
         write_record(self.path / NETWORK, {**dataclasses.asdict(spec), "data_name": data_name})
         record_source(self.path, self._config)
         write_environment(self.path)
