@@ -5,7 +5,7 @@
 
 The rate grows by the same factor at every update (Smith 2017). Where the loss falls fastest the network learns; where
 it is smallest the rate is about to be too large. Suggested is the geometric mean of the two, as the peak rate of a
-schedule: a start for a search (scripts/sweep.py), not its end.
+schedule: a start for a search (scripts/sweep.py), not its end. With Muon optim.aux_lr grows with it.
 Exit codes: 0 done; 2 bad input, or a loss that falls nowhere; 75 stopped by a signal.
 """
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", metavar="FILE", type=expand, help="draw the curve there, as PNG")
     options, config = parser.read(arguments)
 
-    from jax_cifar.lab.range_test import range_test
+    from jax_cifar.lab.range_test import range_test, rates_at
 
     count = max(options.seeds * options.updates, 0)
     with progress("range test", count, unit="updates") as bar:
@@ -40,8 +40,9 @@ def main(arguments: Sequence[str]) -> None:
     marks = {"suggested": found.suggestion, "steepest": found.steepest, "smallest loss": found.lowest}
     marks |= {"breaks": found.broke} if found.broke is not None else {}
     print(markdown(("rate", "learning rate"), [(name, f"{rate:.2g}") for name, rate in marks.items()]))
-    rate = ["--optim.lr", f"{found.suggestion:.2g}"]
-    print(f"\nTo train with it: {parser.command_to_train(arguments, config, rate)}")
+    rates = rates_at(config, float(f"{found.suggestion:.2g}"))
+    changes = [word for name, rate in rates.items() for word in (f"--optim.{name}", f"{rate:.4g}")]
+    print(f"\nTo train with it: {parser.command_to_train(arguments, config, changes)}")
     if options.out is not None:
         from jax_cifar.telemetry.range_test import draw_range_test
 

@@ -14,7 +14,7 @@ from small_runs import Perceptron, small_config
 
 from jax_cifar.config import OptimConfig
 from jax_cifar.errors import ConfigError
-from jax_cifar.lab.range_test import growing, judge, range_test, share
+from jax_cifar.lab.range_test import RangeTest, growing, judge, range_test, share
 
 ROOT = Path(__file__).parents[1]
 RATES = 1e-3 * 10 ** (np.arange(100) / 25)  # to just under 10
@@ -94,6 +94,16 @@ def test_the_script_says_the_rate_and_the_command_and_draws(tmp_path, capsys, mo
     for wrong in (["--low", "0"], ["--low", "2", "--high", "1"], ["--updates", "3"], ["--seeds", "0"]):
         with pytest.raises(ConfigError, match=f"{wrong[0]} = "):
             script["main"](["--config", "mine.py", *wrong])
+
+
+def test_the_command_moves_both_rates_of_muon_as_the_test_did(capsys, monkeypatch):
+    script: dict[str, Any] = runpy.run_path(str(ROOT / "scripts/find_lr.py"))
+    config = small_config(optim=OptimConfig(name="muon", lr=0.2, aux_lr=0.05))
+    found = RangeTest(RATES, curve(), RATES, 0.0102, 0.0102, None)
+    monkeypatch.setattr("jax_cifar.cli.load_config", lambda *given: config)
+    monkeypatch.setattr("jax_cifar.lab.range_test.range_test", lambda *given, **tell: found)
+    script["main"](["--config", "mine.py", "--optim.aux_lr", "0.05"])
+    assert capsys.readouterr().out.endswith("--config mine.py --optim.lr 0.01 --optim.aux_lr 0.0025\n")
 
 
 def test_images_that_grow_stay_as_small_as_they_are_at_first():

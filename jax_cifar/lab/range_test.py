@@ -58,8 +58,8 @@ def range_test(
     """Train for so many updates with a rate that grows from `low` to `high`, for every seed anew.
 
     Everything else is as `config` has it, but for the schedule, averaged weights, and images that grow: they stay as
-    small as they are at first. Rates that are a multiple of `optim.lr` (`optim.lr_multipliers`, `optim.aux_lr`) move
-    with it.
+    small as they are at first. Rates that are a multiple of `optim.lr` move with it: `optim.lr_multipliers`, and
+    Muon's `optim.aux_lr`, which `rates_at` gives for the rate that was found.
 
     Args:
         config: the experiment; its seed is the first.
@@ -91,18 +91,22 @@ def range_test(
 
 def growing(config: Config, low: float, high: float, updates: int) -> Config:
     """`config` with a rate that grows exponentially, and nothing that happens between updates."""
-    factor = high / config.optim.lr
-    rates = {"lr": high} | ({"aux_lr": config.optim.aux_lr * factor} if config.optim.name == "muon" else {})
     sides = tuple((side, 1.0) for side, _ in config.train.resolutions[:1])
     return dataclasses.replace(
         config,
-        optim=dataclasses.replace(config.optim, ema_decay=0.0, **rates),
+        optim=dataclasses.replace(config.optim, ema_decay=0.0, **rates_at(config, high)),
         schedule=ScheduleConfig(name=partial(share, low=low, high=high)),
         train=dataclasses.replace(config.train, steps=updates, resolutions=sides, skip_nonfinite=0, patience=0),
         eval=dataclasses.replace(config.eval, every=0.0),
         checkpoint=dataclasses.replace(config.checkpoint, every=0.0),
         log=dataclasses.replace(config.log, every=1),
     )
+
+
+def rates_at(config: Config, lr: float) -> dict[str, float]:
+    """`optim.lr` with this value, and what moves with it, by their names in `optim`."""
+    optim = config.optim
+    return {"lr": lr} | ({"aux_lr": optim.aux_lr * lr / optim.lr} if optim.name == "muon" else {})
 
 
 def share(step: int, total_steps: int, low: float, high: float) -> float:
