@@ -46,6 +46,15 @@ def test_a_loss_that_falls_nowhere_suggests_nothing():
         judge(RATES, np.full((2, 100), np.nan))
 
 
+@pytest.mark.parametrize("whole", range(6))
+def test_a_run_that_breaks_at_once_is_told_to_begin_lower(whole):
+    losses = np.where(np.arange(100) < whole, 1.0, np.nan)
+    with pytest.raises(ConfigError, match=f"falls nowhere between the rates 0.001 and {RATES[max(whole - 1, 0)]:.3g}:"):
+        judge(RATES, losses[None])
+    falling = judge(RATES, np.where(np.arange(100) < 4 + whole, np.exp(-np.arange(100)), np.nan)[None])
+    assert falling.lowest == RATES[3 + whole] and falling.broke == RATES[4 + whole]
+
+
 def test_the_rate_grows_by_one_factor_from_low_to_high_and_all_rates_with_it():
     config = growing(small_config(optim=OptimConfig(name="muon", lr=0.2, aux_lr=0.05)), 1e-4, 10.0, 50)
     rates = [config.optim.lr * share(step, 50, 1e-4, 10.0) for step in range(50)]

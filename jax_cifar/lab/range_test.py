@@ -151,5 +151,5 @@ def judge(rates: Float[np.ndarray, " updates"], losses: Float[np.ndarray, "seeds
 
 def _smoothed(values: Sequence[float] | np.ndarray, reach: int) -> Float[np.ndarray, " n"]:
     """The mean over each value and up to `reach` neighbours on either side."""
-    window = np.ones(2 * reach + 1)
+    window = np.ones(2 * min(reach, (len(values) - 1) // 2) + 1)  # a longer one would give more means than values
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
