@@ -238,6 +238,13 @@ def test_results_of_many_runs_are_chosen_by_their_settings(tmp_path):
             named_runs([wrong], lambda *_: None)
 
 
+def test_results_that_differ_in_the_seventh_digit_are_all_counted(tmp_path):
+    settings = [{"seed": seed, "lr": lr} for seed in (1234567, 1234568, 2**32 - 1) for lr in (0.1, 0.1000001)]
+    runs = named_runs([str(results_file(tmp_path / "all.json", *settings))], lambda *_: None)
+    assert [{"seed": one.seed, "lr": one.config["optim"]["lr"]} for one in runs] == settings
+    assert runs[1].shown.endswith("all.json, seed 1234567, lr 0.1000001, momentum 0.9, weight_decay 0")
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"results": [{}]}', '{"results": 3}', '{"a": 1}'])
 def test_a_file_that_holds_no_results_is_refused(tmp_path, content):
     path = tmp_path / "x.json"

@@ -12,6 +12,7 @@ from jax_cifar.config.files import from_dict
 from jax_cifar.errors import CheckpointError, ConfigError, check
 from jax_cifar.files import expand, read_json
 from jax_cifar.lab.runs import FinishedRun, read_run, row
+from jax_cifar.lab.tables import shown_value
 
 # A setting of train_many, and the field that it stands for; momentum's depends on the update rule.
 SETTINGS = {"seed": "train.seed", "lr": "optim.lr", "momentum": "optim.momentum", "weight_decay": "optim.weight_decay"}
@@ -57,7 +58,7 @@ def read_results(path: Path, chosen: str = "") -> dict[str, FinishedRun | str]:
         settings = {tuple(result[key] for key in SETTINGS if key != "seed") for result in values["results"]}
         for result in values["results"]:
             if _is_chosen(result, chosen):
-                name = f"{path.resolve()}, {', '.join(f'{key} {result[key]:g}' for key in SETTINGS)}"
+                name = f"{path.resolve()}, {', '.join(f'{key} {shown_value(result[key])}' for key in SETTINGS)}"
                 runs[name] = _run(values, result, name, len(settings))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
