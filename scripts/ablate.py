@@ -9,7 +9,8 @@ Ingredients are what the config file has beyond its network, rate, batch and len
 decay, momentum, norms, dropout, schedule, averaged weights and so on. --add also puts in what it lacks of the usual
 (jax_cifar/lab/ingredients.py has the values). --variants puts the experiments of one file side by side instead.
 All that is changed at a time is the ingredient: the rate is not tuned anew. Accuracy is that of the validation images
-where some are held out (--data.val_fraction 0.1), else of the test images: an ablation tells, it chooses nothing.
+where some are held out (--data.val_fraction 0.1), else of the test images, with test-time augmentation where every
+experiment has it: an ablation tells, it chooses nothing.
 
 Every finished run is kept in the folder at once, with a picture at the end; the same command goes on from there.
 Exit codes: 0 done, also where some runs diverged, which the table tells; 2 bad input; 75 stopped by a signal, after the
@@ -21,6 +22,7 @@ from jax_cifar.process import begin
 if __name__ == "__main__":
     begin()  # before all that takes long to import
 
+import dataclasses
 import statistics
 import sys
 from argparse import Namespace
@@ -76,14 +78,21 @@ def arms_of(options: Namespace, config: Config, overrides: Sequence[str]) -> lis
     return arms
 
 
-def check_options(options: Namespace, config: Config) -> None:
+def check_options(options: Namespace) -> None:
     """Raise `ConfigError` for options that cannot be, or not together."""
     check(options.seeds >= 1, "--seeds", options.seeds, "it must be at least 1")
     check(not (options.add and options.variants), "--add", True, "it changes ingredients, and --variants has none")
     if options.against is not None:
         check(options.variants, "--against", options.against, "it is for --variants")
-        value = flat(to_dict(config)).get(options.against)
-        check(isinstance(value, int | float), "--against", options.against, "name a field that holds a number")
+
+
+def check_against(field: str, ablation: "Ablation") -> None:
+    """Raise `ConfigError` for a field that is no number in one of the experiments."""
+    names = ["the experiment as it is", *(arm.name for arm in ablation.arms)]
+    for name, config in zip(names, ablation.configs, strict=True):
+        value = flat(to_dict(config)).get(field)
+        expected = f"name a field that holds a number: it is {value!r} in {name}"
+        check(isinstance(value, int | float), "--against", field, expected)
 
 
 def plan(ablation: "Ablation") -> str:
@@ -115,8 +124,8 @@ def train(ablation: "Ablation") -> None:
     told = {row.name for row in ablation.rows() if not row.missing}
 
     def report(result: "ManyResult") -> None:
-        accuracy = getattr(result, ablation.figure)
-        bar.advance(note="the last run diverged" if accuracy is None else f"last run {accuracy:.2%}")
+        lost = result.diverged_at is not None
+        bar.advance(note="the last run diverged" if lost else f"last run {getattr(result, ablation.figure):.2%}")
         for row in ablation.rows():
             if not row.missing and row.name not in told:
                 told.add(row.name)
@@ -132,7 +141,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, train, print."""
     parser = make_parser()
     options, config = parser.read(arguments)
-    check_options(options, config)
+    check_options(options)
 
     from jax_cifar.lab.ablate import Ablation, draw
     from jax_cifar.lab.ledger import Ledger
@@ -141,12 +150,16 @@ def main(arguments: Sequence[str]) -> None:
     folder = options.workdir or Path("runs/ablations") / config.name
     arms = arms_of(options, config, parser.parse_known_args(arguments)[1])
     seeds = range(config.train.seed, config.train.seed + options.seeds)
+    ablation = Ablation(config, arms, seeds, Ledger(folder / LEDGER))
+    if options.against is not None:
+        check_against(options.against, ablation)
     if options.list:
-        print(plan(Ablation(config, arms, seeds, Ledger(folder / LEDGER))))
+        print(plan(ablation))
         return
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder, str(folder), print_warning):
-        ablation = Ablation(config, arms, seeds, Ledger(folder / LEDGER))
+        # Read anew: another process may have had the folder until now.
+        ablation = dataclasses.replace(ablation, ledger=Ledger(folder / LEDGER))
         last_acts.append(lambda: ablation.ledger.runs and say(summary(ablation), 1))
         try:
             train(ablation)

@@ -17,7 +17,7 @@ from jax_cifar.config import Config
 from jax_cifar.config.files import load_config
 from jax_cifar.errors import CheckpointError, ConfigError
 from jax_cifar.lab import ledger as ledgers
-from jax_cifar.lab.ablate import Ablation, Row
+from jax_cifar.lab.ablate import Ablation, Row, variants
 from jax_cifar.lab.ingredients import Ingredient, addable, choose, removable
 from jax_cifar.lab.ledger import Ledger, identity
 from jax_cifar.training.many import ManyResult
@@ -40,8 +40,9 @@ def accuracy_of(config: Config) -> float | None:
 def result_of(config: Config) -> ManyResult:
     accuracy = accuracy_of(config)
     seconds = 2.0 if config.optim.momentum == 0 else 5.0
-    tta, diverged = None if accuracy is None else accuracy + 0.01, 7 if accuracy is None else None
+    tta = None if accuracy is None or config.eval.tta == "none" else accuracy + 0.01
     validation = None if accuracy is None or not config.data.val_fraction else accuracy - 0.2
+    diverged = 7 if accuracy is None else None
     state, report = SimpleNamespace(step=7, params={"head": np.zeros(3)}), None
     return ManyResult(config, state, report, accuracy, 1.0, tta, validation, diverged, seconds)  # pyright: ignore[reportArgumentType]
 
@@ -115,6 +116,15 @@ def test_held_out_images_judge_where_there_are_any(sections, figure, trained, tm
     shift = {"test_accuracy": 0.0, "test_accuracy_tta": 0.01, "validation_accuracy": -0.2}[figure]
     expected = [0.7 + OF_SEED[seed] + LITTLE[seed] + shift for seed in range(3)]
     assert ablation.rows()[0].accuracies == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("ways", [("none", "mirror"), ("mirror", "none")])
+def test_variants_are_judged_by_what_all_have(ways, trained, tmp_path):
+    base, other = (recipe(eval={"tta": way}, optim={"lr": rate}) for way, rate in zip(ways, (0.1, 0.2), strict=True))
+    ablation = Ablation(base, variants(base, {"other": other}), range(3), Ledger(tmp_path / "runs.json"))
+    assert ablation.figure == "test_accuracy"
+    ablation.ledger.train(ablation.members(), lambda result: None)
+    assert [(len(row.accuracies), row.diverged) for row in ablation.rows()] == [(3, 0), (3, 0)]
 
 
 def test_test_time_augmentation_is_judged_by_the_same_runs(trained, tmp_path):
@@ -274,7 +284,7 @@ def test_the_script_prints_what_had_finished_when_it_is_stopped(script, trained,
         (["--seeds", "0"], "--seeds = 0 is not allowed"),
         (["--variants", "--add"], "--add = True is not allowed"),
         (["--against", "model.width"], "--against = 'model.width' is not allowed: it is for --variants"),
-        (["--variants", "--against", "model.norm"], "name a field that holds a number"),
+        (["--variants", "--against", "model.norm"], "a number: it is 'batch' in the experiment as it is"),
         (["--variants", "--only", "five"], "--only = 'five' is not allowed: choose from two, four"),
         (["--optim.rate", "0.1"], "optim.rate is not a field"),
     ],
@@ -282,6 +292,23 @@ def test_the_script_prints_what_had_finished_when_it_is_stopped(script, trained,
 def test_the_script_refuses_in_one_message(options, message, script, trained, tmp_path):
     with pytest.raises(ConfigError, match=message):
         script(*options)
+    assert not trained and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "message"),
+    [
+        ("model={'width': None}", ["--against", "model.width"], "a number: it is None in other"),
+        ("data={'val_fraction': 0.1}", [], r"data\.val_fraction = 0\.1 is not allowed: other would be judged by"),
+    ],
+)
+def test_the_script_refuses_variants_that_do_not_compare(fields, options, message, script, trained, tmp_path):
+    both = f"small_config() if variant == 'one' else small_config({fields})"
+    head = CONFIG.replace('"two", "four"', '"other"').partition("    width")[0]
+    (tmp_path / "nets.py").write_text(f"{head}    return {both}\n")
+    for also in ([], ["--list"]):
+        with pytest.raises(ConfigError, match=message):
+            script("--variants", *options, *also)
     assert not trained and not (tmp_path / "out").exists()
 
 

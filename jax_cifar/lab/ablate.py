@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jax_cifar.config import Config
 from jax_cifar.config.files import flat, to_dict
+from jax_cifar.errors import check
 from jax_cifar.lab.ingredients import Ingredient
 from jax_cifar.lab.ledger import Ledger
 from jax_cifar.lab.statistics import Difference, difference
@@ -61,32 +62,53 @@ class Row:
 
 
 class _Seen(NamedTuple):
-    """The figures of one experiment by seed: accuracy (None: it diverged) and seconds of training."""
+    """The finished runs of one experiment by seed: accuracy and seconds of training of those that did not diverge."""
 
-    accuracies: dict[int, float | None]
-    seconds: dict[int, float]  # of those that did not diverge
+    accuracies: dict[int, float]
+    seconds: dict[int, float]
+    diverged: int
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """An experiment, what it is compared with, and the runs of both that are finished."""
+    """An experiment, what it is compared with, and the runs of both that are finished.
+
+    Raises:
+        ConfigError: some of them hold out training images, and others do not.
+    """
 
     config: Config
     arms: Sequence[Ingredient]
     seeds: Sequence[int]
     ledger: Ledger
 
+    def __post_init__(self) -> None:
+        ours = self.config.data.val_fraction
+        for arm in self.arms:
+            theirs = arm.config.data.val_fraction
+            expected = f"{arm.name} would be judged by other images than what it is compared with, which has {ours:g};"
+            expected += " give all the same, such as --data.val_fraction 0.1"
+            check((theirs > 0) == (ours > 0), "data.val_fraction", theirs, expected)
+
+    @property
+    def configs(self) -> list[Config]:
+        """The experiment as it is, then those of its arms."""
+        return [self.config, *(arm.config for arm in self.arms)]
+
     @property
     def figure(self) -> str:
-        """What runs are judged by: held-out training images where there are any, else the test images."""
+        """What runs are judged by: held-out training images where there are any, else the test images.
+
+        With test-time augmentation where every experiment has it.
+        """
         if self.config.data.val_fraction > 0:
             return "validation_accuracy"
-        return "test_accuracy" if self.config.eval.tta == "none" else "test_accuracy_tta"
+        plain = any(config.eval.tta == "none" for config in self.configs)
+        return "test_accuracy" if plain else "test_accuracy_tta"
 
     def members(self) -> list[Config]:
         """Every experiment with every seed."""
-        configs = [self.config, *(arm.config for arm in self.arms)]
-        return [with_seed(config, seed) for config in configs for seed in self.seeds]
+        return [with_seed(config, seed) for config in self.configs for seed in self.seeds]
 
     def rows(self) -> list[Row]:
         """The experiment as it is, then each of its arms."""
@@ -110,25 +132,22 @@ class Ablation:
     def _seen(self, config: Config, figure: str | None = None) -> _Seen:
         found = {seed: self.ledger[with_seed(config, seed)] for seed in self.seeds}
         runs = {seed: run for seed, run in found.items() if run is not None}
-        accuracies = {seed: run[figure or self.figure] for seed, run in runs.items()}
-        # One that diverged was stopped early.
-        seconds = {seed: run["seconds"] for seed, run in runs.items() if run["diverged_at"] is None}
-        return _Seen(accuracies, seconds)
+        whole = {seed: run for seed, run in runs.items() if run["diverged_at"] is None}
+        accuracies = {seed: run[figure or self.figure] for seed, run in whole.items()}
+        return _Seen(accuracies, {seed: run["seconds"] for seed, run in whole.items()}, len(runs) - len(whole))
 
     def _figures(self, seen: _Seen) -> tuple[tuple[float, ...], int, int, float | None]:
-        accuracies = tuple(value for value in seen.accuracies.values() if value is not None)
-        diverged, missing = len(seen.accuracies) - len(accuracies), len(self.seeds) - len(seen.accuracies)
-        return accuracies, diverged, missing, _mean(seen.seconds.values())
+        missing = len(self.seeds) - len(seen.accuracies) - seen.diverged
+        return tuple(seen.accuracies.values()), seen.diverged, missing, _mean(seen.seconds.values())
 
     def _row(self, arm: Ingredient, seen: _Seen, base: _Seen) -> Row:
         """A row with the worth by pairs of one seed, whose runs saw the images in the same order."""
         there, other = (base, seen) if arm.way == "without" else (seen, base)
-        pairs = [(there.accuracies.get(seed), other.accuracies.get(seed)) for seed in self.seeds]
-        known = [(one, two) for one, two in pairs if one is not None and two is not None]
+        both = [seed for seed in self.seeds if seed in there.accuracies and seed in other.accuracies]
         worth = None
-        if len(known) > 1:
-            worth = difference([one for one, _ in known], [two for _, two in known], paired=True)
-        both = there.seconds.keys() & other.seconds.keys()
+        if len(both) > 1:
+            ours, theirs = ([side.accuracies[seed] for seed in both] for side in (there, other))
+            worth = difference(ours, theirs, paired=True)
         cost = _mean(there.seconds[seed] - other.seconds[seed] for seed in both)
         return Row(arm.name, arm.way, arm.change, *self._figures(seen), worth=worth, cost=cost)
 
@@ -200,7 +219,7 @@ def draw(ablation: Ablation, folder: Path, against: str | None = None) -> Path:
         detail = f"worth in points of {detail}, 95 %; hollow: cannot tell"
         return draw_worth([_drawn(row) for row in ablation.ranked()[1:]], config.name, detail, folder / "worth.png")
     lines: dict[str, list[tuple[float, Sequence[float]]]] = {}
-    for one, row in zip([config, *(arm.config for arm in ablation.arms)], rows, strict=True):
+    for one, row in zip(ablation.configs, rows, strict=True):
         if row.accuracies:
             lines.setdefault(one.name, []).append((flat(to_dict(one))[against], row.accuracies))
     return draw_lines(lines, against, f"Accuracy against {against}", detail, folder / "lines.png")
