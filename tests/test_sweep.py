@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from small_runs import Perceptron, a_lot, tiny_config, with_fields
 
+from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError
 from jax_cifar.lab import lots as lots_module
 from jax_cifar.lab.space import parse_space
@@ -160,6 +161,14 @@ def test_without_a_validation_part_the_trials_hold_out_a_tenth_and_the_winner_no
     config = config_of(data={"val_fraction": 0.0})
     sweep(config, ["optim.lr=[0.1]"], workdir=tmp_path, grid=True, seeds=1, say=said.append)
     assert trained == [("validation", 0.1), ("test", 0.0)] and "hold out 10%" in said[0]
+
+
+def test_validation_images_of_the_data_set_are_what_trials_are_judged_by(tmp_path):
+    config, said = config_of(data={"val_fraction": 0.0}), []
+    divided = load_data(config_of(data={"val_fraction": 0.3}).data)
+    found = sweep(config, ["optim.lr=[0.1]"], workdir=tmp_path, grid=True, seeds=1, splits=divided, say=said.append)
+    assert divided.validation is not None and not said
+    assert found.trials[0]["images"] == len(divided.validation.labels) and found.winner[0]["outcome"] == "finished"
 
 
 def test_where_no_setting_can_be_trained_the_reason_is_told(tmp_path, monkeypatch):

@@ -51,11 +51,12 @@ class Lots:
         if session is None:
             while len(self._sessions) >= KEPT:
                 del self._sessions[next(iter(self._sessions))]
-            session = Session(config, self._load(config), make_replicas(config, self.how, self.size), Clock())
+            session = Session(config, self.load(config), make_replicas(config, self.how, self.size), Clock())
         self._sessions[program] = session
         return session
 
-    def _load(self, config: Config) -> Splits:
+    def load(self, config: Config) -> Splits:
+        """The images of a configuration, divided as it says; raises `ConfigError` or `DataError` as `load_data`."""
         data = repr(config.data)
         if data not in self._splits:
             given = self._given

@@ -4,11 +4,11 @@ from jax_cifar import load_config
 from jax_cifar.lab.sweep import sweep
 found = sweep(load_config("configs/quickstart.py"), ["optim.lr=log(0.005,0.2)"], trials=20, workdir="runs/rates")
 
-Every trial trains the configuration once, with its seed, and is judged by validation images: those that
-`data.val_fraction` holds out, a tenth of the training images where it is 0. The test images are not evaluated in any of
-them. Only the winner is: the configuration as it was given, with its own `data.val_fraction`, so on all training images
-where that is 0, and with the swept fields set, is trained with several seeds that no trial had, and each is judged once
-by the test images.
+Every trial trains the configuration once, with its seed, and is judged by validation images: those that the data set
+has, else those that `data.val_fraction` holds out, a tenth of the training images where it is 0. The test images are
+not evaluated in any of them. Only the winner is: the configuration as it was given, with its own `data.val_fraction`,
+so on all training images where that is 0, and with the swept fields set, is trained with several seeds that no trial
+had, and each is judged once by the test images.
 
 The folder of a sweep holds `sweep.db`, the store of its trials, `sweep.json`, what it is and what came of it, and
 pictures. Started again, also at the same time by another process, the same sweep goes on (`jax_cifar.lab.trials`).
@@ -115,8 +115,8 @@ def sweep(
     total = _total(trials, settings)
     check(seeds >= 0, "--seeds", seeds, "it must be at least 0")
     search = Search(config, axes, grid)
-    held_out = _holding_out(config, say)
     lots = Lots(config, how, chunk, splits)
+    held_out = config if lots.load(config).validation is not None else _holding_out(config, say)
     pruning = pruning or ("none" if grid else "median")
     with compilation_cache(config):
         lots.session(with_setting(held_out, {axis.field: axis.ends[0] for axis in axes}))  # or it cannot be trained
@@ -161,8 +161,6 @@ def _total(trials: int | None, settings: Sequence[Setting] | None) -> int:
 
 
 def _holding_out(config: Config, say: Callable[[str], object]) -> Config:
-    if config.data.val_fraction > 0:
-        return config
     say(
         f"data.val_fraction = 0: the trials hold out {HELD_OUT:.0%} of the training images and are judged by those;"
         " the winner is trained on all."
