@@ -1,8 +1,10 @@
 """A sweep finds the best setting by validation images alone, goes on where it stopped, and says what it found."""
 
+import dataclasses
 import json
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import Perceptron, a_lot, tiny_config, with_fields
@@ -13,7 +15,7 @@ from jax_cifar.lab import lots as lots_module
 from jax_cifar.lab.space import parse_space
 from jax_cifar.lab.sweep import draw, sweep
 from jax_cifar.lab.sweep_folder import Search
-from jax_cifar.lab.sweep_tables import report, verdict
+from jax_cifar.lab.sweep_tables import report, verdict, winner_table
 from jax_cifar.training.many import train_many
 from jax_cifar.training.programs import program_of
 from jax_cifar.training.session import Session
@@ -87,6 +89,19 @@ def test_a_grid_of_two_fields_is_told_as_a_matrix_and_the_winner_with_its_interv
     assert "2 seeds in pairs" in verdict(found)
 
 
+def run_of(seed: int, accuracy: float | None = None, **notes) -> dict[str, Any]:
+    outcome = "refused" if notes else "diverged" if accuracy is None else "finished"
+    setting = {"train.seed": seed}
+    return {"setting": setting, "outcome": outcome, "accuracy": accuracy, "test_loss": 1.0, "images": 100, **notes}
+
+
+def test_how_the_winner_ended_is_told_by_its_name_and_a_refusal_with_its_reason(found):
+    winner = [run_of(1, 0.8), run_of(2), run_of(3, reason="not today."), run_of(4, reason="nor tomorrow.")]
+    _, _, best, own, *why = winner_table(dataclasses.replace(found, winner=winner)).splitlines()
+    assert " | 4, 1 diverged, 2 refused | 80.00% | - | - | 1.0000 |" in best and " | - | 2 | " in own
+    assert why == ["", "Refused: the best, seed 3: not today.", "Refused: the best, seed 4: nor tomorrow."]
+
+
 def test_the_record_holds_all_of_it_and_the_pictures_are_drawn(found):
     record = json.loads((found.folder / "sweep.json").read_text())
     assert record["trials"] == found.trials and record["winner"] == found.winner
@@ -119,6 +134,8 @@ def test_the_same_sweep_again_trains_nothing_and_finds_the_same(found, monkeypat
         ({"grid": False}, "say how many, or --grid"),
         ({"how": "quickly"}, "how = 'quickly' is not allowed"),
         ({"seeds": -1}, "--seeds = -1 is not allowed"),
+        ({"config": config_of(eval={"every": 1}, train={"patience": 2})}, r"train\.patience = 2 is not allowed"),
+        ({"config": config_of(train={"debug_nans": True})}, r"train\.debug_nans = True is not allowed"),
     ],
 )
 def test_what_is_another_sweep_or_none_is_refused(found, change, message):

@@ -75,6 +75,7 @@ def test_a_setting_is_trained_to_the_last_digit_by_the_command_that_is_printed()
         ("optim.momentum=[0,0.9]", "Nesterov's form needs optim.momentum > 0"),
         ("train.seed=[1,2]", "the best seed is luck"),
         ("data.val_fraction=[0.1,0.2]", "compared on the same data"),
+        ("train.patience=[0,2]", r"train\.patience = 2 is not allowed: the runs of a lot end together"),
         ("log.every=[1,2]", "changes nothing of what a setting is worth"),
     ],
 )

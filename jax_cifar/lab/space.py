@@ -21,7 +21,7 @@ import numpy as np
 from jax_cifar.config import Config
 from jax_cifar.config.files import FREE_TO_CHANGE, apply_overrides, flat, to_dict
 from jax_cifar.errors import ConfigError, check
-from jax_cifar.training.many import check_momentum
+from jax_cifar.training.many import check_for_lots, check_momentum
 
 Value = float | int | str
 Setting = Mapping[str, Value]
@@ -160,6 +160,7 @@ def _check_values(axis: Axis, others: Setting, config: Config) -> None:
                 raise ConfigError(f"{error} Say {axis.field}=int(low,high), or name its values in a list.") from None
             raise
         check_momentum(config, one)
+        check_for_lots(one)
         meant = repr(flat(to_dict(one)).get(axis.field))
         check(meant not in places, axis.field, str(axis), f"{places.get(meant)} and {value} are the same")
         places[meant] = value

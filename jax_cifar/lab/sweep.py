@@ -34,6 +34,7 @@ from jax_cifar.lab.sweep_folder import Search
 from jax_cifar.lab.trials import WAIT_SECONDS, Pruning, Store, Trials, importance
 from jax_cifar.progress import progress
 from jax_cifar.telemetry.sweep_plots import Field, Tried, draw_sweep
+from jax_cifar.training.many import check_for_lots
 from jax_cifar.training.replicas import How
 from jax_cifar.training.session import Part
 
@@ -110,6 +111,7 @@ def sweep(
       ConfigError, DataError: what the user can put right.
     """
     check_recordable(config)
+    check_for_lots(config)
     axes = parse_space(space, config)
     settings = grid_of(axes, config) if grid else None
     total = _total(trials, settings)

@@ -7,7 +7,7 @@ from typing import Any
 
 from jax_cifar.lab.space import Axis, Setting
 from jax_cifar.lab.statistics import difference, interval
-from jax_cifar.lab.sweep import Sweep, brief, short
+from jax_cifar.lab.sweep import SEEDS, Sweep, brief, short
 from jax_cifar.lab.tables import markdown
 
 SHOWN = 10  # trials in the table
@@ -42,20 +42,16 @@ def matrix(found: Sweep) -> str:
 
 def count(found: Sweep) -> str:
     """How the trials ended, and which of them the validation images cannot tell from the best."""
-    ends = Counter(trial["outcome"] for trial in found.trials)
-    told = ", ".join(f"{ends[end]} {end}" for end in ("finished", "pruned", "diverged", "refused") if ends[end])
     best, *others = found.ranked
     margin, near = noise(best), [trial for trial in others if best["accuracy"] - trial["accuracy"] <= noise(best)]
-    lines = [f"{len(found.trials)} trials: {told}. The best: {words(best['setting'], found.axes)}."]
+    lines = [f"{len(found.trials)} trials: {_ends(found.trials)}. The best: {words(best['setting'], found.axes)}."]
     if near:
         named = "; ".join(f"{words(t['setting'], found.axes)} ({t['accuracy']:.2%})" for t in near[:3])
         more = f", and {len(near) - 3} more" if len(near) > 3 else ""
         lines.append(
             f"{best['images']:,} validation images cannot tell it from {named}{more}: within {100 * margin:.1f} points."
         )
-    refused = [trial for trial in found.trials if trial["outcome"] == "refused"]
-    lines += [f"Refused: {words(t['setting'], found.axes)}: {t['reason']}" for t in refused[:3]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_refusals(found.trials, found.axes)])
 
 
 def noise(best: dict[str, Any]) -> float:
@@ -68,17 +64,19 @@ def noise(best: dict[str, Any]) -> float:
 
 
 def winner_table(found: Sweep) -> str:
-    """Test accuracy of the winner, and of the configuration itself where it was asked for."""
-    rows = []
+    """Test accuracy of the winner, and of the configuration itself where it was asked for; why one has none."""
+    rows, lines = [], []
     for name, runs in (("the best", found.winner), ("as configured", found.baseline)):
         known = [run for run in runs if run["outcome"] == "finished"]
         if not runs:
             continue
-        lost = f", {len(runs) - len(known)} diverged" if len(known) < len(runs) else ""
+        lost = _ends([run for run in runs if run["outcome"] != "finished"])
         setting = words(found.setting, found.axes) if runs is found.winner else "-"
         cells = _spread(known)
-        rows.append([name, setting, f"{len(runs)}{lost}", *cells])
-    return markdown(["experiment", "setting", "seeds", "test accuracy", "sd", "95 % interval", "test loss"], rows)
+        rows.append([name, setting, ", ".join(filter(None, (str(len(runs)), lost))), *cells])
+        lines += _refusals(runs, [SEEDS], f"{name}, ")
+    head = ["experiment", "setting", "seeds", "test accuracy", "sd", "95 % interval", "test loss"]
+    return "\n".join([markdown(head, rows), *([""] if lines else []), *lines])
 
 
 def verdict(found: Sweep) -> str:
@@ -96,6 +94,18 @@ def verdict(found: Sweep) -> str:
     shown = f"{100 * gap.difference:+.2f} points, {100 * gap.low:+.2f} to {100 * gap.high:+.2f}, p = {gap.p:.2g}"
     known = "" if gap.decided else ": cannot be told from nothing"
     return f"The best against the configuration itself, {len(pairs)} seeds in pairs: {shown}{known}."
+
+
+def _ends(trials: Sequence[dict[str, Any]]) -> str:
+    """`4 finished, 2 diverged`."""
+    ends = Counter(trial["outcome"] for trial in trials)
+    return ", ".join(f"{ends[end]} {end}" for end in ("finished", "pruned", "diverged", "refused") if ends[end])
+
+
+def _refusals(trials: Sequence[dict[str, Any]], axes: Sequence[Axis], of: str = "") -> list[str]:
+    """Of the first few that could not be trained, why."""
+    refused = [trial for trial in trials if trial["outcome"] == "refused"]
+    return [f"Refused: {of}{words(trial['setting'], axes)}: {trial['reason']}" for trial in refused[:3]]
 
 
 def words(setting: Setting, axes: Sequence[Axis]) -> str:

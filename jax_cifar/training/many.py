@@ -143,11 +143,16 @@ def check_lot(configs: Sequence[Config]) -> None:
         first = places.setdefault(repr(sorted((name, str(own.get(name))) for name in VARIED)), i)
         if first != i:
             raise ConfigError(f"Numbers {first} and {i} of the lot are the same: give each another seed or setting.")
-    coordinator = configs[0].distributed.coordinator
+    check_for_lots(configs[0])
+
+
+def check_for_lots(config: Config) -> None:
+    """Raise `ConfigError` for what only a run of its own can do."""
+    coordinator, patience = config.distributed.coordinator, config.train.patience
     check(coordinator is None, "distributed.coordinator", coordinator, "several processes train one run; use `train`")
-    patience, expected = configs[0].train.patience, "the runs of a lot end together: 0 here; `train` stops early"
+    expected = "the runs of a lot end together: 0 here; `train` stops early"
     check(patience == 0, "train.patience", patience, expected)
-    check(not configs[0].train.debug_nans, "train.debug_nans", True, "a NaN stops no lot of runs; use `train`")
+    check(not config.train.debug_nans, "train.debug_nans", True, "a NaN stops no lot of runs; use `train`")
 
 
 def check_varied(base: Config, config: Config) -> None:
