@@ -15,7 +15,7 @@ from jax_cifar.lab import lots as lots_module
 from jax_cifar.lab.space import parse_space
 from jax_cifar.lab.sweep import draw, sweep
 from jax_cifar.lab.sweep_folder import Search
-from jax_cifar.lab.sweep_tables import report, verdict, winner_table
+from jax_cifar.lab.sweep_tables import count, noise, report, verdict, winner_table
 from jax_cifar.training.many import train_many
 from jax_cifar.training.programs import program_of
 from jax_cifar.training.session import Session
@@ -100,6 +100,24 @@ def test_how_the_winner_ended_is_told_by_its_name_and_a_refusal_with_its_reason(
     _, _, best, own, *why = winner_table(dataclasses.replace(found, winner=winner)).splitlines()
     assert " | 4, 1 diverged, 2 refused | 80.00% | - | - | 1.0000 |" in best and " | - | 2 | " in own
     assert why == ["", "Refused: the best, seed 3: not today.", "Refused: the best, seed 4: nor tomorrow."]
+
+
+def test_gaps_that_are_all_the_same_give_no_interval(found):
+    same = dataclasses.replace(
+        found, winner=[run_of(1, 0.75), run_of(2, 0.5)], baseline=[run_of(1, 0.5), run_of(2, 0.25)]
+    )
+    assert verdict(same).endswith(
+        "2 seeds in pairs: +25.00 points in every pair, so that how far seeds spread is not known."
+    )
+
+
+@pytest.mark.parametrize(("accuracy", "margin"), [(1.0, 0.0373), (0.5, 0.1359), (0.0, 0.0373)])
+def test_one_image_tells_no_setting_from_another_however_good_they_are(found, accuracy, margin):
+    assert noise(run_of(0, accuracy)) == pytest.approx(margin, abs=1e-4)
+    trials = [
+        {**run_of(0, value), "setting": {"optim.lr": f"{value}", "optim.momentum": "0.9"}} for value in (1.0, 0.99)
+    ]
+    assert "100 validation images cannot tell it from lr 0.99, mom" in count(dataclasses.replace(found, trials=trials))
 
 
 def test_the_record_holds_all_of_it_and_the_pictures_are_drawn(found):

@@ -57,10 +57,13 @@ def count(found: Sweep) -> str:
 def noise(best: dict[str, Any]) -> float:
     """Two accuracies of so many images closer than this may be of equal networks: 1.96 standard errors of the gap.
 
-    As if the two were judged by images of their own: those judged by the same differ less by chance.
+    As if the two were judged by images of their own: those judged by the same differ less by chance. With two right and
+    two wrong ones added, as 100 % would otherwise have no error (Agresti and Coull, Approximate is better than "exact"
+    for interval estimation of binomial proportions, The American Statistician 52, 1998).
     """
-    share = best["accuracy"]
-    return 1.96 * math.sqrt(2 * share * (1 - share) / best["images"])
+    images = best["images"] + 4
+    share = (best["accuracy"] * best["images"] + 2) / images
+    return 1.96 * math.sqrt(2 * share * (1 - share) / images)
 
 
 def winner_table(found: Sweep) -> str:
@@ -91,9 +94,13 @@ def verdict(found: Sweep) -> str:
     if len(pairs) < 2:
         return ""
     gap = difference([mine for mine, _ in pairs], [other for _, other in pairs], paired=True)
-    shown = f"{100 * gap.difference:+.2f} points, {100 * gap.low:+.2f} to {100 * gap.high:+.2f}, p = {gap.p:.2g}"
-    known = "" if gap.decided else ": cannot be told from nothing"
-    return f"The best against the configuration itself, {len(pairs)} seeds in pairs: {shown}{known}."
+    shown = f"{100 * gap.difference:+.2f} points"
+    if gap.known:
+        shown += f", {100 * gap.low:+.2f} to {100 * gap.high:+.2f}, p = {gap.p:.2g}"
+        shown += "" if gap.decided else ": cannot be told from nothing"
+    else:
+        shown += " in every pair, so that how far seeds spread is not known"
+    return f"The best against the configuration itself, {len(pairs)} seeds in pairs: {shown}."
 
 
 def _ends(trials: Sequence[dict[str, Any]]) -> str:
