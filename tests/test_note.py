@@ -26,9 +26,11 @@ def get_config(variant: Literal["slow", "quick"] = "slow"):
 '''
 
 
-def made_by(folder: Path, file: Path, *overrides: str, variant: str = "") -> FinishedRun:
+def made_by(
+    folder: Path, file: Path, *overrides: str, variant: str = "", option: tuple[str, ...] = ("--config", "{}")
+) -> FinishedRun:
     """A finished run of a config file, with its source."""
-    argv = ["scripts/train.py", "--config", f"{file}{variant}", *overrides]
+    argv = ["scripts/train.py", *(word.format(f"{file}{variant}") for word in option), *overrides]
     make_run(folder, *overrides, environment={**CPU, "argv": argv})
     record_source(folder, load_config(f"{file}{variant}"))
     one = read_run(folder)
@@ -50,6 +52,11 @@ def test_a_parent_is_the_run_named_else_the_one_begun_from_else_the_config_file(
     assert (changes(one, own), shown) == ({"optim.lr": (0.05, 0.2)}, "the defaults of `mine.py`")
     other = made_by(tmp_path / "b", file, "--optim.lr", "0.2", variant=":quick")
     assert changes(other, find_parent(other, None)[0]) == {"optim.lr": (0.3, 0.2)}
+
+    other = made_by(tmp_path / "c", file, "--optim.lr", "0.2", variant=":quick", option=("--config={}",))
+    assert changes(other, find_parent(other, None)[0]) == {"optim.lr": (0.3, 0.2)}
+    shipped = made_by(tmp_path / "d", Path("cifar10_simple_cnn"), variant=":augmented")
+    assert find_parent(shipped, None)[1] == "the defaults of `cifar10_simple_cnn.py:augmented`"
 
     begun = {**CPU, "argv": ["scripts/train.py", "--init-from", str(named)]}
     child = a_run(0, 0.5, "--optim.lr", "0.4", environment=begun)

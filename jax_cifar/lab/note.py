@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jax_cifar.config import Config
-from jax_cifar.config.files import load_config, to_dict, to_record
+from jax_cifar.config.files import load_config, split_variant, to_dict, to_record
 from jax_cifar.config.source import unchanged_config_file
 from jax_cifar.errors import ConfigError, check, printable
 from jax_cifar.files import expand, open_locked, write_text
@@ -132,9 +132,8 @@ def _recorded(folder: Path) -> FinishedRun:
 
 def _variant(one: FinishedRun) -> str:
     """`:72` where the command named the config file so."""
-    words = [word for word in one.environment.get("argv", []) if isinstance(word, str)]
-    named = [word.partition(".py:")[2] for word in words if ".py:" in word]
-    return f":{named[0]}" if named else ""
+    _, variant = split_variant(one.typed("--config") or "")
+    return f":{variant}" if variant else ""
 
 
 def _figures(runs: Sequence[FinishedRun]) -> str:

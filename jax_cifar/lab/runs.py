@@ -62,10 +62,14 @@ class FinishedRun:
     @property
     def init_from(self) -> str | None:
         """The run whose weights it began with, as it was typed after `--init-from`."""
+        return self.typed("--init-from", "--init_from")
+
+    def typed(self, *names: str) -> str | None:
+        """What was typed after an option of one of these names."""
         words = [word for word in self.environment.get("argv", []) if isinstance(word, str)]
         for i, word in enumerate(words):
             name, equals, value = word.partition("=")
-            if name in ("--init-from", "--init_from"):
+            if name in names:
                 return value if equals else next(iter(words[i + 1 :]), None)
         return None
 
