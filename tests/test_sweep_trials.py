@@ -181,6 +181,18 @@ def test_a_store_that_is_not_there_is_named_without_its_password(tmp_path):
     assert "secret" not in str(refused.value)
 
 
+def test_a_store_lies_in_its_folder_whatever_that_is_called(empty, tmp_path):
+    folder = tmp_path / "100 %20? #1 {a}=b"
+    folder.mkdir()
+    shutil.copy(empty, folder)
+    with Store(folder) as store:
+        assert len(finish_all(grid(store), 3)) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "sweep.db"}
+    assert {path.name for path in folder.iterdir()} == {"sweep.db", "turn.lock"}
+    with Store(folder) as store:
+        assert len(grid(store).finished(3)) == 3
+
+
 def test_a_journal_is_a_store_too(tmp_path):
     with Store(tmp_path, f"journal:{tmp_path / 'log'}") as store:
         assert len(finish_all(grid(store), 3)) == 3

@@ -62,7 +62,7 @@ class Store:
             self._held, _ = open_locked(self._life)
             stack.callback(self._leave)
             with self.turn():
-                self.storage, self._close = _open(self._url or f"sqlite:///{self._folder / 'sweep.db'}")
+                self.storage, self._close = _open(self._url or self._folder / "sweep.db")
                 stack.callback(self._close)
             self._ended, self._signing = threading.Event(), None
             stack.callback(self._stop_signing)
@@ -283,13 +283,16 @@ def _database(url: str, options: Mapping[str, Any], tries: int = 5) -> Any:
     return _database(url, options, tries - 1)
 
 
-def _open(url: str) -> tuple[Any, Callable[[], object]]:
-    """The store at a URL, and what closes it; raises `ConfigError` where it is not there."""
+def _open(place: str | Path) -> tuple[Any, Callable[[], object]]:
+    """The store at a URL or in a file, and what closes it; raises `ConfigError` where it is not there."""
     try:
         import optuna
+        import sqlalchemy  # Optuna brings it
     except ModuleNotFoundError:
         raise ConfigError("A sweep needs Optuna. Install it with: pip install -e '.[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # The name of a file may hold what means something else in a URL.
+    url = str(sqlalchemy.URL.create("sqlite", database=str(place))) if isinstance(place, Path) else place
     kind, _, rest = url.partition(":")
     if kind == "journal":
         from optuna.storages.journal import JournalFileBackend
