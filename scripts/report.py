@@ -152,10 +152,16 @@ def variants(arguments: Sequence[str]) -> None:
     parser = Parser(inspect.getdoc(variants), prog="report.py variants")
     parser.add_argument("--workdir", metavar="DIR", type=expand, required=True, help="run folder")
     parser.add_argument("--prune", metavar="SHARE", nargs="*", type=float, help="default: 0.2 0.4 0.6")
-    parser.add_argument("--finetune-epochs", metavar="N", type=float, help="of each pruned network (default 5)")
+    parser.add_argument(
+        "--finetune-epochs", metavar="N", type=float, default=5.0, help="of each pruned network (default 5)"
+    )
     parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
-    parser.add_argument("--seconds", metavar="S", type=float, help="to time each version for (default 2)")
-    show_variants(parser.parse_args(arguments))
+    parser.add_argument("--seconds", metavar="S", type=float, default=2.0, help="to time each version for (default 2)")
+    options = parser.parse_args(arguments)
+    for name in ("finetune-epochs", "seconds"):
+        value = getattr(options, name.replace("-", "_"))
+        check(value > 0, f"--{name}", value, "it must be greater than 0")
+    show_variants(options)
 
 
 def show_variants(options: Namespace) -> None:
@@ -172,8 +178,7 @@ def show_variants(options: Namespace) -> None:
 
     out = folder / "variants"
     amounts = (0.2, 0.4, 0.6) if options.prune is None else options.prune
-    given = {"epochs": options.finetune_epochs or 5.0, "seconds": options.seconds or 2.0}
-    figures = variants.measure(folder, out, amounts, data_dir=options.data_dir, **given)
+    figures = variants.measure(folder, out, amounts, options.finetune_epochs, options.data_dir, options.seconds)
     print(table(figures))
     name = read_record(folder / "config.json")["name"]
     print(f"\nONNX Runtime, where JAX is not named; {describe_devices()}")

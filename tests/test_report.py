@@ -11,6 +11,7 @@ import pytest
 from jax_cifar.cli import run
 from jax_cifar.config import Config
 from jax_cifar.config.files import apply_overrides, to_dict
+from jax_cifar.errors import ConfigError
 from jax_cifar.lab.tables import markdown, spread
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
@@ -118,6 +119,13 @@ def test_a_damaged_run_is_named_and_left_out(tmp_path, report):
     assert (code, len(lines)) == (0, 3)
     for line, (name, (_, _, why)) in zip(said, damages.items(), strict=True):
         assert line.startswith(f"{tmp_path / name} is left out: {why}")
+
+
+@pytest.mark.parametrize("option", ["--finetune-epochs", "--seconds"])
+def test_variants_are_neither_trained_on_nor_timed_for_nothing(option, tmp_path):
+    for value in ("0", "-1", "nan"):
+        with pytest.raises(ConfigError, match=f"{option} = {float(value)} is not allowed: it must be greater than 0"):
+            runpy.run_path(str(SCRIPT))["main"](["variants", "--workdir", str(tmp_path / "none"), option, value])
 
 
 def test_the_spread_is_mean_and_sample_standard_deviation_of_what_is_known():
