@@ -11,13 +11,15 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
-from small_runs import loop, small_config
+from small_runs import loop, small_config, untrained_run
 
 from jax_cifar import load_run, load_stablehlo
 from jax_cifar.deploy import artefact
@@ -25,8 +27,9 @@ from jax_cifar.deploy.onnx import load_onnx
 from jax_cifar.errors import CheckpointError, ConfigError, ExportError
 from jax_cifar.evaluation import latency
 from jax_cifar.files import read_record
+from jax_cifar.models import TinyCNN
 from torch_ref import convert, export
-from torch_ref.twin import load_twin
+from torch_ref.twin import load_twin, make_twin
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "export.py"
 
@@ -226,6 +229,29 @@ def test_a_twin_that_is_none_is_told_by_file_and_line(tmp_path, monkeypatch, nam
     )
     with pytest.raises(ConfigError, match=message):
         load_twin(named.format("own.py"), None, (32, 32, 3))
+
+
+TWIN = """
+from jax_cifar.config import ModelConfig
+from torch_ref.models import create_model
+
+def Twin(net, image_shape):
+    norm = "none" if net.norm == "folded" else net.norm
+    return create_model(ModelConfig("tiny_cnn", norm=norm, width=net.width), net.num_classes, image_shape[0])
+"""
+
+
+def test_a_network_of_ones_own_is_timed_before_and_after_folding(tmp_path, monkeypatch):
+    monkeypatch.setattr(latency, "measure_latencies", functools.partial(latency.measure_latencies, seconds=0, least=2))
+    file = tmp_path / "own.py"
+    file.write_text(TWIN)
+    original = untrained_run(tmp_path, model=TinyCNN(num_classes=10, width=4))
+    images = np.zeros((128, 32, 32, 3), np.uint8)
+    source: Any = SimpleNamespace(run=original.folded(), original=original, test=SimpleNamespace(images=images))
+    twin = f"{file}:Twin"
+    content = export.to_onnx(make_twin(source.run, twin), original.network.spec).SerializeToString()
+    told = list(runpy.run_path(str(SCRIPT))["fold_latencies"](source, content, twin))
+    assert told[0].startswith("latency         ONNX Runtime on ") and len(told) > 2
 
 
 def cut_short(folder):

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     for line in summary(source, options.float_input, agreement, (logits, runtime), out):
         print(line)
     if options.fold:
-        for line in fold_latencies(source, content if to_onnx else None):
+        for line in fold_latencies(source, content if to_onnx else None, options.torch_twin):
             print(line)
 
 
@@ -223,7 +223,7 @@ def summary(source: "Source", float_input: bool, agreement: Any, judged: tuple[A
     yield f"written         {out}, {out.stat().st_size / 1e6:.1f} MB, after another process had loaded it and predicted"
 
 
-def fold_latencies(source: "Source", content: bytes | None) -> Iterator[str]:
+def fold_latencies(source: "Source", content: bytes | None, torch_twin: str | None = None) -> Iterator[str]:
     """Times before and after folding: of ONNX Runtime where `content` is the folded model, else of JAX."""
     from jax_cifar.evaluation.latency import latency_lines
     from jax_cifar.telemetry.environment import describe_devices
@@ -235,7 +235,7 @@ def fold_latencies(source: "Source", content: bytes | None) -> Iterator[str]:
         from torch_ref.export import open_session, predict, to_onnx
         from torch_ref.twin import make_twin
 
-        before = to_onnx(make_twin(source.original), source.run.network.spec)
+        before = to_onnx(make_twin(source.original, torch_twin), source.run.network.spec)
         models = {"unfolded": before, "folded": onnx.load_model_from_string(content)}
         sessions = {name: open_session(model) for name, model in models.items()}
         ways = {name: lambda images, on=on: predict(on, images, len(images)) for name, on in sessions.items()}
