@@ -39,7 +39,9 @@ def main(arguments: Sequence[str]) -> None:
         "--memory", metavar="SIZE", type=size, default=0.0, help="may be used, such as 8GB (default: all)"
     )
     parser.add_argument("--margin", metavar="SHARE", type=float, default=0.1, help="of it is left alone (default 0.1)")
-    parser.add_argument("--most", metavar="N", type=int, default=8192, help="no larger batch is tried (default 8192)")
+    parser.add_argument(
+        "--most", metavar="N", type=int, default=8192, help="the batch is to be no larger (default 8192)"
+    )
     options, config = parser.read(arguments)
     passed_on = without(arguments, ("--memory", "--margin", "--most"))
 

@@ -69,6 +69,21 @@ def test_what_takes_too_long_is_not_tried_however_much_memory_there_is():
     assert found.why_no_larger == ", and an update of more would take over 60 seconds"
 
 
+@pytest.mark.parametrize(("limit", "tried_first"), [(1000, True), (15, False)])
+def test_no_more_than_the_most_is_found_where_more_is_configured(limit, tried_first, monkeypatch):
+    def run_probe(arguments, batch, margin, facts):
+        facts |= {"there": limit, "parts": 4, "images": 500}
+        return tried(batch or 20, 0, 1, 1, limit)
+
+    monkeypatch.setattr(batch_size, "run_probe", run_probe)
+    found = find_batch_size(["--config", "x.py"], 0, 0.0, 10)
+    assert found.probes[-1].batch == 20 and found.probes[-1].fits is tried_first
+    assert found.best is not None and found.best.batch == 8
+    assert found.why_no_larger == ", and no more than 10 were to be tried"
+    with pytest.raises(ConfigError, match=r"--most = 3 is not allowed: the devices .* need a multiple of 4 images"):
+        find_batch_size(["--config", "x.py"], 0, 0.0, 3)
+
+
 @pytest.mark.parametrize(
     ("code", "errors", "fits"),
     [(0, "", True), (3, "", False), (-6, "terminate called", False), (1, "std::bad_alloc", False), (-9, "", False)],

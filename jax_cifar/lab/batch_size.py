@@ -44,22 +44,26 @@ class Search:
     probes: Sequence[Probe]
     there: float  # bytes
     limit: float  # bytes: without the margin
-    most: int  # images: no larger batch was looked at
+    most: int  # images: no larger batch is asked for; the configured one, which is tried first, may be
 
     @property
     def best(self) -> Probe | None:
         """The largest that fits; None where nothing does."""
-        return next((probe for probe in reversed(self.probes) if probe.fits), None)
+        return next((probe for probe in reversed(self._wanted) if probe.fits), None)
 
     @property
     def why_no_larger(self) -> str:
         """What else than memory kept a larger batch from being tried; empty where nothing did."""
-        last = self.probes[-1]
+        last = self._wanted[-1]
         if not last.fits:
             return ""
         if last.seconds and last.seconds > SLOWEST / 2:
             return f", and an update of more would take over {SLOWEST:.0f} seconds"
         return f", and no more than {self.most:,} were to be tried"
+
+    @property
+    def _wanted(self) -> list[Probe]:
+        return [probe for probe in self.probes if probe.batch <= self.most]
 
 
 def find_batch_size(
@@ -72,10 +76,11 @@ def find_batch_size(
     """Compile and run a few updates of one batch size after another, until the largest that fits is known.
 
     Args:
-        arguments: `--config FILE` and overrides, as for training; the configured batch is tried first.
+        arguments: `--config FILE` and overrides, as for training; the configured batch is tried first, of any size, as
+            it tells what is there.
         memory: bytes that may be used; 0: what a device has, or what is free of the machine's where that is a CPU.
         margin: share of it that is left alone.
-        most: no larger batch is tried, nor one of more than all training images.
+        most: the batch is to be no larger, nor of more than all training images.
         tell: is told of what is tried.
 
     Raises:
@@ -94,9 +99,10 @@ def find_batch_size(
     first = probe(0)
     if not facts:
         raise ConfigError("Not even compiling the configured batch got through: give more --memory.")
-    most = min(most, int(facts["images"]))
+    most, parts = min(most, int(facts["images"])), int(facts["parts"])
+    check(parts <= most, "--most", most, f"the devices and optim.accumulate need a multiple of {parts} images")
     limit = (1 - margin) * facts["there"]
-    probes = search(probe, first, sizes(int(facts["parts"]), most), limit)
+    probes = search(probe, first, sizes(parts, most), limit)
     return Search(sorted(probes, key=lambda probe: probe.batch), facts["there"], limit, most)
 
 
@@ -117,7 +123,8 @@ def search(probe: Callable[[int], Probe], first: Probe, sizes: Sequence[int], li
 
 def next_size(probes: Sequence[Probe], sizes: Sequence[int], limit: float) -> int | None:
     """The size to try next, by memory that grows with the batch as it did; None where all is known."""
-    fitting = max((probe.batch for probe in probes if probe.fits), default=0)
+    largest = max(sizes, default=0)
+    fitting = max((probe.batch for probe in probes if probe.fits and probe.batch <= largest), default=0)
     failing = min((probe.batch for probe in probes if not probe.fits), default=math.inf)
     slow = min((probe.batch * SLOWEST / probe.seconds for probe in probes if probe.seconds), default=math.inf)
     open_sizes = [size for size in sizes if fitting < size < failing and size <= slow]
