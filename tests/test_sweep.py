@@ -206,12 +206,15 @@ def test_validation_images_of_the_data_set_are_what_trials_are_judged_by(tmp_pat
     assert found.trials[0]["images"] == len(divided.validation.labels) and found.winner[0]["outcome"] == "finished"
 
 
-def test_where_no_setting_can_be_trained_the_reason_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"), [(ConfigError("not today."), "not today"), (MemoryError(), "MemoryError")]
+)
+def test_where_no_setting_can_be_trained_the_reason_is_told(error, reason, tmp_path, monkeypatch):
     def refuse(*_):
-        raise ConfigError("not today.")
+        raise error
 
     monkeypatch.setattr(lots_module, "train_group", refuse)
-    with pytest.raises(ConfigError, match=r"No trial came to its end: not today\. Choose another --space"):
+    with pytest.raises(ConfigError, match=rf"No trial came to its end: {reason}\. Choose another --space"):
         sweep(config_of(), ["optim.lr=[0.1]"], workdir=tmp_path, grid=True)
 
 

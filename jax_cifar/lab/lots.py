@@ -85,8 +85,9 @@ class Lots:
                 except Exception as error:
                     if not (isinstance(error, ConfigError | MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
                         raise
+                    reason, *_ = str(error).splitlines() or [type(error).__name__]
                     for claim, _ in members:
-                        trials.finish(claim, 0.0, {"outcome": "refused", "reason": str(error).splitlines()[0]})
+                        trials.finish(claim, 0.0, {"outcome": "refused", "reason": reason})
 
     def _train_lot(self, trials: Trials, members: Sequence[tuple[Claim, Config]], part: Part, prune: bool) -> None:
         claims, configs = zip(*members, strict=True)

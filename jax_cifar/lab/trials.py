@@ -304,7 +304,8 @@ def _open(place: str | Path) -> tuple[Any, Callable[[], object]]:
         database = _database(url, options)
         return optuna.storages.get_storage(database), lambda: (database.remove_session(), database.engine.dispose())
     except Exception as error:
-        told = str(error.__cause__ or error).strip().splitlines()[0]
+        cause = error.__cause__ or error
+        told, *_ = str(cause).strip().splitlines() or [type(cause).__name__]
         shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
         raise ConfigError(
             f"--storage {shown} cannot be opened: {told} It must be a database that is running, such as"
