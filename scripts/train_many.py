@@ -82,10 +82,12 @@ def table(results: Sequence["ManyResult"], momentum: str) -> str:
     head = ["lr", momentum, "weight decay", "seeds", *shown, "training time"]
     lines = []
     for setting, group in rows.items():
-        lost = sum(result.diverged_at is not None for result in group)
+        whole = [result for result in group if result.diverged_at is None]
+        lost = len(group) - len(whole)
         count = f"{len(group)}, {lost} diverged" if lost else str(len(group))
-        cells = [spread([getattr(result, name) for result in group], form) for name, form in shown.values()]
-        seconds = f"{statistics.fmean(result.seconds for result in group):.3g} s"
+        cells = [spread([getattr(result, name) for result in whole], form) for name, form in shown.values()]
+        # One that diverged may have been stopped early.
+        seconds = f"{statistics.fmean(result.seconds for result in whole):.3g} s" if whole else "-"
         lines.append([*(f"{value:g}" for value in setting), count, *cells, seconds])
     return markdown(head, lines)
 

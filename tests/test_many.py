@@ -6,6 +6,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +196,20 @@ def test_the_script_trains_every_combination_with_every_seed(script, tmp_path, c
     assert [(one["seed"], one["lr"]) for one in written["results"]] == [(4, 0.05), (5, 0.05), (4, 1e30), (5, 1e30)]
     accuracies = [one["test_accuracy"] for one in written["results"]]
     assert rows[0][4].startswith(f"{np.mean(accuracies[:2]):.2%}") and accuracies[2:] == [None, None]
+
+
+def test_the_time_is_that_of_the_runs_that_did_not_diverge():
+    figures = {"test_accuracy": 0.5, "test_loss": 1.0, "test_accuracy_tta": None, "validation_accuracy": None}
+
+    def result(seed: int, lr: float, seconds: float, diverged_at: int | None = None) -> SimpleNamespace:
+        setting = {"seed": seed, "lr": lr, "momentum": 0.9, "weight_decay": 0.0}
+        return SimpleNamespace(setting=setting, seconds=seconds, diverged_at=diverged_at, **figures)
+
+    runs = [result(0, 0.1, 8.0), result(1, 0.1, 2.0, 3), result(0, 9.0, 2.0, 3)]
+    *_, some, none = runpy.run_path(str(SCRIPT))["table"](runs, "momentum").splitlines()
+    assert some.endswith(" | 2, 1 diverged | 50.00% | 1.0000 | 8 s |") and none.endswith(
+        " | 1, 1 diverged | - | - | - |"
+    )
 
 
 def test_the_script_prints_what_had_finished_when_it_is_stopped(script, tmp_path, capsys, monkeypatch):
