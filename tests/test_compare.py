@@ -136,6 +136,16 @@ def test_what_differs_is_worked_out_and_stands_in_the_table():
     assert "one experiment against itself" in compare(some_runs(NEW, first=9), some_runs(OLD)).notes()[1]
 
 
+def test_other_views_are_a_difference_of_their_figure_alone():
+    old = some_runs(OLD, "--eval.tta", "mirror", test_accuracy_tta=0.7)
+    new = some_runs(NEW, "--eval.tta", "mirror-translate", test_accuracy_tta=0.71)
+    assert compare(new, old).fields == {}
+    found = compare(new, old, "test_accuracy_tta")
+    assert found.fields == {"eval.tta": ("mirror-translate", "mirror")}
+    with pytest.raises(ConfigError, match=r"of its side were judged by mirror and mirror-translate: name the runs of"):
+        compare([old[0], *new[1:]], some_runs(NEW, *FASTER, test_accuracy_tta=0.7), "test_accuracy_tta")
+
+
 def test_a_side_is_one_experiment_and_holds_no_run_of_the_other():
     old, new = some_runs(OLD), some_runs(NEW, *FASTER)
     with pytest.raises(

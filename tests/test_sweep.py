@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from small_runs import Perceptron, a_lot, tiny_config, with_fields
 
+from jax_cifar.config.modules import running
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError
 from jax_cifar.lab import lots as lots_module
@@ -175,6 +176,22 @@ def test_a_sweep_over_images_of_ones_own_belongs_to_their_place(name, same, tmp_
     if not same:
         with pytest.raises(ConfigError, match=r"holds another sweep:\n  data\.dir: '/.*/a' there, '/.*/b' here"):
             other.make_folder(tmp_path / "sweep")
+
+
+def test_a_sweep_over_a_network_of_ones_own_belongs_to_its_code(tmp_path):
+    def search(number: int) -> Search:
+        file = tmp_path / "own_net.py"
+        file.write_text(f"import flax.linen as nn\nclass Net(nn.Module):\n    size: int = 3\n    number = {number}\n")
+        with running(file) as module:
+            config = tiny_config(model=module.Net())
+        return Search(config, parse_space(["optim.lr=[0.1,0.2]"], config), True)
+
+    one, other, again = map(search, (1, 2, 1))
+    one.make_folder(tmp_path / "sweep")
+    again.make_folder(tmp_path / "sweep")
+    assert one.digest == again.digest != other.digest
+    with pytest.raises(ConfigError, match=r"holds another sweep:\n  the code in own_net\.py: .{12} there, .{12} here"):
+        other.make_folder(tmp_path / "sweep")
 
 
 def test_the_folder_of_something_else_is_left_alone(tmp_path):

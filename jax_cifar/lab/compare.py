@@ -214,8 +214,10 @@ def compare(
     if shared:
         raise ConfigError(f"{min(shared)} stands on both sides: a run does not differ from itself. Name it once.")
     one, other = _side(this, metric, leave_out), _side(that, metric, leave_out)
-    gap, apart = _gap(one, other, METRICS[metric]), differing(this[0], that[0])
-    return Comparison(METRICS[metric], one, other, gap, *apart, diverged, least)
+    gap, (fields, surroundings) = _gap(one, other, METRICS[metric]), differing(this[0], that[0])
+    if metric == "test_accuracy_tta":
+        fields |= _differing({"eval.tta": _views(this[0])}, {"eval.tta": _views(that[0])})
+    return Comparison(METRICS[metric], one, other, gap, fields, surroundings, diverged, least)
 
 
 def require_one_experiment(runs: Sequence[FinishedRun], name: str) -> None:
@@ -263,7 +265,16 @@ def _side(runs: Sequence[FinishedRun], metric: str, leave_out: Callable[[str, st
     ways = {"test_accuracy_tta": "--eval.tta mirror", "validation_accuracy": "--data.val_fraction 0.1"}
     expected = f"{', '.join(without[:3])} has no such figure: train with {ways.get(metric)}, or choose another"
     check(not without, "--metric", metric, expected)
+    views = {_views(one) for one in kept}
+    if metric == "test_accuracy_tta" and len(views) > 1:
+        told = " and ".join(sorted(views))
+        raise ConfigError(f"{kept[0].shown} and the others of its side were judged by {told}: name the runs of one.")
     return Side(kept, tuple(value for value in values if value is not None))
+
+
+def _views(one: FinishedRun) -> str:
+    """The test-time augmentation that a run was judged with: what it computes does not depend on it."""
+    return one.config["eval"]["tta"]
 
 
 def _gap(this: Side, that: Side, metric: Metric) -> Difference | None:

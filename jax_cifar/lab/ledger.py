@@ -5,7 +5,6 @@ ledger.train(configs, on_run=lambda result: ...)
 ledger[configs[0]]["test_accuracy"]
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any
 
 from jax_cifar.config import Config
 from jax_cifar.config.files import experiment_fields, to_record
-from jax_cifar.config.modules import PROGRAMS
-from jax_cifar.config.record import code_of
+from jax_cifar.config.source import own_code
 from jax_cifar.errors import CheckpointError
 from jax_cifar.files import read_record, sha256_of_json, write_record
 from jax_cifar.training.many import ManyResult, train_many
@@ -26,9 +24,7 @@ def identity(config: Config) -> str:
 
     Code of the user's own counts by its text, the library's does not.
     """
-    programs = [PROGRAMS[module][0] for module in code_of(config).values() if module in PROGRAMS]
-    code = {name: hashlib.sha256(text).hexdigest() for one in programs for name, text in one.sources.items()}
-    own = {"name": None, "eval.tta": config.eval.tta, "code": code}
+    own = {"name": None, "eval.tta": config.eval.tta, "code": own_code(config)}
     return sha256_of_json(experiment_fields(to_record(config)) | own)
 
 

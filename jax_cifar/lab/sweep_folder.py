@@ -8,6 +8,7 @@ from typing import Any
 
 from jax_cifar.config import Config
 from jax_cifar.config.files import OWN_DATA, differing_fields, experiment_fields, to_record
+from jax_cifar.config.source import own_code
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import expand, read_record, sha256_of_json, write_record
 from jax_cifar.lab.space import Axis
@@ -30,7 +31,9 @@ class Search:
         what = {name: value for name, value in values.items() if name not in ("log", "checkpoint", "eval")}
         place = values["data"]["dir"] if self.config.data.name in OWN_DATA else None
         what |= {"data": {**values["data"], "dir": place}, "distributed": None}
-        return sha256_of_json({"config": what, "space": list(map(str, self.axes)), "grid": self.grid})[:12]
+        what = {"config": what, "space": list(map(str, self.axes)), "grid": self.grid}
+        code = own_code(self.config)
+        return sha256_of_json(what | ({"code": code} if code else {}))[:12]
 
     @property
     def name(self) -> str:
@@ -64,12 +67,15 @@ class Search:
     def write(self, folder: Path, **results: Any) -> None:
         """Write sweep.json: what this is, and what has come of it."""
         what = {"config": to_record(self.config), "space": list(map(str, self.axes)), "grid": self.grid}
+        what["code"] = own_code(self.config)
         write_record(folder / RECORD, {**what, **results})
 
     def _check_same(self, folder: Path, record: Mapping[str, Any]) -> None:
         differing = differing_fields(record["config"], to_record(self.config), experiment_fields)
         own = {"--space": (" ".join(record["space"]), " ".join(map(str, self.axes)))}
         own["--grid"] = (str(record["grid"]), str(self.grid))
+        there, here = record.get("code", {}), own_code(self.config)
+        own |= {f"the code in {name}": (there[name][:12], here.get(name, "none")[:12]) for name in there}
         differing += [f"{name}: {there} there, {here} here" for name, (there, here) in own.items() if there != here]
         if differing:
             shown = "\n  ".join(differing[:8])
