@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 from flax.traverse_util import flatten_dict
-from networks import CLASSES, CONFIGS, QUICK_COMPILE, draw_variables, image_size, template
+from networks import (
+    CLASSES,
+    CONFIGS,
+    NAMES,
+    QUICK_COMPILE,
+    draw_variables,
+    image_size,
+    shorten,
+    shorten_judge,
+    template,
+)
 from tolerances import assert_close, difference
 
 from jax_cifar import models
@@ -64,6 +74,21 @@ def same_bits(actual, expected):
 def test_logits_agree(case):
     images, expected = jax_logits(case)
     assert_close(torch_logits(case, images), expected, "float32 network", "logits")
+
+
+@pytest.mark.parametrize("case", [*(f"{name}-batch" for name in NAMES), "resnet18-imagenet", "speedrun_net-shallow"])
+def test_logits_of_grey_images_that_are_no_squares_agree(case):
+    size = image_size(case), image_size(case) + 16
+    images = np.random.default_rng(1).normal(size=(3, *size, 1)).astype(np.float32)
+    model = shorten(models.create_model(CONFIGS[case], CLASSES))
+    apply = functools.partial(model.apply, train=False)
+    variables = draw_variables(jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images))
+    expected = np.asarray(jax.jit(apply, compiler_options=QUICK_COMPILE)(variables, images))
+    judge = shorten_judge(create_model(CONFIGS[case], CLASSES, size, image_channels=1)).eval()
+    judge.load_state_dict(to_torch(variables, judge), strict=True)
+    with torch.no_grad():
+        actual = judge(torch.from_numpy(images.reshape(3, 1, *size))).numpy()
+    assert_close(actual, expected, "float32 network", "logits")
 
 
 @plain_network

@@ -1,5 +1,6 @@
 """The PyTorch networks refuse what the JAX ones refuse, and start as they start."""
 
+import contextlib
 import functools
 import math
 import re
@@ -56,6 +57,21 @@ def test_same_image_sizes_are_refused(name, smallest):
         models.check_network(model, (smallest - 1, smallest - 1, 3), (), CLASSES)
     with pytest.raises(ConfigError, match=f"image_size = {smallest - 1} "):
         create_model(config, CLASSES, smallest - 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_same_numbers_of_whitening_pairs_are_refused(channels):
+    most, shape = 4 * channels, (16, 16, channels)
+    for pairs in (most, most + 1):
+        config = ModelConfig("speedrun_net", width=1, whiten_bias=False, whiten_pairs=pairs)
+        makes: list[Any] = [
+            functools.partial(models.check_network, models.create_model(config, CLASSES), shape, (), CLASSES),
+            functools.partial(create_model, config, CLASSES, shape[:2], channels),
+        ]
+        for make in makes:
+            expected = pytest.raises(ConfigError, match=rf"whiten_pairs = {pairs} is .* it must be from 1 to {most}\b")
+            with expected if pairs > most else contextlib.nullcontext():
+                make()
 
 
 SIGNIFICANCE = 1e-5  # level of one Kolmogorov-Smirnov test; some two hundred are made, of fixed seeds

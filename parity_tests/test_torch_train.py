@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from small_runs import small_config
+from small_runs import grey_data, small_config
 from tolerances import agree, assert_close
 
 from jax_cifar import augment as jax_augment
@@ -82,6 +82,13 @@ def test_a_run_and_the_same_again():
     labels = torch.tensor(splits.test.labels, dtype=torch.int64)
     assert result.test_loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert result.test_accuracy == (logits.argmax(1) == labels).double().mean().item()
+
+
+@pytest.mark.parametrize("name", ["speedrun_net", "tiny_cnn"])
+def test_grey_images_made_smaller_are_trained_on(name, tmp_path):
+    shrunk = {"steps": 4, "resolutions": ((12, 1.0),)}
+    result = train.train(small_config(data=grey_data(tmp_path), model={"name": name}, train=shrunk), verbose=False)
+    assert len(result.losses) == 4 and next(result.model.parameters()).shape[1] == 1
 
 
 def test_evaluating_after_an_epoch_is_no_training(monkeypatch):

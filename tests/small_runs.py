@@ -74,6 +74,13 @@ def untrained_run(folder: Path, **sections: Any) -> Run:
     return Run(folder, config, network, variables, step=0, data_name=splits.name)
 
 
+def grey_data(folder: Path) -> dict[str, Any]:
+    """The section `data` of grey images in an .npz file, made there: 200 to train on and 40 to test, of 10 classes."""
+    images = np.random.default_rng(0).integers(0, 256, (240, 16, 16), np.uint8)
+    np.savez(folder / "grey.npz", images=images, labels=np.arange(240) % 10)
+    return {"name": "npz", "dir": str(folder / "grey.npz"), "test_fraction": 1 / 6, "subset": None}
+
+
 # Of each member, what it has of its own.
 MEMBERS = [
     {},
@@ -151,6 +158,7 @@ __all__ = [
     "Perceptron",
     "StopAt",
     "a_lot",
+    "grey_data",
     "largest_difference",
     "loop",
     "outline",

@@ -22,20 +22,21 @@ class TinyCNN(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        size: int,
+        image_size: tuple[int, int],
         norm: NormName,
         channels: Channels,
         width: int = 32,
         dropout: float = 0.3,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         conv, make_norm = make_layers(norm)
         first, second, third = (channels.get(f"conv{i + 1}", width * 2**i) for i in range(3))
-        self.conv1, self.bn1 = conv(3, first, 3, padding=1), make_norm(first)
+        self.conv1, self.bn1 = conv(image_channels, first, 3, padding=1), make_norm(first)
         self.conv2, self.bn2 = conv(first, second, 3, padding=1), make_norm(second)
         self.conv3, self.bn3 = conv(second, third, 3, padding=1), make_norm(third)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(third * (size // 8) ** 2, num_classes)
+        self.fc = nn.Linear(third * _positions(image_size, 8), num_classes)
 
     def forward(self, x: Images) -> Logits:
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
@@ -49,19 +50,20 @@ class SimpleCNN(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        size: int,
+        image_size: tuple[int, int],
         norm: NormName,
         channels: Channels,
         width: int = 32,
         dropout: float = 0.0,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         conv, make_norm = make_layers(norm)
         first, second = channels.get("conv1", width), channels.get("conv2", 2 * width)
         hidden = channels.get("fc1", 4 * width)
-        self.conv1, self.bn1 = conv(3, first, 3, padding=1), make_norm(first)
+        self.conv1, self.bn1 = conv(image_channels, first, 3, padding=1), make_norm(first)
         self.conv2, self.bn2 = conv(first, second, 3, padding=1), make_norm(second)
-        self.fc1 = nn.Linear(second * (size // 4) ** 2, hidden)
+        self.fc1 = nn.Linear(second * _positions(image_size, 4), hidden)
         self.dropout = nn.Dropout(dropout)
         self.fc2 = nn.Linear(hidden, num_classes)
 
@@ -77,14 +79,15 @@ class CifarCNN(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        size: int,
+        image_size: tuple[int, int],
         norm: NormName,
         channels: Channels,
         width: int = 64,
         dropout: float = 0.25,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
-        blocks, inputs = [], 3
+        blocks, inputs = [], image_channels
         for i in range(4):
             first, second = (channels.get(f"block{i + 1}/conv{j}", width * 2**i) for j in (1, 2))
             blocks.append(_Block(inputs, first, second, norm))
@@ -92,7 +95,7 @@ class CifarCNN(nn.Module):
         self.block1, self.block2, self.block3, self.block4 = blocks
         self.dropout = nn.Dropout(dropout)
         first, second = channels.get("fc1", 16 * width), channels.get("fc2", 8 * width)
-        self.fc1 = nn.Linear(inputs * (size // 16) ** 2, first)
+        self.fc1 = nn.Linear(inputs * _positions(image_size, 16), first)
         self.fc2 = nn.Linear(first, second)
         self.fc3 = nn.Linear(second, num_classes)
 
@@ -167,11 +170,13 @@ class ResNet(nn.Module):
         dropout: float = 0.0,
         stem: Literal["cifar", "imagenet"] = "cifar",
         zero_init_residual: bool = False,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         conv, make_norm = make_layers(norm)
         imagenet = stem == "imagenet"
-        self.conv1 = conv(3, width, 7, 2, padding=3) if imagenet else conv(3, width, 3, padding=1)
+        kernel, stride = (7, 2) if imagenet else (3, 1)
+        self.conv1 = conv(image_channels, width, kernel, stride, padding=kernel // 2)
         self.bn1 = make_norm(width)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if imagenet else nn.Identity()
         stages, inputs = [], width
@@ -204,33 +209,45 @@ _NETWORKS: Mapping[str, Callable[..., nn.Module]] = {"speedrun_net": SpeedrunNet
 _SMALLEST_IMAGE = {"tiny_cnn": 8, "simple_cnn": 4, "cifar_cnn": 16}
 
 
-def create_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> nn.Module:
+def create_model(
+    config: ModelConfig, num_classes: int, image_size: int | tuple[int, int] = 32, image_channels: int = 3
+) -> nn.Module:
     """The network that `config` names, float32, with fresh weights from PyTorch's global generator.
 
     Args:
         config: architecture and its options; where `width` or `dropout` is None, the architecture's default holds.
         num_classes: width of the last layer.
-        image_size: height and width of the images in pixels, which fix the first dense layer of the plain CNNs.
+        image_size: height and width of the images in pixels, which fix the first dense layer of the plain CNNs; one
+            number for both.
+        image_channels: of the images: 1 where they are grey.
 
     Raises:
-        ConfigError: there is no class, the images are too small, or the network is one of one's own.
+        ConfigError: there is no class, the images are too small, the patches have fewer numbers than
+            `model.whiten_pairs`, or the network is one of one's own.
     """
     if not isinstance(config, ModelConfig):
         raise ConfigError(f"model = {type(config).__name__} has no twin in PyTorch: choose a network that ships.")
     check(num_classes >= 1, "num_classes", num_classes, "it must be at least 1")
     smallest = (_SMALLEST_IMAGE | {"speedrun_net": 7 * config.whiten_stride + 2}).get(config.name, 1)
-    check(image_size >= smallest, "image_size", image_size, f"{config.name} needs {smallest} or more")
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    check(min(size) >= smallest, "image_size", image_size, f"{config.name} needs {smallest} or more")
+    pairs, numbers = config.whiten_pairs, 4 * config.whiten_stride**2 * image_channels
+    check(pairs is None or pairs <= numbers, "model.whiten_pairs", pairs, f"it must be from 1 to {numbers}")
     options = {name: getattr(config, name) for name in ("norm", "width", "dropout", "convs_per_group")}
     options = {name: value for name, value in options.items() if value is not None}
-    options["channels"] = dict(config.channels)
+    options |= {"channels": dict(config.channels), "image_channels": image_channels}
     if config.name in _RESNETS:
         options |= {"stem": config.stem, "zero_init_residual": config.zero_init_residual}
     elif config.name in _CNNS:
-        options["size"] = image_size
+        options["image_size"] = size
     else:
         options.pop("dropout", None)
         options |= {name: getattr(config, name) for name in ("whiten_bias", "whiten_stride", "whiten_pairs")}
     return _NETWORKS[config.name](num_classes, **options)
+
+
+def _positions(image_size: tuple[int, int], shrunk: int) -> int:
+    return (image_size[0] // shrunk) * (image_size[1] // shrunk)
 
 
 def _downsample(inputs: int, outputs: int, stride: int, conv: Conv, norm: Norm) -> nn.Module:

@@ -30,11 +30,12 @@ class SpeedrunNet(nn.Module):
         whiten_bias: bool = True,
         whiten_stride: int = 1,
         whiten_pairs: int | None = None,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
-        filters, stride = whiten_pairs or 24 * whiten_stride**2, whiten_stride
+        filters, stride = whiten_pairs or 8 * whiten_stride**2 * image_channels, whiten_stride
         inputs, self.pairs = 2 * filters if whiten_pairs else filters, whiten_pairs
-        self.whiten = nn.Conv2d(3, filters, 2 * stride, stride, stride - 1, bias=whiten_bias)
+        self.whiten = nn.Conv2d(image_channels, filters, 2 * stride, stride, stride - 1, bias=whiten_bias)
         self.whiten.weight.requires_grad_(False)
         groups = []
         for i, usual in enumerate((width, 4 * width, 4 * width), start=1):

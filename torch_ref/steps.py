@@ -72,9 +72,11 @@ def make_network(
 
     They are of the last side of `train.resolutions`, by which it is judged, as in JAX.
     """
-    model = create_model(config.model, num_classes, data.images.shape[1]).to(data.images.device)
+    side, (height, width, channels) = last_side(config), data.images.shape[1:]
+    size = (height, width) if side is None else (side, side)
+    model = create_model(config.model, num_classes, size, channels).to(data.images.device)
     if isinstance(model, StartsFromImages):
-        model.init_from(inputs(pixels(data.images[:5000]), last_side(config)))
+        model.init_from(inputs(pixels(data.images[:5000]), side))
     return model.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 

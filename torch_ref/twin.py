@@ -32,7 +32,7 @@ def make_twin(trained: Any, named: str | None = None) -> nn.Module:
     else:
         if getattr(trained.network.model, "norm", None) == "folded":
             network = dataclasses.replace(network, norm="none", zero_init_residual=False)
-        twin = create_model(network, spec.num_classes, height)
+        twin = create_model(network, spec.num_classes, (height, width), channels)
     twin.load_state_dict(convert.to_torch(trained.variables, twin))
     return twin
 
