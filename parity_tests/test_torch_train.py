@@ -221,6 +221,23 @@ def test_speedrun_net_is_whitened_by_the_training_images_and_keeps_that():
     np.testing.assert_allclose(np.linalg.norm(actual, axis=0), np.linalg.norm(expected, axis=0), rtol=1e-3)
 
 
+def own_loss(logits, targets):
+    return targets - logits[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"loss": own_loss}, r"train\.loss = 'own_loss' is not allowed: .*cross-entropy alone; leave it out\.$"),
+        ({"patience": 2}, r"train\.patience = 2 is not allowed: .*; set it to 0\.$"),
+        ({"skip_nonfinite": 3}, r"train\.skip_nonfinite = 3 is not allowed: .*; leave it out\.$"),
+    ],
+)
+def test_what_jax_would_train_otherwise_is_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        train.plan(small_config(train=fields), 200)
+
+
 def test_runs_that_cannot_be():
     with pytest.raises(ConfigError, match=r"train\.batch_size = 201 is not allowed: there are 200 training images"):
         train.train(small_config(train={"batch_size": 201}), verbose=False)

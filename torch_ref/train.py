@@ -4,8 +4,9 @@
     python -m torch_ref.train --config configs/cifar10_simple_cnn.py --optim.lr 0.01 --compile
 
 Runs on one device, CUDA if there is one. The training images are trained on and the test images evaluated at the end,
-with the test-time augmentation of `eval.tta` a second time; nothing is saved. `eval.every` and the sections
-checkpoint, log and distributed have no effect.
+with the test-time augmentation of `eval.tta` a second time; nothing is saved. `eval.every`, `steps_per_call`,
+`compilation_cache`, `deterministic` and `debug_nans` of `train`, and the sections checkpoint, log and distributed have
+no effect.
 Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite.
 """
 
@@ -182,9 +183,12 @@ class Plan(NamedTuple):
 
 
 def plan(config: Config, images: int) -> Plan:
-    """The updates of a run over so many training images."""
-    batch_size, skips = config.train.batch_size, config.train.skip_nonfinite
+    """The updates of a run over so many training images; raises `ConfigError` for one that would be another in JAX."""
+    batch_size, skips, loss = config.train.batch_size, config.train.skip_nonfinite, config.train.loss
+    patience, name = config.train.patience, getattr(loss, "__name__", loss)
     check(skips == 0, "train.skip_nonfinite", skips, "the reference stops at a loss that is not finite; leave it out")
+    check(loss is None, "train.loss", name, "the reference has the cross-entropy alone; leave it out")
+    check(patience == 0, "train.patience", patience, "the reference trains to the planned end; set it to 0")
     check(batch_size <= images, "train.batch_size", batch_size, f"there are {images} training images")
     steps_per_epoch = images // batch_size
     total_steps = config.train.steps or max(1, round(config.train.epochs * steps_per_epoch))
