@@ -26,6 +26,7 @@ from jax_cifar.errors import ConfigError, Diverged
 from jax_cifar.evaluation.predict import VIEW_WEIGHTS, tta_views
 from jax_cifar.models.network import normalize
 from jax_cifar.optim.schedules import make_schedule
+from jax_cifar.run.folder import input_spec
 from jax_cifar.training.plan import make_plan
 from torch_ref import models as torch_models
 from torch_ref import steps, train
@@ -135,6 +136,19 @@ def test_test_time_augmentation_has_the_same_views_and_weights(tta, x64):
     assert_close(theirs(tta), ours, "float64 operation")
     others = set(VIEW_WEIGHTS) - {tta}
     assert not any(agree(theirs(other), ours, "float64 operation") for other in others)
+
+
+def test_a_channel_that_is_the_same_in_all_images_is_normalised_as_in_jax():
+    splits = load_data(small_config().data)
+    images = splits.train.images.copy()
+    images[..., 1] = 77
+    part = dataclasses.replace(splits.train, images=images, known_sums=None)
+    spec = input_spec(small_config(), dataclasses.replace(splits, train=part))
+    pixels = np.float32(images[:5]) / 255
+    theirs = steps.make_inputs(part, torch.device("cpu"))(torch.tensor(pixels).permute(0, 3, 1, 2), None)
+    ours = np.asarray(normalize(jnp.asarray(pixels), spec.mean, spec.std))
+    assert_close(theirs.permute(0, 2, 3, 1).numpy(), ours, "float32 operation")
+    assert np.abs(ours[..., 1]).max() < 1e-6
 
 
 def test_an_epoch_shows_every_image_at_most_once():

@@ -52,11 +52,15 @@ def pixels(images: UInt8[Tensor, "batch height width channel"]) -> Images:
 
 
 def make_inputs(part: Dataset, device: torch.device) -> Inputs:
-    """Every channel to mean 0 and standard deviation 1, measured on a whole part of the data; smaller where asked."""
+    """Every channel to mean 0 and standard deviation 1, measured on a whole part of the data; smaller where asked.
+
+    A channel that is the same in all images becomes 0, as in JAX.
+    """
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
         for values in channel_statistics(part.images)
     )
+    std = torch.where(std == 0, 1.0, std)
     return lambda images, side: downsample((images - mean) / std, side)
 
 
