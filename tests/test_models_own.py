@@ -68,19 +68,31 @@ class Centred(nn.Module):
         return nn.Dense(4)(nn.Conv(self.filters[0], (3, 3))(images - shift.reshape(1, 1, 1, -1)).mean(axis=(1, 2)))
 
 
+class WithCounter(nn.Module):
+    """Statistics that have no mean: updates so far, and whether there was one."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
+        begun = self.variable("batch_stats", "begun", jnp.zeros, (), jnp.bool_)
+        if train:
+            count.value, begun.value = count.value + 1, jnp.bool_(True)
+        return nn.Dense(4)(images.mean(axis=(1, 2)))
+
+
 def trained(model: Any, steps: int = 3, **optim: Any) -> tuple[Any, Any]:
-    """Variables before and after some updates by the library's own step, compiled."""
+    """Variables before and after some updates by the library's own step, compiled; the averaged ones, if asked for."""
     check_network(model, SHAPE, (), 4)
     variables = init_variables(model, KEY, IMAGES)
     config = Config(name="own", optim=OptimConfig(**optim))
     optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(model))
     step = jax.jit(make_train_step(model, optimizer, config))
-    state = create_train_state(variables, optimizer, ema=False)
+    state = create_train_state(variables, optimizer, ema=config.optim.ema_decay > 0)
     for number in range(steps):
         hyper = Hyper(*map(jnp.float32, (0.1, 0.9, 0.0)))
         state, sums = step(state, IMAGES, LABELS, hyper, jax.random.fold_in(KEY, number))
         assert float(sums["loss"]) > 0
-    return variables, state.variables
+    return variables, state.eval_variables
 
 
 def test_a_network_without_batch_norm_is_trained():
@@ -101,6 +113,13 @@ def test_flax_batch_norm_and_dropout_are_trained_in_the_type_asked_for(dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype(jnp.float32)}
     for path in ("mean", "var"):
         assert jnp.any(before["batch_stats"]["BatchNorm_0"][path] != after["batch_stats"]["BatchNorm_0"][path])
+
+
+def test_counters_and_flags_among_averaged_weights_are_the_newest():
+    last, averaged = (trained(WithCounter(), ema_decay=decay)[1] for decay in (0.0, 0.9))
+    assert averaged["batch_stats"] == last["batch_stats"] == {"count": 3, "begun": True}
+    assert averaged["batch_stats"]["count"].dtype == jnp.int32
+    assert jnp.any(averaged["params"]["Dense_0"]["kernel"] != last["params"]["Dense_0"]["kernel"])
 
 
 def test_frozen_parts_stay_as_the_images_started_them():

@@ -86,6 +86,8 @@ def constant_momentum(config: OptimConfig) -> float:
 def update_ema(ema: PyTree, new: PyTree, decay: float, done: Int[Array, ""] | None = None) -> PyTree:
     """Moving average decay * ema + (1 - decay) * new, to be started as a copy of the initial weights.
 
+    What has no fractions, a counter or a flag among the statistics, is the newest.
+
     `done`, the updates before this one, warms the average up: the decay is min(decay, (1 + done) /
     (10 + done)), as TensorFlow's ExponentialMovingAverage and diffusers' EMAModel have it. Until the decay is
     reached the average is over about the last ninth of the updates so far (polynomial decay, Shamir and Zhang 2013),
@@ -98,6 +100,8 @@ def update_ema(ema: PyTree, new: PyTree, decay: float, done: Int[Array, ""] | No
     """
 
     def average(e: Array, x: Array) -> Array:
+        if not jnp.issubdtype(e.dtype, jnp.inexact):
+            return x
         share = 1 - decay if done is None else jnp.maximum(1 - decay, 9 / (10 + done.astype(e.dtype)))
         return e + jnp.asarray(share, e.dtype) * (x - e)
 
