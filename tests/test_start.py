@@ -4,6 +4,7 @@ import json
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_runs import Perceptron, same_bits, small_config
@@ -70,6 +71,17 @@ def test_training_goes_on_from_the_weights(finished, tmp_path, monkeypatch, caps
     assert np.abs(kernels[1] - kernels[0]).max() > 1e-2
     # What the experiment is known to reach is not for one that starts elsewhere.
     assert capsys.readouterr().out.count("reaches     98 % in a minute\n") == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_weights_in_half_precision_are_trained_in_float32(dtype, tmp_path):
+    config = small_config(model=Perceptron(), train={"steps": 4})
+    network = network_of(config)
+    fresh = network.model.init(jax.random.key(0), jnp.zeros((1, *network.spec.image_shape)), train=False)
+    half = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), fresh)
+    start = starting_weights(half, network, config, print)
+    assert same_bits(start, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), half))
+    assert train(config, tmp_path / "run", init_from=half).summary["steps"] == 4
 
 
 def test_what_cannot_be_started_from_is_refused_and_leaves_nothing(finished, tmp_path):

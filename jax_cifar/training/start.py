@@ -29,7 +29,8 @@ def starting_weights(
 
     Every parameter and statistic of the other run's newest checkpoint is taken over (the averaged ones where it
     averaged), or of the variables that are given in place of its folder. Arrays that differ in nothing but the number
-    of classes, the last axis, are the head: those are fresh, as the run's own seed makes them.
+    of classes, the last axis, are the head: those are fresh, as the run's own seed makes them. All take the types of
+    the network: weights that were kept in half precision are trained in float32.
 
     Raises:
       CheckpointError: there is no checkpoint.
@@ -49,7 +50,7 @@ def starting_weights(
     head = differing_head(theirs, ours, network.spec.num_classes, name)
     kept = f"all but the head ({', '.join(sorted(head))}), whose classes differ" if head else "all weights"
     say(f"starting from {origin}: {kept}")
-    taken = {name: ours[name] if name in head else jnp.asarray(theirs[name]) for name in ours}
+    taken = {name: ours[name] if name in head else jnp.asarray(theirs[name], ours[name].dtype) for name in ours}
     return {"params": {}, "batch_stats": {}} | unflatten_dict(taken, sep="/")
 
 
