@@ -64,6 +64,26 @@ def test_bfloat16_logits_are_raised_to_float32_first():
     assert not agree(in_half.astype(jnp.float32), judge, "float32 operation")
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("soft", [False, True])
+def test_masked_classes(soft, smoothing):
+    """Their logits are -inf: as PyTorch's class numbers have it, also where the targets are distributions."""
+    logits, labels = problem(soft=False)
+    logits[np.arange(BATCH), (labels + 1) % CLASSES] = -np.inf
+    logits[0, labels[0]] = -np.inf  # the right class itself
+    targets = jnp.asarray(np.eye(CLASSES)[labels] if soft else labels)
+    ours = cross_entropy(jnp.asarray(logits), targets, smoothing)
+    np.testing.assert_allclose(ours, of_torch(logits, labels, smoothing), rtol=1e-12)
+    assert np.isinf(ours).tolist() == [True, *[smoothing > 0] * (BATCH - 1)]
+
+    leaf = torch.tensor(logits, requires_grad=True)
+    F.cross_entropy(leaf, torch.tensor(labels), label_smoothing=smoothing).backward()
+    gradient = jax.grad(lambda x: jnp.mean(cross_entropy(x, targets, smoothing)))(jnp.asarray(logits))
+    assert leaf.grad is not None
+    assert_close(gradient, leaf.grad.numpy(), "float64 operation", "gradient")
+
+
 def test_smoothing_over_the_other_classes_only_is_told_apart():
     logits, targets = problem(soft=False)
     eps = 0.1
