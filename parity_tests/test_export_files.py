@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
-from small_runs import grey_data, loop, small_config, untrained_run
+from small_runs import loop, small_config, untrained_run
 
 from jax_cifar import load_run, load_stablehlo
+from jax_cifar.data import Dataset, Splits
 from jax_cifar.deploy import artefact
 from jax_cifar.deploy.onnx import load_onnx
 from jax_cifar.errors import CheckpointError, ConfigError, ExportError
@@ -103,14 +104,15 @@ def test_the_script_exports_the_best_checkpoint_for_normalised_images(finished, 
 
 
 @pytest.mark.parametrize("float_input", [False, True])
-def test_a_network_of_grey_images_becomes_a_file_that_takes_them(tmp_path, float_input):
-    trained = untrained_run(tmp_path, data=grey_data(tmp_path))
-    spec, images = trained.network.spec, np.random.default_rng(1).integers(0, 256, (5, 16, 16, 1), np.uint8)
-    model = export.to_onnx(make_twin(trained), spec, float_input)
+def test_a_network_of_grey_images_that_are_no_squares_becomes_a_file_that_takes_them(tmp_path, float_input):
+    images = np.random.default_rng(1).integers(0, 256, (5, 16, 24, 1), np.uint8)
+    part = Dataset(images, np.arange(5, dtype=np.int32))
+    trained = untrained_run(tmp_path, Splits("grey", part, part, None, tuple("abcde")))
+    model, spec = export.to_onnx(make_twin(trained), trained.network.spec, float_input), trained.network.spec
     export.set_metadata(model, **dataclasses.asdict(spec))
     onnx.save(model, tmp_path / "grey.onnx")
     read, expected = load_onnx(tmp_path / "grey.onnx"), trained.logits(images)
-    assert (read.spec, read.spec.image_shape, read.is_normalized) == (spec, (16, 16, 1), float_input)
+    assert (read.spec, read.spec.image_shape, read.is_normalized) == (spec, (16, 24, 1), float_input)
     assert np.abs(read.logits(images) - expected).max() < 1e-5 * np.abs(expected).max()
 
 

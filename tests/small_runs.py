@@ -21,7 +21,7 @@ from jax_cifar.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from jax_cifar.data import load_data
+from jax_cifar.data import Splits, load_data
 from jax_cifar.run.folder import input_spec
 from jax_cifar.run.load import Run
 from jax_cifar.training import loop
@@ -63,10 +63,10 @@ def small_config(**sections: Any) -> Config:
     return with_fields(config, **sections)
 
 
-def untrained_run(folder: Path, **sections: Any) -> Run:
+def untrained_run(folder: Path, splits: Splits | None = None, **sections: Any) -> Run:
     """The `Run` of a `small_config` that was never trained, its weights drawn; of its folder nothing is needed."""
     config = small_config(**sections)
-    splits = load_data(config.data)
+    splits = splits or load_data(config.data)
     network, draws = make_network(config, input_spec(config, splits)), np.random.default_rng(0)
     image = jnp.zeros((1, *network.spec.image_shape))
     shapes: Any = jax.eval_shape(lambda key: network.model.init(key, image, train=False), jax.random.key(0))
