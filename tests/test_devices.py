@@ -22,10 +22,13 @@ from small_runs import Perceptron, a_lot, largest_difference, loop, outline, sam
 from jax_cifar import load_config
 from jax_cifar.augment import HorizontalFlip, RandomCrop
 from jax_cifar.backend import images as backend_images
+from jax_cifar.backend import stored
+from jax_cifar.backend.compiler import compilation_cache
 from jax_cifar.backend.images import place_images
 from jax_cifar.backend.mesh import make_mesh, replicated, split_batch
 from jax_cifar.backend.portions import by_shares, map_chunks, sum_chunks
 from jax_cifar.backend.precision import float64
+from jax_cifar.backend.stored import Stored
 from jax_cifar.data import load_data
 from jax_cifar.evaluation.predict import make_batches, make_predictor, predict_logits
 from jax_cifar.ops import channels, winograd
@@ -215,6 +218,26 @@ def quickstart_done() -> dict[str, float]:
         return compared(*(quickstart(devices) for devices in (1, 8)))
 
 
+def kept() -> list[list[bool]]:
+    """Of programs for some of the devices: whether the next process finds them, and gets the same from them."""
+    stored._sources = lambda: "the same"
+    jax.config.update("jax_compilation_cache_dir", None)
+    found, devices = [], jax.devices()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", folder)
+        for some in (devices[:1], devices[2:3], devices[:2], devices, devices[::-1]):
+            rows = NamedSharding(Mesh(np.array(some), ("data",)), PartitionSpec("data"))
+            given, results = jax.device_put(np.arange(8.0, dtype=np.float32), rows), []
+            for _ in range(2):
+                jax.clear_caches()
+                with compilation_cache(small_config(train={"compilation_cache": True})):
+                    program = Stored("a").program("cumsum", jax.jit(jnp.cumsum, out_shardings=rows), given)
+                    results.append(program.compile()(given))
+            one, other = results
+            found.append([program.traced is None, same_bits(one, other) and one.sharding == other.sharding])
+    return found
+
+
 def report() -> dict[str, Any]:
     """What `make test` asks of four devices."""
     one, four = (one_run(devices, model=Perceptron()) for devices in (1, 4))
@@ -228,6 +251,7 @@ def report() -> dict[str, Any]:
         "prediction": prediction(),
         "portions": portions(),
         "feeding": feeding(),
+        "kept": kept(),
     }
 
 
@@ -280,6 +304,10 @@ def test_images_in_parts_are_each_fed_once_an_epoch_in_the_same_order(reported):
     assert found["fed"] == found["labels"] == found["order"]
     assert len(set(found["fed"])) == 16
     assert found["shares"] == [2] * 4 and found["held"] == [6 * 2 * 2 * 3] * 4
+
+
+def test_a_program_for_some_of_the_devices_is_found_again_for_these(reported):
+    assert reported["kept"] == [[True, True]] * 5
 
 
 @pytest.mark.slow

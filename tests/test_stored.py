@@ -240,7 +240,7 @@ def test_code_of_ones_own_is_traced_each_time_with_the_numbers_that_it_holds(tmp
         loop.train(config, tmp_path / str(weight))
         losses.append(read_metrics(tmp_path / str(weight))[0]["loss"])
     assert losses[1] == pytest.approx(100 * losses[0], rel=0.5)
-    assert all(file.name.startswith("jit_") for file in folder.iterdir())
+    assert not folder.exists() or all(file.name.startswith("jit_") for file in folder.iterdir())
 
 
 @pytest.mark.parametrize("resolutions", [(), pytest.param(((16, 0.5), (32, 0.5)), marks=pytest.mark.slow)])

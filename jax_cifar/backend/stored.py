@@ -91,7 +91,10 @@ class Stored:
         if data is None:
             return None
         try:
-            return serialize_executable.deserialize_and_load(*pickle.loads(data))
+            places, program = pickle.loads(data)
+            # Without them it is taken for one of all devices, whatever it was compiled for.
+            devices = [device for place in places for device in jax.devices() if device.id == place]
+            return serialize_executable.deserialize_and_load(*program, execution_devices=devices)
         except Exception:  # another jaxlib, say, that bears the same version: it is made anew
             return None
 
@@ -106,7 +109,8 @@ class Stored:
             elif executable not in _origins:
                 return  # JAX had it in memory, and it may come from its files
             try:
-                data = pickle.dumps(_serialized(compiled, _origins[executable]))
+                places = [device.id for device in compiled.runtime_executable().local_devices()]
+                data = pickle.dumps((places, _serialized(compiled, _origins[executable])))
             except Exception:  # a backend that cannot hand its programs out, or a tree that cannot be pickled
                 return
             self._files.put(key, data)
@@ -229,8 +233,15 @@ def _processor() -> str:
 
 def _described(arguments: Any) -> str:
     leaves, tree = jax.tree.flatten(arguments)
-    told = [f"{_aval(leaf)} {getattr(leaf, 'sharding', None)}" for leaf in leaves]
+    told = [f"{_aval(leaf)} {_place(getattr(leaf, 'sharding', None))}" for leaf in leaves]
     return "\n".join([str(tree), *told])
+
+
+def _place(sharding: jax.sharding.Sharding | None) -> str:
+    """How an array is spread, and over which devices, which is not told of a mesh."""
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return f"{sharding} {sharding.mesh.device_ids.tolist()}"
+    return str(sharding)
 
 
 def _aval(leaf: Any) -> str:
