@@ -115,7 +115,8 @@ class _Guard:
 
     def start(self) -> None:
         reading, writing = os.pipe()
-        os.set_blocking(writing, False)
+        if hasattr(os, "set_blocking"):  # of Windows from Python 3.12 on
+            os.set_blocking(writing, False)
         for number in STOPS:
             # nohup and `trap '' INT` have the signal ignored, and it stays so.
             if signal.getsignal(number) is not signal.SIG_IGN:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.compiler import get_compile_options
 from jax.experimental.compilation_cache import compilation_cache
 from small_runs import Perceptron, small_config
 
@@ -91,7 +92,7 @@ def test_a_folder_that_cannot_be_used_costs_a_line(folder, capfd, fault):
     elif fault == "out of reach":
         folder.parent.symlink_to(folder.parent)
     else:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
         assert not compile_with_cache()
     finally:
@@ -113,6 +114,18 @@ def test_a_cache_of_one_run_is_off_for_the_next_in_the_same_process(folder):
     assert files and set(folder.iterdir()) == files
     compile_with_cache(factor=7.0)
     assert set(folder.iterdir()) > files, "and on again for the one after that"
+
+
+def test_on_a_gpu_xla_writes_nothing_itself_and_several_processes_keep_nothing(folder, monkeypatch):
+    with compiler.compilation_cache(CONFIG):
+        options = get_compile_options(1, 1, backend=jax.devices()[0].client)
+        debug = options.executable_build_options.debug_options
+        assert debug.xla_gpu_per_fusion_autotune_cache_dir == "" == debug.xla_gpu_kernel_cache_file
+        assert compiler.files_are_ours()
+    monkeypatch.setattr(compiler, "several", lambda: True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with compiler.compilation_cache(CONFIG):
+        assert not compiler.files_are_ours() and not jax.config.jax_compilation_cache_dir
 
 
 def test_a_cache_that_the_user_chose_is_left_to_jax(folder, tmp_path):

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
 from small_runs import small_config
 
 from jax_cifar import load_config
+from jax_cifar.backend import mesh
 from jax_cifar.backend.mesh import find_devices
 from jax_cifar.errors import ConfigError
 from jax_cifar.run.load import load_run
@@ -108,6 +110,13 @@ def test_what_keeps_a_device_away_is_one_line_with_its_way_out(monkeypatch, told
     with pytest.raises(ConfigError, match=way_out) as caught:
         find_devices()
     assert "\n" not in str(caught.value) and "ALLOW_MULTIPLE" not in str(caught.value)
+
+
+def test_devices_of_processes_that_have_not_joined_are_refused(monkeypatch):
+    devices = [SimpleNamespace(process_index=i // 2) for i in range(4)]
+    monkeypatch.setattr(mesh, "find_devices", lambda: devices)
+    with pytest.raises(ConfigError, match=r"These 4 devices belong to 2 processes, which have not joined"):
+        mesh.make_mesh(small_config())
 
 
 def test_a_run_without_compilation_is_refused_before_its_folder_is_made(tmp_path):

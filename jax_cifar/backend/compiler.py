@@ -13,6 +13,7 @@ import jax
 # No public name takes another cache; this one is the same in jax 0.7 to 0.10.
 from jax._src import compilation_cache as jax_cache
 
+from jax_cifar.backend.hosts import several
 from jax_cifar.config import Config
 from jax_cifar.errors import print_warning
 from jax_cifar.files import atomic_write, user_cache_dir
@@ -147,14 +148,21 @@ def files_are_ours() -> bool:
 
 @contextlib.contextmanager
 def compilation_cache(config: Config) -> Iterator[None]:
-    """Keep compiled programs in the user's cache folder while inside, unless the user has chosen another or none."""
-    if not config.train.compilation_cache or getattr(jax.config, "jax_compilation_cache_dir", None):
+    """Keep compiled programs in the user's cache folder while inside, unless the user has chosen another or none.
+
+    Several processes with GPUs keep none: JAX writes for the first alone, and at the next start the others would wait
+    for that one's share of XLA's autotuning, which it has no need to do.
+    """
+    chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if not config.train.compilation_cache or chosen or (several() and jax.default_backend() == "gpu"):
         yield
         return
     folder = user_cache_dir() / "programs"
     settings: dict[str, Any] = {
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.5,
+        # XLA's own for GPUs, beside the programs, ends the process where the folder cannot be written.
+        "jax_persistent_cache_enable_xla_caches": "none",
     }
     before = {name: getattr(jax.config, name) for name in settings}
     make, files = getattr(jax_cache, "get_file_cache", None), ProgramFiles(folder)

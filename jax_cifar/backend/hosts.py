@@ -41,8 +41,8 @@ TPU_HOSTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")  # of a pod, separ
 def connect(config: DistributedConfig) -> None:
     """Join the other processes of this run, where there are any: once, before anything asks JAX for its devices.
 
-    They are those that `config` names, or that Slurm, Open MPI, Kubernetes or a TPU pod has started with this one;
-    where those are runs of their own, `num_processes` 1 says so.
+    They are those that `config` names, or that Slurm, Open MPI, Kubernetes or GKE has started with this one; where
+    those are runs of their own, `num_processes` 1 says so.
 
     Raises:
         ConfigError: half of what is needed is given, or the others cannot be reached.
@@ -54,7 +54,7 @@ def connect(config: DistributedConfig) -> None:
     if None in given and given != (None, None, None):
         raise ConfigError(
             "distributed.coordinator, num_processes and process_id belong together: give all three, or none of them"
-            " where Slurm, Open MPI, Kubernetes or a TPU pod starts the processes."
+            " where Slurm, Open MPI, Kubernetes or GKE starts the processes."
         )
     known = inspect.signature(jax.distributed.initialize).parameters  # jax 0.7 has not all of them
     try:

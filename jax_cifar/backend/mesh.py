@@ -66,6 +66,12 @@ def make_mesh(config: Config) -> Mesh:
     count = config.distributed.devices or len(devices)
     if count > len(devices):
         raise ConfigError(f"distributed.devices = {count}, but only {len(devices)} are here: {devices}.")
+    if (hosts := len({device.process_index for device in devices})) > 1 and not several():
+        raise ConfigError(
+            f"These {len(devices)} devices belong to {hosts} processes, which have not joined one another: start the"
+            " same command in each, with --distributed.coordinator, --distributed.num-processes and"
+            " --distributed.process-id (docs/scaling.md)."
+        )
     if several() and count < len(devices):
         raise ConfigError(f"distributed.devices = {count}: {jax.process_count()} processes use all {len(devices)}.")
     parts = count * config.optim.accumulate

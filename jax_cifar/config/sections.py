@@ -270,7 +270,7 @@ class LogConfig:
 class DistributedConfig:
     """Several devices: each batch is spread over them, the state is kept on all.
 
-    On several hosts every process runs the same command. Slurm, Open MPI, Kubernetes and TPU pods tell the processes of
+    On several hosts every process runs the same command. Slurm, Open MPI, Kubernetes and GKE tell the processes of
     one another; elsewhere coordinator, num_processes and process_id do. num_processes 1: each is a run of its own.
     """
 
