@@ -92,7 +92,7 @@ def test_a_folder_that_cannot_be_used_costs_a_line(folder, capfd, fault):
     elif fault == "out of reach":
         folder.parent.symlink_to(folder.parent)
     else:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
     try:
         assert not compile_with_cache()
     finally:
