@@ -119,15 +119,14 @@ def load(options: argparse.Namespace, out: Path) -> "Source":
 
     # Agreement asks for float32 throughout, which accelerators round; and no GPU is needed.
     jax.config.update("jax_platforms", "cpu")
-    from jax_cifar.config.files import to_dict
     from jax_cifar.deploy.artefact import require_ours
-    from jax_cifar.deploy.source import Source
+    from jax_cifar.deploy.source import Source, recorded
     from jax_cifar.run.folder import read_config
     from jax_cifar.run.load import load_run
 
     config = read_config(expand(options.workdir))
     check_options(options, config.model, out)
-    require_ours(out, to_dict(config), options.overwrite)
+    require_ours(out, recorded(config), options.overwrite)
     original = load_run(
         options.workdir,
         options.checkpoint,

@@ -126,6 +126,9 @@ def test_reading_a_record_runs_nothing_and_writes_back_the_same(path):
             use(1, images=2)
     with pytest.raises(ConfigError, match=r"is code of this run's own, and has not been run: say --trust-code"):
         compose(config.augment)
+    group = Recorded("transform", "Sometimes", None, (("inner", config.augment[0]), ("p", 0.5)))
+    with pytest.raises(ConfigError, match=r"^Tint \(from my_layers\.py\) is code of this run's own"):
+        compose([group])
 
 
 def test_a_record_is_revived_with_the_code_that_is_given(path):

@@ -13,7 +13,9 @@ import pytest
 from small_runs import Perceptron, small_config
 
 from jax_cifar import load_config, load_run
+from jax_cifar.config.files import to_dict
 from jax_cifar.data import Dataset, Splits, load_data
+from jax_cifar.deploy.source import recorded
 from jax_cifar.errors import CheckpointError, ConfigError, DataError
 from jax_cifar.evaluation import latency
 from jax_cifar.run import load
@@ -136,6 +138,9 @@ def test_a_run_on_images_given_in_python_asks_for_them_again(tmp_path):
     assert run.evaluate(mine.test).accuracy == result.report.accuracy
     with pytest.raises(DataError, match="trained on images given in Python"):
         run.evaluate()
+    with pytest.raises(ConfigError, match=r"was trained on images given in Python\. Give them again, as splits"):
+        train(config, tmp_path)
+    assert "TrainState" not in repr(result) and "params" not in repr(run)
     changed = dataclasses.replace(mine, train=Dataset(255 - mine.train.images, mine.train.labels))
     with pytest.raises(CheckpointError, match="other images"):
         train(config, tmp_path, splits=changed)
@@ -199,6 +204,11 @@ def test_code_of_a_runs_own_is_run_only_where_it_is_trusted(tmp_path):
     with pytest.raises(ConfigError, match="--trust-code"):
         load_run(tmp_path / "away")
     np.testing.assert_array_equal(load_run(tmp_path / "away", trust_code=True).logits(IMAGES), expected)
+
+
+def test_a_file_that_is_given_away_does_not_say_where_the_images_lie():
+    config = small_config(data={"name": "npz", "dir": "/home/me/photos.npz", "subset": None})
+    assert recorded(config)["data"] == {**to_dict(config)["data"], "dir": None}
 
 
 def test_a_run_of_the_librarys_parts_executes_nothing_from_its_folder(moved):

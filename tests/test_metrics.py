@@ -102,6 +102,18 @@ def test_report_equals_scikit_learn():
     np.testing.assert_array_equal(result.confusion, sk.confusion_matrix(labels, predicted))
 
 
+def test_classes_that_are_neither_there_nor_predicted_count_for_nothing():
+    logits, labels = random_case()
+    some = labels < 2
+    logits, labels = logits[some], labels[some]
+    logits[:, 3:] = -9  # class 2 is predicted, others are not
+    result, predicted = report(logits, labels, NAMES), logits.argmax(axis=1)
+    assert set(predicted) == {0, 1, 2}
+    for name, figure in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
+        assert result.macro[name] == figure(labels, predicted, average="macro", zero_division=0)
+    assert [line.count(" - ") > 0 for line in result.table().splitlines()[1:9]] == [False] * 3 + [True] * 5
+
+
 def test_report_breaks_ties_in_favour_of_the_first_classes():
     labels = np.arange(8)
     result = report(np.zeros((8, 8), np.float32), labels, NAMES)

@@ -62,8 +62,8 @@ def test_a_folder_is_a_table_with_a_line_for_every_fault(model: Path, folder: Pa
     assert errors[0].startswith(f"warning: {folder}/0.png was shrunk a lot, from 40 x 40 pixels to 4 x 4")
     assert errors[1:] == [
         f"error: {folder}/1 empty.png cannot be read as a picture: it is empty.",
-        f"error: {folder}/1 notes.txt cannot be read as a picture: it is no picture of a known format; PNG and JPEG"
-        " are.",
+        f"error: {folder}/1 notes.txt cannot be read as a picture: it is no picture of a known format; save it"
+        " as PNG or JPEG.",
     ]
 
 

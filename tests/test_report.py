@@ -12,6 +12,7 @@ from jax_cifar.cli import run
 from jax_cifar.config import Config
 from jax_cifar.config.files import apply_overrides, to_dict
 from jax_cifar.errors import ConfigError
+from jax_cifar.lab.runs import experiments, read_run
 from jax_cifar.lab.tables import markdown, spread
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "report.py"
@@ -50,6 +51,17 @@ def report(monkeypatch, capsys):
         return code, printed.out.splitlines(), printed.err.splitlines()
 
     return call
+
+
+def test_runs_on_other_images_given_in_python_are_other_experiments(tmp_path):
+    runs = []
+    for name, images in (("bars", "1f"), ("bars", "1f"), ("bars", "2e"), ("noise", "1f")):
+        folder = make_run(tmp_path / str(len(runs)), dataset=name, training_images=images)
+        (folder / "network.json").write_text('{"data_name": null}')
+        runs.append(read_run(folder))
+    assert [len(group) for group in experiments(runs)] == [2, 1, 1]
+    (tmp_path / "3" / "network.json").write_text('{"data_name": "cifar10"}')
+    assert "the images given" not in read_run(tmp_path / "3").fields
 
 
 def test_runs_that_differ_in_seed_and_in_what_changes_no_result_share_a_row(tmp_path, report):

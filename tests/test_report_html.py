@@ -6,16 +6,19 @@ import json
 import re
 import runpy
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError
 from jax_cifar.evaluation.calibration import calibrate
 from jax_cifar.files import read_record, write_record
 from jax_cifar.lab.page import html_report
+from jax_cifar.run import load
 from jax_cifar.telemetry.html.charts import Curve, line_chart, linear_axis, log_axis
 from jax_cifar.telemetry.html.classes import Judged, class_table, confused_pairs, heat_map
 from jax_cifar.telemetry.html.markup import VOID, tag
@@ -80,7 +83,10 @@ def hostile_run(finished_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(hostile_run):
-    return html_report([hostile_run])
+    names = tuple(read_record(hostile_run / "network.json")["label_names"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "load_data", lambda config: replace(load_data(config), label_names=names))
+        return html_report([hostile_run])
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,17 @@ class Listening(Callback):
         self._hear("on_end", result)
 
 
+class Listener:
+    pass
+
+
+@pytest.mark.parametrize("callbacks", [Listener(), [Listener], 3], ids=["one", "a class", "a number"])
+def test_what_is_no_list_of_callbacks_is_refused_at_once(callbacks, tmp_path):
+    with pytest.raises(ConfigError, match=r"callbacks = .* must be a list of objects, such as \[MyCallback\(\)\]"):
+        train(small_config(), tmp_path / "run", callbacks=callbacks)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_callback_is_told_of_each_line_each_epoch_and_the_end_and_one_that_fails_is_a_warning(tmp_path, capsys):
     events = ("on_log", "on_epoch", "on_end")
     failing, listening = [Listening(event) for event in events], Listening()

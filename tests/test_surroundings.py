@@ -112,6 +112,15 @@ def test_what_keeps_a_device_away_is_one_line_with_its_way_out(monkeypatch, told
     assert "\n" not in str(caught.value) and "ALLOW_MULTIPLE" not in str(caught.value)
 
 
+def test_a_program_sets_logging_up_after_it_has_trained(tmp_path):
+    code = (
+        "import logging, sys; from jax_cifar.run.arrays import _orbax; _orbax()\n"
+        "logging.basicConfig(filename=sys.argv[1], level=logging.INFO); logging.info('hello')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "own.log")], check=True)
+    assert (tmp_path / "own.log").read_text() == "INFO:root:hello\n"
+
+
 def test_devices_of_processes_that_have_not_joined_are_refused(monkeypatch):
     devices = [SimpleNamespace(process_index=i // 2) for i in range(4)]
     monkeypatch.setattr(mesh, "find_devices", lambda: devices)

@@ -100,6 +100,15 @@ def test_a_loss_of_many_magnitudes_gets_a_log_axis(tmp_path, drawn, loss, scale)
     assert drawn["loss.png"].axes[0].get_yscale() == scale
 
 
+def test_a_loss_of_ones_own_is_not_called_cross_entropy(tmp_path, drawn):
+    make_run(tmp_path)
+    draw_plots(tmp_path)
+    assert drawn["loss.png"].axes[0].get_ylabel() == "cross-entropy (nats)"
+    (tmp_path / "config.json").write_text('{"name": "a", "train": {"loss": {"function": "brier", "from": "a.py"}}}')
+    draw_plots(tmp_path)
+    assert drawn["loss.png"].axes[0].get_ylabel() == "train: brier; else cross-entropy (nats)"
+
+
 def test_a_negative_loss_lies_inside_its_axes(tmp_path, drawn):
     make_run(tmp_path, lambda step: -1.0 * step)
     draw_plots(tmp_path)

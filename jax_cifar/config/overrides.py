@@ -134,7 +134,7 @@ def _parse(words: list[str], expected: Any) -> Any:
 
 def _read(overrides: Sequence[str], known: Mapping[str, Any], config: Config) -> dict[str, dict[str, Any]]:
     """The values that the command line gives, by section and field."""
-    rest, changes = list(overrides), {}
+    rest, changes = list(map(str, overrides)), {}
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--"):

@@ -21,10 +21,17 @@ class Recorded:
     def __repr__(self) -> str:
         return self.name
 
+    def _own(self) -> "Recorded":
+        """Itself, or of a group of the library the first member that is not the library's."""
+        parts = [each for _, value in self.fields for each in (value if isinstance(value, tuple) else (value,))]
+        inner = [part._own() for part in parts if isinstance(part, Recorded)] if self.origin is None else []
+        return next((part for part in inner if part.origin), self)
+
     def _refuse(self, *arguments: Any, **named: Any) -> NoReturn:
-        where = f" (from {self.origin})" if self.origin else ""
+        own = self._own()
+        where = f" (from {own.origin})" if own.origin else ""
         raise ConfigError(
-            f"{self.name}{where} is code of this run's own, and has not been run: "
+            f"{own.name}{where} is code of this run's own, and has not been run: "
             f"say --trust-code (trust_code=True in Python) to run it."
         )
 

@@ -105,7 +105,7 @@ def _try_picture(source: Source, size: int) -> Picture | DataError:
             with _one_large if image.width * image.height > _LARGE_PIXELS else nullcontext():
                 return Picture(picture_to_array(image, size), *image.size, _has_frames(image))
     except UnidentifiedImageError:
-        reason = "it is no picture of a known format; PNG and JPEG are"
+        reason = "it is no picture of a known format; save it as PNG or JPEG"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         reason = f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels"
     except DataError as error:

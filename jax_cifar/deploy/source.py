@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from jax_cifar.config import Config
 from jax_cifar.config.files import to_dict
 from jax_cifar.data import Dataset
 from jax_cifar.deploy.agreement import Expected, sample_of
@@ -15,6 +16,13 @@ from jax_cifar.run.folder import read_config
 from jax_cifar.run.load import Run
 
 PIXELS, NORMALIZED = "uint8 NHWC, 0 to 255", "float32 NCHW, normalised with mean and std"  # what a file may take
+
+
+def recorded(config: Config) -> Mapping[str, Any]:
+    """A configuration as a file that is given away has it: without the place of the images on this machine."""
+    values = to_dict(config)
+    values["data"]["dir"] = None
+    return values
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,8 @@ class Source:
 
     @property
     def recorded(self) -> Mapping[str, Any]:
-        """The run's configuration as its folder keeps it."""
-        return to_dict(read_config(self.run.folder))
+        """The run's configuration as a file has it."""
+        return recorded(read_config(self.run.folder))
 
     def _exact(self, run: Run) -> Exact | None:
         return in_float64(run.network, run.variables, self.test.images[sample_of(len(self.test.images))])

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jax_cifar.errors import printable
 
@@ -85,9 +85,14 @@ class Report:
         return int(self.confusion.sum())
 
     @property
+    def is_seen(self) -> Bool[np.ndarray, " classes"]:
+        """Whether a class has images, or was predicted: of another one the figures say nothing."""
+        return self.support + self.confusion.sum(axis=0) > 0
+
+    @property
     def macro(self) -> dict[str, float]:
-        """Unweighted means over the classes of precision, recall and F1."""
-        return {name: float(np.mean(getattr(self, name))) for name in ("precision", "recall", "f1")}
+        """Unweighted means of precision, recall and F1 over the classes that have images or were predicted."""
+        return {name: float(np.mean(getattr(self, name)[self.is_seen])) for name in ("precision", "recall", "f1")}
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values; a loss that is not finite becomes null."""
@@ -121,13 +126,12 @@ class Report:
         names = [printable(name, keep="") for name in self.label_names]
         width = max(len("macro average"), *map(len, names))
         macro = self.macro
-        rows = list(zip(names, self.precision, self.recall, self.f1, self.support, strict=True))
-        rows.append(("macro average", macro["precision"], macro["recall"], macro["f1"], self.count))
+        rows = list(zip(names, self.is_seen, self.precision, self.recall, self.f1, self.support, strict=True))
+        rows.append(("macro average", True, macro["precision"], macro["recall"], macro["f1"], self.count))
         lines = [f"{'class':<{width}}  precision  recall      F1   images"]
-        lines += [
-            f"{name:<{width}}  {precision:>9.1%}  {recall:>6.1%}  {f1:>6.1%}  {images:>7,}"
-            for name, precision, recall, f1, images in rows
-        ]
+        for name, is_seen, *shares, images in rows:
+            precision, recall, f1 = (f"{share:.1%}" if is_seen else "-" for share in shares)
+            lines.append(f"{name:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  {images:>7,}")
         figures = f"accuracy {self.accuracy:.2%}   top-5 {self.top5:.2%}   loss {self.loss:.4f}   images {self.count:,}"
         return "\n".join([*lines, "", figures])
 
@@ -139,7 +143,7 @@ def report(
 
     Of equal logits the first class wins, as in `argmax`, for the prediction and for the top five alike. A class that is
     never predicted has precision 0, one without images recall 0 (scikit-learn's
-    `zero_division=0`).
+    `zero_division=0`, and its `average="macro"`).
 
     Args:
       logits: one row per image, in the order of the labels.

@@ -51,13 +51,15 @@ class FinishedRun:
     def fields(self) -> dict[str, Any]:
         """All that makes it the experiment it is: what changes what is computed, but the seed.
 
-        Beside the configuration's fields these are the text of code of the user's own, and whether it began with
-        the weights of another run: of which does not count, as every seed may have its own.
+        Beside the configuration's fields these are the text of code of the user's own, images that were given in
+        Python, and whether it began with the weights of another run: of which does not count, as every seed may have
+        its own.
         """
         fields = experiment_fields(self.config)
         own = {f"the code in {name}": digest[:8] for name, digest in self._code().items()}
         begun = {} if self.init_from is None else {"--init-from": "another run"}
-        return {name: value for name, value in fields.items() if name not in NOT_OF_THE_EXPERIMENT} | own | begun
+        fields = {name: value for name, value in fields.items() if name not in NOT_OF_THE_EXPERIMENT}
+        return fields | own | begun | self._given_images()
 
     @property
     def init_from(self) -> str | None:
@@ -85,6 +87,15 @@ class FinishedRun:
         """The first figures of the library's commit, with `-dirty` where files differed from it."""
         commit = self.environment.get("commit")
         return commit and commit[:9] + commit[40:]
+
+    def _given_images(self) -> dict[str, str]:
+        """What the images are called, with their checksum, where the configuration does not name them."""
+        try:
+            given = self.folder is not None and read_record(self.folder / "network.json")["data_name"] is None
+        except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or damaged
+            return {}
+        checksum = self.summary.get("training_images", "of an earlier version")
+        return {"the images given": f"{self.summary['dataset']}, {checksum}"} if given else {}
 
     def _code(self) -> dict[str, str]:
         """The checksums of the files that hold code of the user's own, where the run needs any."""

@@ -139,7 +139,11 @@ def _size_and_digest(file: Path) -> tuple[int, str]:
 @functools.cache
 def _orbax() -> ModuleType:
     """Orbax, told once to be quiet about failures that reach us as exceptions anyway."""
+    handlers = logging.root.handlers[:]
     import orbax.checkpoint as ocp
+
+    # It has logging set up by the way, and what a program then asks of `logging.basicConfig` would do nothing.
+    logging.root.handlers[:] = handlers
 
     def drop_stragglers(event: Any) -> None:
         # At the first array that fails Orbax closes its event loop, and the other arrays complain to stderr of that.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +48,7 @@ class Run:
     folder: Path
     config: Config
     network: Network
-    variables: dict[str, Any]
+    variables: dict[str, Any] = field(repr=False)  # so many numbers that a notebook would be full of them
     step: int  # completed updates
     data_name: str | None  # the set that `config.data` loads; None: its images were given in Python
 

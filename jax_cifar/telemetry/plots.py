@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,16 +29,21 @@ def draw_plots(workdir: Path) -> list[Path]:
 
     Returns the paths drawn; a picture without a single finite value is left out.
     """
-    return draw_curves(read_metrics(workdir), _config_name(workdir), workdir / "plots")
+    name, own_loss = _name_and_loss(workdir)
+    return draw_curves(read_metrics(workdir), name, workdir / "plots", own_loss)
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], name: str, folder: Path) -> list[Path]:
+def draw_curves(
+    records: Sequence[Mapping[str, Any]], name: str, folder: Path, own_loss: str | None = None
+) -> list[Path]:
     """Draw `loss.png`, `accuracy.png` and `learning_rate.png` of a run from its log records, oldest first.
 
-    Returns the paths drawn; a picture without a single finite value is left out.
+    `own_loss` is what it was trained with where that is not the cross-entropy, by which it is evaluated. Returns the
+    paths drawn; a picture without a single finite value is left out.
     """
     drawn = []
-    for field, draw in (("loss", _draw_loss), ("accuracy", _draw_accuracy), ("lr", _draw_learning_rate)):
+    draw_loss = partial(_draw_loss, own=own_loss)
+    for field, draw in (("loss", draw_loss), ("accuracy", _draw_accuracy), ("lr", _draw_learning_rate)):
         curves = {split: _curve(records, split, field) for split in SPLITS}
         curves = {split: curve for split, curve in curves.items() if np.isfinite(curve[1]).any()}
         if curves:
@@ -82,10 +88,13 @@ def draw_confusion_matrix(
     return save(figure, path)
 
 
-def _config_name(workdir: Path) -> str:
+def _name_and_loss(workdir: Path) -> tuple[str, str | None]:
     path = workdir / "config.json"
-    name = json.loads(path.read_text(encoding="utf-8")).get("name") if path.exists() else None
-    return name or workdir.resolve().name
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    loss = config.get("train", {}).get("loss")
+    return config.get("name") or workdir.resolve().name, loss and next(
+        iter(loss.values())
+    )  # its kind comes first, with its name
 
 
 def _curve(records: Sequence[Mapping[str, Any]], split: str, field: str) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +118,9 @@ def _axes(title: str, detail: str, ylabel: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _draw_loss(name: str, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Any:
-    figure, axes = _axes(f"{name}: loss", _final(curves, "{:.4f}"), "cross-entropy (nats)")
+def _draw_loss(name: str, curves: dict[str, tuple[np.ndarray, np.ndarray]], own: str | None) -> Any:
+    label = "cross-entropy (nats)" if own is None else f"train: {own}; else cross-entropy (nats)"
+    figure, axes = _axes(f"{name}: loss", _final(curves, "{:.4f}"), label)
     values = np.concatenate([curve[1] for curve in curves.values()])
     values = values[np.isfinite(values)]
     if values.min() > 0 and values.max() / values.min() > LOG_RANGE:
@@ -133,7 +143,7 @@ def _draw_accuracy(name: str, curves: dict[str, tuple[np.ndarray, np.ndarray]]) 
 
 def _draw_learning_rate(name: str, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Any:
     epochs, values = next(iter(curves.values()))
-    detail = f"peak {np.nanmax(values):.4g}, last {values[-1]:.3g}"
+    detail = f"largest logged {np.nanmax(values):.4g}, last {values[-1]:.3g}"
     figure, axes = _axes(f"{name}: learning rate", detail, "learning rate")
     axes.plot(epochs, values, color=SPLITS["train"][1], linewidth=2)
     axes.set_ylim(0, 1.05 * np.nanmax(values) or 1)

@@ -29,7 +29,7 @@ from jax_cifar.config import Config
 from jax_cifar.config.files import check_recordable, flat, known_figure, to_dict
 from jax_cifar.config.source import own_code
 from jax_cifar.data import Splits, divide_training, load_data
-from jax_cifar.errors import CheckpointError
+from jax_cifar.errors import CheckpointError, ConfigError, check
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.evaluation.predict import mirror_warning
 from jax_cifar.files import read_record
@@ -39,7 +39,7 @@ from jax_cifar.optim.rules import ema_warning, former_path
 from jax_cifar.run.arithmetic import arithmetic, require_same_numbers
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.clock import Clock
-from jax_cifar.run.folder import CHECKPOINTS, RunFolder
+from jax_cifar.run.folder import CHECKPOINTS, RunFolder, read_spec
 from jax_cifar.run.reading import Restored, is_finished
 from jax_cifar.telemetry import Console, RunLog
 from jax_cifar.telemetry.facts import data_facts, machine_facts, network_facts
@@ -92,12 +92,16 @@ def train(
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, debug_nans=True))
     check_recordable(config)
     check_profile(config, profile)
+    is_list = isinstance(callbacks, Sequence) and not any(isinstance(each, type) for each in callbacks)
+    check(is_list, "callbacks", callbacks, "it must be a list of objects, such as [MyCallback()]")
     with parting(), contextlib.ExitStack() as stack:
         if not is_main():  # what only one process of several does, the others do where it is lost
             workdir = f"{stack.enter_context(tempfile.TemporaryDirectory())}/run"
         console = stack.enter_context(Console(None if is_main() else stack.enter_context(open(os.devnull, "w"))))
         require_same_everywhere("configuration", config_checksum(config))
         place = together(lambda: stack.enter_context(RunFolder(config, workdir, console.warn)))
+        if splits is None:
+            together(lambda: require_no_given_images(place.path))
         stack.enter_context(compilation_cache(config))
         announce_experiment(console, config, own_images=splits is not None, fresh=init_from is None)
         replicas = one_run(config)
@@ -142,6 +146,13 @@ def train(
         trainer = Trainer(session, folder, on_main(lambda: str(folder)), checkpoints, console, log, told, progress)
         state = trainer.fit(state)
         return trainer.finish(state)
+
+
+def require_no_given_images(folder: Path) -> None:
+    """Raise `ConfigError` for the folder of a run on images given in Python: it goes on with those alone."""
+    with contextlib.suppress(CheckpointError):
+        if (seen := read_spec(folder)) is not None and seen[1] is None:
+            raise ConfigError(f"{folder} was trained on images given in Python. Give them again, as splits.")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ folder: no log, no checkpoints. What has not finished when the process is stoppe
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -39,7 +39,7 @@ class ManyResult:
     """One finished member and what came of it. The figures of one that diverged are None."""
 
     config: Config
-    state: TrainState  # the last, on the host
+    state: TrainState = field(repr=False)  # the last, on the host
     report: Report | None  # on the test images
     test_accuracy: float | None
     test_loss: float | None  # mean cross-entropy in nats

@@ -115,7 +115,10 @@ def make_plan(config: Config, images: int, backend: str) -> Plan:
     """The plan of a run over so many training images; raises `ConfigError` where they do not fill a batch."""
     batch_size = config.train.batch_size
     if batch_size > images:
-        raise ConfigError(f"train.batch_size = {batch_size} is larger than the {images} training images.")
+        raise ConfigError(
+            f"train.batch_size = {batch_size} is larger than the {images} training images: --train.batch_size {images}"
+            " is the largest."
+        )
     steps_per_epoch = images // batch_size
 
     def interval(epochs: float) -> float:

@@ -114,6 +114,7 @@ def summary(
     return {
         "config_name": config.name,
         "dataset": session.splits.name,
+        "training_images": f"{progress.fingerprint:08x}",
         "seed": config.train.seed,
         "epochs": steps / plan.steps_per_epoch,
         "steps": steps,

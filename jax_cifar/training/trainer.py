@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +26,7 @@ from jax_cifar.training.state import TrainState
 class TrainResult:
     """What a finished run leaves: the state, the report on the test images, summary.json's contents and its folder."""
 
-    state: TrainState
+    state: TrainState = field(repr=False)
     report: Report
     summary: dict[str, Any]
     workdir: Path

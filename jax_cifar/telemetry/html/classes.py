@@ -131,8 +131,12 @@ def confused_pairs(confusion: Matrix, label_names: Sequence[str]) -> Markup | No
 
 
 def class_table(judged: Judged) -> Markup:
-    """Precision, recall and F1 of every class, the worst first; of many classes the others are folded away."""
-    order = np.argsort(judged.f1, kind="stable").tolist()
+    """Precision, recall and F1 of every class, the worst first; of many classes the others are folded away.
+
+    A class without images that was never predicted is no bad one, and comes last.
+    """
+    seen = judged.confusion.sum(axis=0) + judged.confusion.sum(axis=1) > 0
+    order = np.lexsort((judged.f1, ~seen)).tolist()
     many = len(order) > FEW
     shown, folded = (order[:ROWS], order[ROWS:]) if many else (order, [])
     head = f"The {ROWS} worst classes" if many else "Classes, the worst first"
