@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import ROOT, shell
+from benchmarks.tables import read_parts
 from jax_cifar.errors import ConfigError
-from jax_cifar.files import read_json
 from jax_cifar.lab.tables import markdown
 from jax_cifar.progress import print_above
 
@@ -99,8 +99,7 @@ def kept(options: argparse.Namespace) -> list[Block]:
 
 def done(options: argparse.Namespace) -> dict[str, Block]:
     """The blocks that FILE has whole, by their commands."""
-    known = {} if options.json is None or not options.json.exists() else read_json(options.json)
-    return {part["commands"]: Block(**part) for part in known.get("blocks", ()) if part["complete"]}
+    return {block.commands: block for block in read_parts(options.json, "blocks", Block) if block.complete}
 
 
 def measure(options: argparse.Namespace) -> Iterator[Block]:

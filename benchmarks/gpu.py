@@ -3,10 +3,11 @@
 python scripts/benchmark.py gpu --json gpu.json --peer airbench94_muon.py
 python scripts/benchmark.py gpu --json gpu.json --budget 540       (a machine lent for ten minutes; again: goes on)
 
-A part that is in FILE already stays as it is, so that what is cut off goes on with the same command. A part that does
-not fit into what is left of --budget is stopped; what it had by then is kept and marked as not complete. With --quick
-every part is tried with tiny settings, on a CPU too: whether it runs, not how fast. RESULTS.md's rows for a GPU are the
-tables that this prints.
+A part that FILE has whole stays as it is, so that what is cut off goes on with the same command. A part that does not
+fit into what is left of --budget is stopped; what it had by then is kept and marked as not complete, until a later call
+gets further with it. FILE holds the parts of one device, commit and set of versions, and either those of --quick or the
+others: a call that differs is refused. With --quick every part is tried with tiny settings, on a CPU too: whether it
+runs, not how fast. RESULTS.md's rows for a GPU are the tables that this prints.
 """
 
 import argparse
@@ -20,11 +21,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import REPORT, ROOT
+from benchmarks.processes import REPORT, ROOT, run_python
+from benchmarks.tables import read_parts
 from jax_cifar.errors import check
 from jax_cifar.files import read_json, with_library
 from jax_cifar.lab.tables import markdown, spread
@@ -47,6 +49,7 @@ class Part:
     seconds: float  # of the whole part
     result: Any  # what its processes wrote, as JSON values
     said: str = ""  # the last line of one that failed
+    origin: Mapping[str, Any] = field(default_factory=dict)  # see `origin_of`
 
     def __str__(self) -> str:
         state = "" if self.complete else ", NOT complete"
@@ -80,26 +83,51 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def cases(options: argparse.Namespace) -> int:
-    """How many cases `measure` will yield."""
-    return len(jobs(options, Stopwatch(options.budget)))
+    """How many cases `measure` will yield, if the budget suffices."""
+    known = read_parts(options.json, "parts", Part)
+    done = {part.name for part in known if part.complete}
+    return len(known) + len(jobs(options, Stopwatch(options.budget)).keys() - done)
 
 
 def measure(options: argparse.Namespace) -> Iterator[Part]:
-    """Do every part that FILE does not have yet."""
+    """All parts of FILE, and then every part that it does not have whole.
+
+    This process starts no JAX, as it would hold memory of the GPU.
+    """
     check(options.seeds >= 1, "--seeds", options.seeds, "it must be at least 1")
     good = options.peer is None or options.peer.is_file()
     check(good, "--peer", str(options.peer), "it must be airbench94_muon.py of KellerJordan/cifar10-airbench")
-    known = {} if options.json is None or not options.json.exists() else read_json(options.json)
-    done = {part["name"]: Part(**part) for part in known.get("parts", ()) if part["complete"]}
     watch = Stopwatch(options.budget)
-    yield from done.values()
+    known, origin = read_parts(options.json, "parts", Part), origin_of(options)
+    for part in known:
+        differs = [name for name, value in origin.items() if part.origin.get(name) != value]
+        told = "; ".join(f"{name} {part.origin.get(name)!r}, here {origin[name]!r}" for name in differs)
+        check(not differs, "--json", str(options.json), f"it holds {part.name} of {told}. Name another file")
+    yield from known
+    done = {part.name for part in known if part.complete}
     for name, play in jobs(options, watch).items():
         if name in done or watch.left() < 0:
             continue
         print_above(f"{name} ...", sys.stderr)
         started = time.monotonic()
         complete, result, said = play()
-        yield Part(name, complete, round(time.monotonic() - started, 1), result, said)
+        yield Part(name, complete, round(time.monotonic() - started, 1), result, said, origin)
+
+
+def origin_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What all parts of one file have in common: whether they are tiny, and what a child says that it runs on."""
+    code = "from benchmarks import processes, tables; processes.report(tables.as_json('gpu', []))"
+    (head,) = run_python(["-c", code], options.environment)
+    return {"quick": options.quick, **{name: head[name] for name in ("device", "versions", "commit")}}
+
+
+def furthest(parts: Sequence[Part]) -> list[Part]:
+    """One part of each name: a complete one, else the one that took longest."""
+    found: dict[str, Part] = {}
+    for part in parts:
+        known = found.get(part.name, part)
+        found[part.name] = max(known, part, key=lambda each: (each.complete, each.seconds))
+    return list(found.values())
 
 
 Played = tuple[bool, Any, str]
@@ -264,16 +292,13 @@ def digest(workdir: Path) -> str:
 
 
 def as_json(suite: str, parts: Sequence[Part]) -> dict[str, Any]:
-    """Every part, and on what it ran."""
-    from benchmarks import tables
-
-    head = tables.as_json(suite, [])
-    head.pop("cases")
-    return {**head, "parts": [vars(part) for part in parts]}
+    """Every part, each with what it ran on."""
+    return {"suite": suite, "argv": sys.argv, "parts": [vars(part) for part in furthest(parts)]}
 
 
 def table(parts: Sequence[Part]) -> str:
     """The tables for RESULTS.md."""
+    parts = furthest(parts)
     by_name = {part.name: part for part in parts}
     blocks = [runs_table(by_name), *(text for part in parts if (text := block(part)))]
     rows = [[part.name, "yes" if part.complete else "no", f"{part.seconds:.0f} s", part.said] for part in parts]

@@ -4,14 +4,18 @@ import dataclasses
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.timing import Case, Timing
+from jax_cifar.errors import ConfigError
+from jax_cifar.files import read_json
 from jax_cifar.lab import tables
 from jax_cifar.telemetry.environment import describe_devices, git_commit, package_versions
+
+Kept = TypeVar("Kept")
 
 
 def markdown(cases: Sequence[Case]) -> str:
@@ -83,6 +87,21 @@ def as_json(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
             for case in cases
         ],
     }
+
+
+def read_parts(file: Path | None, name: str, kind: Callable[..., Kept]) -> list[Kept]:
+    """What an earlier call of a suite left under this name in the file of --json, to go on with; [] without a file.
+
+    Raises:
+        ConfigError: it is no such file.
+    """
+    if file is None or not file.exists():
+        return []
+    try:
+        return [kind(**part) for part in read_json(file)[name]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = f"--json {file} holds no {name} to go on with ({type(error).__name__}: {error})"
+        raise ConfigError(f"{told}. Remove it, or name another file.") from None
 
 
 def _torch_version() -> dict[str, str]:

@@ -135,6 +135,14 @@ def test_what_a_file_has_of_other_sections_stays_in_it(page, tmp_path):
     assert (one, two.printed) == (first, "two\n")
 
 
+def test_a_file_that_cannot_be_gone_on_with_is_told(tmp_path):
+    options = parse()
+    options.json = tmp_path / "all.json"
+    options.json.touch()
+    with pytest.raises(ConfigError, match=r"--json .*all\.json holds no blocks to go on with .* Remove it, or name"):
+        suite.cases(options)
+
+
 def test_a_list_runs_nothing_and_writes_nothing(monkeypatch, capsys):
     monkeypatch.setattr(suite, "shell", None)
     options = parse("--list")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -12,18 +13,43 @@ pytest.importorskip("torch", reason="the figures name its version")
 from benchmarks import gpu
 from benchmarks.gpu import Part, Stopwatch
 from benchmarks.processes import ROOT
+from benchmarks.tables import as_json
 from jax_cifar.errors import ConfigError
+
+HEAD = {"device": "1 x H100", "versions": {"jax": "0.9"}, "commit": "abc"}
+USERS = {"PATH": "/bin"}
 
 
 def parse(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true")
     gpu.add_options(parser)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.environment = USERS
+    return options
+
+
+def measure(*arguments: str) -> list[Part]:
+    """What a call yields; its file is written after each part, as the script does."""
+    options, parts = parse(*arguments), []
+    for part in gpu.measure(options):
+        parts.append(part)
+        if options.json is not None:
+            options.json.write_text(json.dumps(gpu.as_json("gpu", parts)))
+    return parts
 
 
 @pytest.fixture
-def played(monkeypatch):
+def head(monkeypatch):
+    """What the child says that it runs on, which a test may change."""
+    head = dict(HEAD)
+    monkeypatch.setattr(gpu, "run_python", lambda arguments, environment: [head])
+    return head
+
+
+@pytest.fixture
+def played(monkeypatch, head):
     """Names of the parts that were played, none of them for real; startup is one that fails."""
     names: list[str] = []
 
@@ -39,21 +65,74 @@ def played(monkeypatch):
 
 
 def test_what_is_done_stays_and_what_was_cut_off_is_done_again(played, tmp_path):
-    file = tmp_path / "gpu.json"
-    options = parse("--json", str(file), "--parts", "resume", "startup")
-    first = list(gpu.measure(options))
+    arguments = ["--json", str(tmp_path / "gpu.json"), "--parts", "resume", "startup"]
+    first = measure(*arguments)
     assert [(part.name, part.complete, part.said) for part in first] == [
         ("resume", True, ""),
         ("startup", False, "no such thing"),
     ]
-    file.write_text(json.dumps(gpu.as_json("gpu", first)))
-    second = list(gpu.measure(options))
+    assert gpu.cases(parse(*arguments)) == 3
+    second = measure(*arguments)
     assert played == ["resume", "startup", "startup"]
-    assert [part.result for part in second] == [{"of": "resume"}, {"of": "startup"}]
+    assert [part.name for part in second] == ["resume", "startup", "startup"]
+    assert [part.result for part in gpu.furthest(second)] == [{"of": "resume"}, {"of": "startup"}]
+
+
+@pytest.mark.parametrize("later", [["--parts", "step"], ["--parts", "startup", "--budget", "1"]])
+def test_what_was_cut_off_stays_in_the_file_until_there_is_more_of_it(later, played, tmp_path):
+    file = tmp_path / "gpu.json"
+    measure("--json", str(file), "--parts", "startup")
+    (before,) = json.loads(file.read_text())["parts"]
+    measure("--json", str(file), *later)
+    assert before in json.loads(file.read_text())["parts"]
+
+
+def test_of_two_that_were_cut_off_the_longer_counts_and_a_whole_one_before_both():
+    long, short, whole = Part("a", False, 9.0, 1), Part("a", False, 2.0, None), Part("a", True, 3.0, 3)
+    assert gpu.furthest([long, short]) == [long] == gpu.furthest([short, long])
+    assert gpu.furthest([long, short, whole]) == [whole]
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ({"quick": True}, "quick False, here True"),
+        ({"device": "1 x A100"}, "device '1 x H100', here '1 x A100'"),
+        ({"versions": {"jax": "1.0"}}, "versions {'jax': '0.9'}, here {'jax': '1.0'}"),
+        ({"commit": "def"}, "commit 'abc', here 'def'"),
+    ],
+)
+def test_parts_that_were_measured_otherwise_are_not_mixed_with_these(now, told, played, head, tmp_path):
+    file = tmp_path / "gpu.json"
+    measure("--json", str(file), "--parts", "resume")
+    (part,) = json.loads(file.read_text())["parts"]
+    assert part["origin"] == {"quick": False, **HEAD}
+    before, quick = file.read_bytes(), ["--quick"] if now.pop("quick", False) else []
+    head.update(now)
+    with pytest.raises(ConfigError, match=f"it holds resume of {told}. Name another file"):
+        measure("--json", str(file), *quick)
+    assert (played, file.read_bytes()) == (["resume"], before)
+
+
+@pytest.mark.parametrize("text", ["", '{"parts": [', '{"cases": []}', "[]", '{"parts": [{"name": "resume"}]}'])
+def test_a_file_that_cannot_be_gone_on_with_is_told(text, played, tmp_path):
+    file = tmp_path / "gpu.json"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"--json .*gpu\.json holds no parts to go on with \(.+\)\. Remove it"):
+        measure("--json", str(file))
+    assert (played, file.read_text()) == ([], text)
+
+
+def test_a_child_says_what_it_runs_on():
+    options = parse()
+    options.environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    here, there = as_json("gpu", []), gpu.origin_of(options)
+    assert there.pop("device").endswith("; JAX_PLATFORMS=cpu")
+    assert there == {"quick": False, "versions": here["versions"], "commit": here["commit"]}
 
 
 def test_nothing_is_begun_once_the_budget_is_spent(played):
-    assert list(gpu.measure(parse("--budget", "1"))) == []
+    assert measure("--budget", "1") == []
     assert played == []
 
 
