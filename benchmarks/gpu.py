@@ -37,6 +37,13 @@ SECONDS_TO_STOP = 20  # what a part may take to end, once it is asked to
 PARTS = ("resume", "speedrun", "peer", "larger", "train", "step", "startup", "tests")
 LARGER = ("cifar10-95", "cifar10-96", "cifar100-75")
 TRAINED = ("configs/cifar100_resnet34_200.py:mixed",)
+# Of a run: the SHA-256 of all arrays of its last checkpoint, and its test loss.
+DIGEST = """
+import hashlib, json, sys; import jax, numpy as np; from jax_cifar import load_run
+leaves = jax.tree.leaves(load_run(sys.argv[1]).variables)
+print(hashlib.sha256(b''.join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest())
+print(json.load(open(sys.argv[1] + '/summary.json'))['test_loss'])
+"""
 TINY = ["--data.name", "synthetic", "--train.steps", "2", "--train.batch_size", "50", "--model.width", "8"]
 
 
@@ -245,20 +252,20 @@ def resume(quick: bool, watch: Stopwatch) -> Played:
     modes = {"default": [], "deterministic": ["--train.deterministic", "True"]}
     command = [str(ROOT / "scripts/train.py"), "--config", str(ROOT / "configs/quickstart.py")]
 
-    def flow(name: str, which: str, workdir: Path) -> tuple[int | None, int, str]:
+    def flow(name: str, which: str, workdir: Path) -> tuple[int | None, int, str, str]:
         options = [*modes[name], "--train.epochs", "6" if quick else "300", "--workdir", str(workdir)]
         stopped = run_until_stopped([*command, *options], workdir, watch) if which == "resumed" else None
-        code, _, said = run([*command, *options], watch)
-        return stopped, code, said
+        code, out, said = run([*command, *options], watch)
+        return stopped, *((code, out, said) if code else run(["-c", DIGEST, str(workdir)], watch))
 
     with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor() as pool:
         pairs = [(name, which) for name in modes for which in ("first", "again", "resumed")]
         flows = {pair: pool.submit(flow, *pair, Path(place, *pair)) for pair in pairs}
         ends = {pair: future.result() for pair, future in flows.items()}
-        if failed := [f"{pair}: {said}" for pair, (_, code, said) in ends.items() if code]:
-            return False, None, failed[0]
-        digests = dict(zip(pairs, pool.map(lambda pair: digest(Path(place, *pair)), pairs), strict=True))
-    same = {name: {which: digests[name, which] == digests[name, "first"] for _, which in pairs} for name in modes}
+    if failed := [f"{pair}: {said}" for pair, (_, code, _, said) in ends.items() if code]:
+        return False, None, failed[0]
+    bits = {pair: out for pair, (_, _, out, _) in ends.items()}
+    same = {name: {which: bits[name, which] == bits[name, "first"] for _, which in pairs} for name in modes}
     stops = {name: ends[name, "resumed"][0] for name in modes}
     return True, {"same_bits": same, "stopped_at_step": stops}, ""
 
@@ -277,18 +284,6 @@ def run_until_stopped(command: Sequence[str], workdir: Path, watch: Stopwatch) -
         code = process.wait()
     steps = [int(folder.name) for folder in (workdir / "checkpoints").glob("[0-9]*")]
     return max(steps) if code == 75 and steps else None
-
-
-def digest(workdir: Path) -> str:
-    """SHA-256 of all arrays of a run's last checkpoint, and of its accuracies."""
-    code = (
-        "import hashlib, json, sys; import jax, numpy as np; from jax_cifar import load_run\n"
-        "run = load_run(sys.argv[1]); leaves = jax.tree.leaves(run.variables)\n"
-        "print(hashlib.sha256(b''.join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest())"
-    )
-    arguments = [sys.executable, "-c", code, str(workdir)]
-    done = subprocess.run(arguments, env=with_library(), capture_output=True, text=True)
-    return done.stdout.strip() + str(read_json(workdir / "summary.json")["test_loss"])
 
 
 def as_json(suite: str, parts: Sequence[Part]) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """The suite for a lent GPU: parts that are kept, gone on with, and stopped by a budget."""
 
 import argparse
+import hashlib
 import json
 import os
 import time
+import zipfile
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the figures name its version")
@@ -14,6 +18,7 @@ from benchmarks import gpu
 from benchmarks.gpu import Part, Stopwatch
 from benchmarks.processes import ROOT
 from benchmarks.tables import as_json
+from jax_cifar import load_run
 from jax_cifar.errors import ConfigError
 
 HEAD = {"device": "1 x H100", "versions": {"jax": "0.9"}, "commit": "abc"}
@@ -141,6 +146,45 @@ def test_a_part_that_takes_too_long_is_stopped():
     code, out, _ = gpu.run(["-c", "import time; print('begun', flush=True); time.sleep(60)"], Stopwatch(0.0))
     assert (code, out) == (-15, "begun\n")
     assert time.monotonic() - started < 30
+
+
+@pytest.fixture
+def flows(monkeypatch):
+    """Runs that are not trained: all with the bits "a", but for those whose name is among the keys."""
+    special: dict[str, tuple[int, str, str]] = {}
+
+    def run(command, watch):
+        name = "/".join(Path(command[-1]).parts[-2:])  # of the run's folder
+        return special.get(name, (0, "a", "")) if command[0] == "-c" else (0, "", "")
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu, "run_until_stopped", lambda command, workdir, watch: 20)
+    return special
+
+
+def test_bits_that_differ_are_told(flows):
+    flows["default/resumed"] = (0, "b", "")
+    complete, result, _ = gpu.resume(True, Stopwatch(99))
+    assert complete and result["stopped_at_step"] == {"default": 20, "deterministic": 20}
+    assert result["same_bits"] == {
+        "default": {"first": True, "again": True, "resumed": False},
+        "deterministic": {"first": True, "again": True, "resumed": True},
+    }
+
+
+def test_bits_that_could_not_be_read_are_no_equal_bits(flows):
+    for mode in ("default", "deterministic"):
+        flows |= {f"{mode}/{which}": (1, "", "no checkpoint") for which in ("first", "again", "resumed")}
+    assert gpu.resume(True, Stopwatch(99)) == (False, None, "('default', 'first'): no checkpoint")
+
+
+def test_the_bits_of_a_run_are_its_arrays_and_its_loss(tmp_path):
+    zipfile.ZipFile(Path(__file__).parent / "old_runs" / "format_1.zip").extractall(tmp_path)
+    (tmp_path / "summary.json").write_text('{"test_loss": 0.25}')
+    code, out, _ = gpu.run(["-c", gpu.DIGEST, str(tmp_path)], Stopwatch(99))
+    leaves = jax.tree.leaves(load_run(tmp_path).variables)
+    expected = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
+    assert (code, out.split()) == (0, [expected, "0.25"])
 
 
 def test_the_tables_for_the_results():
