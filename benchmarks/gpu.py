@@ -37,6 +37,8 @@ SECONDS_TO_STOP = 20  # what a part may take to end, once it is asked to
 PARTS = ("resume", "speedrun", "peer", "larger", "train", "step", "startup", "tests")
 LARGER = ("cifar10-95", "cifar10-96", "cifar100-75")
 TRAINED = ("configs/cifar100_resnet34_200.py:mixed",)
+# For processes that use the GPU at once, of whose memory JAX would take three quarters at its start.
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 # Of a run: the SHA-256 of all arrays of its last checkpoint, and its test loss.
 DIGEST = """
 import hashlib, json, sys; import jax, numpy as np; from jax_cifar import load_run
@@ -124,7 +126,7 @@ def measure(options: argparse.Namespace) -> Iterator[Part]:
 def origin_of(options: argparse.Namespace) -> dict[str, Any]:
     """What all parts of one file have in common: whether they are tiny, and what a child says that it runs on."""
     code = "from benchmarks import processes, tables; processes.report(tables.as_json('gpu', []))"
-    (head,) = run_python(["-c", code], options.environment)
+    (head,) = run_python(["-c", code], {**options.environment, **SHARED})
     return {"quick": options.quick, **{name: head[name] for name in ("device", "versions", "commit")}}
 
 
@@ -141,31 +143,33 @@ Played = tuple[bool, Any, str]
 
 
 def jobs(options: argparse.Namespace, watch: Stopwatch) -> dict[str, Callable[[], Played]]:
-    """What is done for each part, in order."""
-    quick = options.quick
+    """What is done for each part, in order; all but what shares the GPU in the user's own environment."""
+    quick, environment = options.quick, options.environment
+    shared = {**environment, **SHARED}
     seeds, some, rounds = (1, 1, "1") if quick else (options.seeds, 5, "5")
     own = ["--set", *TINY] if quick else []
     models = ["simple_cnn"] if quick else ["simple_cnn", "cifar_cnn", "resnet18", "resnet34", "resnet50"]
     ways = ["--torch", "torch channels_last", *([] if quick else ["torch.compile"])]
 
     def suite(*arguments: str) -> Callable[[], Played]:
-        return lambda: run_suite([*arguments, "--rounds", rounds] if "speedrun" not in arguments else arguments, watch)
+        return lambda: run_suite([*arguments, "--rounds", rounds], watch, environment)
 
     def recipe(name: str, count: int) -> Callable[[], Played]:
-        return lambda: run_suite(["speedrun", "--recipes", name, "--seeds", str(count), *own], watch)
+        return lambda: run_suite(["speedrun", "--recipes", name, "--seeds", str(count), *own], watch, environment)
 
     found: dict[str, Callable[[], Played]] = {}
     for part in options.parts:
         if part == "resume":
-            found[part] = lambda: resume(quick, watch)
+            found[part] = lambda: resume(quick, watch, shared)
         elif part == "speedrun":
             found["speedrun cifar10-94"] = recipe("cifar10-94", seeds)
         elif part == "peer" and options.peer is not None:
-            found[part] = lambda: peer(options.peer, seeds, watch)
+            found[part] = lambda: peer(options.peer, seeds, watch, environment)
         elif part == "larger":
             found |= {f"speedrun {name}": recipe(name, some) for name in options.larger}
         elif part == "train":
-            found |= {f"train {file}": lambda file=file: train(file, own[1:], watch) for file in options.experiments}
+            for file in options.experiments:
+                found[f"train {file}"] = lambda file=file: train(file, own[1:], watch, environment)
         elif part == "step":
             if not quick:
                 found["step 2000"] = suite("step", "--models", "speedrun_net", "--batch", "2000", *ways)
@@ -173,16 +177,17 @@ def jobs(options: argparse.Namespace, watch: Stopwatch) -> dict[str, Callable[[]
         elif part == "startup":
             found[part] = suite("startup", "--what", "warm" if quick else "cold", "warm", "--torch", "torch")
         elif part == "tests":
-            found[part] = lambda: tests(["tests/test_latency.py"] if quick else options.tests, options.workers, watch)
+            paths = ["tests/test_latency.py"] if quick else options.tests
+            found[part] = lambda paths=paths: tests(paths, options.workers, watch, shared)
     return found
 
 
-def run(command: Sequence[str], watch: Stopwatch, environment: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+def run(command: Sequence[str], watch: Stopwatch, environment: Mapping[str, str]) -> tuple[int, str, str]:
     """Run Python on this project; exit code, what it printed, and its last line of errors.
 
     One that the budget does not suffice for gets SIGTERM, and SIGKILL where that does not end it.
     """
-    env = with_library() | dict(environment or {})
+    env = with_library(environment)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         arguments = [sys.executable, *command]
         with (
@@ -202,40 +207,40 @@ def run(command: Sequence[str], watch: Stopwatch, environment: Mapping[str, str]
         return process.returncode, out.read(), errors.read().strip().rpartition("\n")[2]
 
 
-def run_suite(arguments: Sequence[str], watch: Stopwatch) -> Played:
+def run_suite(arguments: Sequence[str], watch: Stopwatch, environment: Mapping[str, str]) -> Played:
     """Another suite of this script, and the JSON that it wrote: partial where it was stopped."""
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "suite.json")
         suite, *options = arguments
-        code, _, said = run([str(ROOT / "scripts/benchmark.py"), suite, "--json", str(file), *options], watch)
+        command = [str(ROOT / "scripts/benchmark.py"), suite, "--json", str(file), *options]
+        code, _, said = run(command, watch, environment)
         result = read_json(file) if file.exists() else None
     return code == 0, result, "" if code == 0 else said
 
 
-def peer(file: Path, runs: int, watch: Stopwatch) -> Played:
+def peer(file: Path, runs: int, watch: Stopwatch, environment: Mapping[str, str]) -> Played:
     """The published record's own code."""
     job = json.dumps({"file": str(file), "runs": runs})
-    code, out, said = run(["-m", "benchmarks.airbench_peer", job], watch)
+    code, out, said = run(["-m", "benchmarks.airbench_peer", job], watch, environment)
     reports = [json.loads(line.removeprefix(REPORT)) for line in out.splitlines() if line.startswith(REPORT)]
     return code == 0, reports, "" if code == 0 else said
 
 
-def train(config: str, overrides: Sequence[str], watch: Stopwatch) -> Played:
+def train(config: str, overrides: Sequence[str], watch: Stopwatch, environment: Mapping[str, str]) -> Played:
     """A whole training by scripts/train.py: its summary, or the last line of its log where it was stopped."""
     with tempfile.TemporaryDirectory() as place:
         workdir = Path(place, "run")
         command = [str(ROOT / "scripts/train.py"), "--config", str(ROOT / config), "--workdir", str(workdir)]
-        code, _, said = run([*command, *overrides], watch)
+        code, _, said = run([*command, *overrides], watch, environment)
         lines = (workdir / "metrics.jsonl").read_text().splitlines() if (workdir / "metrics.jsonl").exists() else []
         summary = read_json(workdir / "summary.json") if (workdir / "summary.json").exists() else None
     return code == 0, {"summary": summary, "log": [json.loads(line) for line in lines]}, "" if code == 0 else said
 
 
-def tests(paths: Sequence[str], workers: int, watch: Stopwatch) -> Played:
+def tests(paths: Sequence[str], workers: int, watch: Stopwatch, environment: Mapping[str, str]) -> Played:
     """Tests of this repository on this device, but for the slow ones: how many passed, and which did not."""
     where = [str(ROOT / path) for path in paths]
     command = ["-m", "pytest", *where, "-m", "not slow", "-q", "-n", str(workers), "--rootdir", str(ROOT)]
-    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     # Of a plugin that some environments have, whose warnings are errors here.
     code, out, said = run([*command, "-p", "no:cacheprovider", "-p", "no:benchmark"], watch, environment)
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", out)}
@@ -244,7 +249,7 @@ def tests(paths: Sequence[str], workers: int, watch: Stopwatch) -> Played:
     return complete, {**counts, "failures": failed}, "" if complete else said or out[-300:]
 
 
-def resume(quick: bool, watch: Stopwatch) -> Played:
+def resume(quick: bool, watch: Stopwatch, environment: Mapping[str, str]) -> Played:
     """Whether a run stopped by SIGTERM and gone on with ends with the bits of one never stopped, and so does one more.
 
     All at once, with and without `train.deterministic`: a device that others use is where bits would differ.
@@ -254,9 +259,10 @@ def resume(quick: bool, watch: Stopwatch) -> Played:
 
     def flow(name: str, which: str, workdir: Path) -> tuple[int | None, int, str, str]:
         options = [*modes[name], "--train.epochs", "6" if quick else "300", "--workdir", str(workdir)]
-        stopped = run_until_stopped([*command, *options], workdir, watch) if which == "resumed" else None
-        code, out, said = run([*command, *options], watch)
-        return stopped, *((code, out, said) if code else run(["-c", DIGEST, str(workdir)], watch))
+        training = [*command, *options]
+        stopped = run_until_stopped(training, workdir, watch, environment) if which == "resumed" else None
+        code, out, said = run(training, watch, environment)
+        return stopped, *((code, out, said) if code else run(["-c", DIGEST, str(workdir)], watch, environment))
 
     with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor() as pool:
         pairs = [(name, which) for name in modes for which in ("first", "again", "resumed")]
@@ -270,11 +276,13 @@ def resume(quick: bool, watch: Stopwatch) -> Played:
     return True, {"same_bits": same, "stopped_at_step": stops}, ""
 
 
-def run_until_stopped(command: Sequence[str], workdir: Path, watch: Stopwatch) -> int | None:
+def run_until_stopped(
+    command: Sequence[str], workdir: Path, watch: Stopwatch, environment: Mapping[str, str]
+) -> int | None:
     """Start a run, stop it by SIGTERM after its second epoch; the step it saved, None where it ended before."""
     log, quiet = workdir / "metrics.jsonl", subprocess.DEVNULL
     arguments = [sys.executable, *command]
-    starting = subprocess.Popen(arguments, env=with_library(), stdout=quiet, stderr=quiet)
+    starting = subprocess.Popen(arguments, env=with_library(environment), stdout=quiet, stderr=quiet)
     with starting as process, ending_with_us(process):
         while process.poll() is None and watch.left() > 0:
             if log.exists() and '"epoch": 2.' in log.read_text():

@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -40,10 +40,11 @@ def shipped(name: Literal["scripts", "configs"]) -> Path:
     return inside if inside.is_dir() else _LIBRARY.parent / name
 
 
-def with_library() -> dict[str, str]:
-    """The environment in which another Python process has this library, wherever this one has it from."""
-    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+def with_library(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """An environment, by default this process's, in which another Python process has this library as this one does."""
+    known = os.environ if environment is None else environment
+    paths = [str(Path(__file__).parents[1]), *filter(None, [known.get("PYTHONPATH")])]
+    return {**known, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def expand(path: str | Path) -> Path:

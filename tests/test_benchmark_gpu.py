@@ -143,9 +143,32 @@ def test_nothing_is_begun_once_the_budget_is_spent(played):
 
 def test_a_part_that_takes_too_long_is_stopped():
     started = time.monotonic()
-    code, out, _ = gpu.run(["-c", "import time; print('begun', flush=True); time.sleep(60)"], Stopwatch(0.0))
+    code = "import time; print('begun', flush=True); time.sleep(60)"
+    code, out, _ = gpu.run(["-c", code], Stopwatch(0.0), os.environ)
     assert (code, out) == (-15, "begun\n")
     assert time.monotonic() - started < 30
+
+
+def test_what_is_alone_on_the_gpu_has_the_users_environment_and_what_is_not_takes_no_memory_at_once(monkeypatch):
+    seen: list[dict] = []
+    monkeypatch.setattr(gpu, "run", lambda command, watch, environment: seen.append(environment) or (1, "", ""))
+    monkeypatch.setattr(gpu, "run_until_stopped", lambda command, workdir, watch, environment: seen.append(environment))
+    shared = {}
+    for name, play in gpu.jobs(parse("--peer", __file__), Stopwatch(99)).items():
+        play()
+        assert all(environment == seen[0] for environment in seen)
+        shared[name] = seen[0] == {**USERS, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        assert shared[name] or seen[0] == USERS
+        seen.clear()
+    assert {name for name, together in shared.items() if together} == {"resume", "tests"}
+    assert {"speedrun cifar10-94", "peer", "step 128", "startup"} < shared.keys()
+
+
+def test_a_process_has_no_other_environment_than_its_own(monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    users = {name: value for name, value in os.environ.items() if name != "XLA_PYTHON_CLIENT_PREALLOCATE"}
+    code = "import os, jax_cifar; print(os.environ.get('XLA_PYTHON_CLIENT_PREALLOCATE'))"
+    assert gpu.run(["-c", code], Stopwatch(99), users) == (0, "None\n", "")
 
 
 @pytest.fixture
@@ -153,18 +176,18 @@ def flows(monkeypatch):
     """Runs that are not trained: all with the bits "a", but for those whose name is among the keys."""
     special: dict[str, tuple[int, str, str]] = {}
 
-    def run(command, watch):
+    def run(command, watch, environment):
         name = "/".join(Path(command[-1]).parts[-2:])  # of the run's folder
         return special.get(name, (0, "a", "")) if command[0] == "-c" else (0, "", "")
 
     monkeypatch.setattr(gpu, "run", run)
-    monkeypatch.setattr(gpu, "run_until_stopped", lambda command, workdir, watch: 20)
+    monkeypatch.setattr(gpu, "run_until_stopped", lambda *_: 20)
     return special
 
 
 def test_bits_that_differ_are_told(flows):
     flows["default/resumed"] = (0, "b", "")
-    complete, result, _ = gpu.resume(True, Stopwatch(99))
+    complete, result, _ = gpu.resume(True, Stopwatch(99), USERS)
     assert complete and result["stopped_at_step"] == {"default": 20, "deterministic": 20}
     assert result["same_bits"] == {
         "default": {"first": True, "again": True, "resumed": False},
@@ -175,13 +198,13 @@ def test_bits_that_differ_are_told(flows):
 def test_bits_that_could_not_be_read_are_no_equal_bits(flows):
     for mode in ("default", "deterministic"):
         flows |= {f"{mode}/{which}": (1, "", "no checkpoint") for which in ("first", "again", "resumed")}
-    assert gpu.resume(True, Stopwatch(99)) == (False, None, "('default', 'first'): no checkpoint")
+    assert gpu.resume(True, Stopwatch(99), USERS) == (False, None, "('default', 'first'): no checkpoint")
 
 
 def test_the_bits_of_a_run_are_its_arrays_and_its_loss(tmp_path):
     zipfile.ZipFile(Path(__file__).parent / "old_runs" / "format_1.zip").extractall(tmp_path)
     (tmp_path / "summary.json").write_text('{"test_loss": 0.25}')
-    code, out, _ = gpu.run(["-c", gpu.DIGEST, str(tmp_path)], Stopwatch(99))
+    code, out, _ = gpu.run(["-c", gpu.DIGEST, str(tmp_path)], Stopwatch(99), os.environ)
     leaves = jax.tree.leaves(load_run(tmp_path).variables)
     expected = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
     assert (code, out.split()) == (0, [expected, "0.25"])
