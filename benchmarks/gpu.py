@@ -36,7 +36,7 @@ from jax_cifar.signals import ending_with_us
 SECONDS_TO_STOP = 20  # what a part may take to end, once it is asked to
 PARTS = ("resume", "speedrun", "peer", "larger", "train", "step", "startup", "tests")
 LARGER = ("cifar10-95", "cifar10-96", "cifar100-75")
-TRAINED = ("configs/cifar100_resnet34_200.py:mixed",)
+TRAINED = ("cifar100_resnet34_200:mixed",)
 # For processes that use the GPU at once, of whose memory JAX would take three quarters at its start.
 SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 # Of a run: the SHA-256 of all arrays of its last checkpoint, and its test loss.
@@ -230,7 +230,7 @@ def train(config: str, overrides: Sequence[str], watch: Stopwatch, environment: 
     """A whole training by scripts/train.py: its summary, or the last line of its log where it was stopped."""
     with tempfile.TemporaryDirectory() as place:
         workdir = Path(place, "run")
-        command = [str(ROOT / "scripts/train.py"), "--config", str(ROOT / config), "--workdir", str(workdir)]
+        command = [str(ROOT / "scripts/train.py"), "--config", config, "--workdir", str(workdir)]
         code, _, said = run([*command, *overrides], watch, environment)
         lines = (workdir / "metrics.jsonl").read_text().splitlines() if (workdir / "metrics.jsonl").exists() else []
         summary = read_json(workdir / "summary.json") if (workdir / "summary.json").exists() else None

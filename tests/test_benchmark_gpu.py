@@ -18,7 +18,7 @@ from benchmarks import gpu
 from benchmarks.gpu import Part, Stopwatch
 from benchmarks.processes import ROOT
 from benchmarks.tables import as_json
-from jax_cifar import load_run
+from jax_cifar import load_config, load_run
 from jax_cifar.errors import ConfigError
 
 HEAD = {"device": "1 x H100", "versions": {"jax": "0.9"}, "commit": "abc"}
@@ -169,6 +169,17 @@ def test_a_process_has_no_other_environment_than_its_own(monkeypatch):
     users = {name: value for name, value in os.environ.items() if name != "XLA_PYTHON_CLIENT_PREALLOCATE"}
     code = "import os, jax_cifar; print(os.environ.get('XLA_PYTHON_CLIENT_PREALLOCATE'))"
     assert gpu.run(["-c", code], Stopwatch(99), users) == (0, "None\n", "")
+
+
+def test_an_experiment_is_what_train_takes_it_for(monkeypatch):
+    seen: list[list[str]] = []
+    monkeypatch.setattr(gpu, "run", lambda command, watch, environment: seen.append(command) or (1, "", "no"))
+    for options, config in (((), "cifar100_resnet34_200:mixed"), (("--experiments", "mine.py:big"), "mine.py:big")):
+        for play in gpu.jobs(parse("--parts", "train", *options), Stopwatch(99)).values():
+            assert play() == (False, {"summary": None, "log": []}, "no")
+        command = seen.pop()
+        assert command[command.index("--config") + 1] == config  # in the current folder, which the process has too
+    assert load_config(gpu.TRAINED[0]).model.name == "resnet34"
 
 
 @pytest.fixture
