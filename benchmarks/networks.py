@@ -60,7 +60,11 @@ def random_batch(size: int) -> Batch:
 
 
 def jax_train_step(config: Config, batch: Batch) -> Work:
-    """Forward, backward and update, on one batch that stays on the device; several in a call, as training does it."""
+    """Forward, backward and update, on one batch that stays on the device; several in a call, as training does it.
+
+    On a CPU that is one program for any number. Elsewhere it is one of `log.every`, where the number is known when
+    compiling, as in `training.programs`, and one of a single update for those that are left over.
+    """
     images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
     model = create_model(config.model, batch.classes, compute_dtype(config.train.dtype))
     variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), images)
@@ -68,15 +72,31 @@ def jax_train_step(config: Config, batch: Batch) -> Work:
     step = make_train_step(model, optimizer, config)
     hyper, key = Hyper(*map(jnp.float32, (config.optim.lr, config.optim.momentum, 0.0))), run_key(1)
 
-    @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
-    def steps(state: TrainState, images: jax.Array, labels: jax.Array, count: jax.Array) -> TrainState:
+    def steps(state: TrainState, images: jax.Array, labels: jax.Array, count: int | jax.Array) -> TrainState:
         return jax.lax.fori_loop(0, count, lambda _, state: step(state, images, labels, hyper, key)[0], state)
 
+    jit = functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     state: Any = create_train_state(variables, optimizer, ema=False)
+    if jax.default_backend() == "cpu":
+        any_number = jit(steps)
+
+        def calls(count: int) -> list[Callable[..., Any]]:
+            return [functools.partial(any_number, count=jnp.int32(count))]
+    else:
+        whole = config.log.every
+        programs = {
+            number: jit(functools.partial(steps, count=number)).lower(state, images, labels).compile()
+            for number in (whole, 1)
+        }
+
+        def calls(count: int) -> list[Callable[..., Any]]:
+            return [programs[whole]] * (count // whole) + [programs[1]] * (count % whole)
 
     def work(count: int) -> None:
         nonlocal state
-        state = jax.block_until_ready(steps(state, images, labels, jnp.int32(count)))
+        for call in calls(count):
+            state = call(state, images, labels)
+        jax.block_until_ready(state)
 
     return work
 

@@ -22,6 +22,7 @@ from benchmarks.processes import REPORT
 from benchmarks.tables import as_json, markdown
 from benchmarks.timing import Case, Timing
 from benchmarks.trainings import Epoch, Training
+from jax_cifar.config import LogConfig, ModelConfig
 from jax_cifar.config.files import load_config
 from jax_cifar.errors import ConfigError
 from jax_cifar.run.checkpoint import Checkpoints
@@ -151,6 +152,26 @@ def test_scan_gives_the_seconds_of_one_step(small, monkeypatch):
     assert {timing.seconds for timing in case.timings.values()} == {(2.0,)}
     with pytest.raises(ConfigError, match="--steps = 1 is not allowed: it must be at least 2"):
         measure(scan, "--steps", "1")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_off_the_cpu_a_call_knows_its_number_of_updates_and_is_compiled_before_it_is_timed(backend, monkeypatch):
+    numbers, done = [], []
+    fori_loop, wait = jax.lax.fori_loop, jax.block_until_ready
+    config = networks.network_config("simple_cnn", 2)
+    config = dataclasses.replace(config, log=LogConfig(every=3), model=ModelConfig(name="simple_cnn", width=2))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax.lax, "fori_loop", lambda _, high, *rest: numbers.append(high) or fori_loop(0, high, *rest))
+    monkeypatch.setattr(jax, "block_until_ready", lambda state: done.append(int(state.step)) or wait(state))
+    work = networks.jax_train_step(config, networks.random_batch(2))
+    compiled = len(numbers)
+    for count in (1, 2, 7, 3):
+        work(count)
+    assert done == [1, 3, 10, 13]
+    if backend == "gpu":
+        assert (compiled, numbers) == (2, [3, 1])
+    else:
+        assert (compiled, len(numbers)) == (0, 1) and isinstance(numbers[0], jax.core.Tracer)
 
 
 def test_training_waits_for_the_hand_over_only(monkeypatch):
