@@ -15,7 +15,7 @@ from jax_cifar.config.files import help_text, load_config
 from jax_cifar.config.modules import in_one_line, is_of_a_program
 from jax_cifar.config.overrides import of_other_fields
 from jax_cifar.errors import ConfigError, UserError, check, is_out_of_memory, printable
-from jax_cifar.files import expand
+from jax_cifar.files import expand, shipped
 from jax_cifar.signals import STOPPED, all_done, is_guarded, say
 
 
@@ -88,11 +88,17 @@ class ExperimentParser(Parser):
         return options, load_config(options.config, overrides)
 
     def command_to_train(self, arguments: Sequence[str], config: Config, changes: Sequence[str]) -> str:
-        """`python scripts/train.py` with the configuration of these arguments, but for `changes`, options of fields."""
+        """What trains the configuration of these arguments, but for `changes`, options of fields."""
         options, overrides = self.parse_known_args(arguments)
         changed = {word.removeprefix("--") for word in changes if word.startswith("--")}
         words = ["--config", options.config, *of_other_fields(overrides, config, changed), *changes]
-        return f"python scripts/train.py {shlex.join(words)}"
+        return f"{start_of('train')} {shlex.join(words)}"
+
+
+def start_of(script: str) -> str:
+    """How a command that runs a script begins; where a wheel was installed there is no folder of scripts to name."""
+    installed = shipped("scripts").parent == Path(__file__).parent
+    return f"python -m jax_cifar {script}" if installed else f"python scripts/{script}.py"
 
 
 def without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from jax_cifar.cli import Parser, run
+from jax_cifar.cli import Parser, run, start_of
 from jax_cifar.errors import DataError, print_warning, printable
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def read_images(images: Sequence[str]) -> Iterator[str | bytes]:
 
     for image in images:
         if image == "-" and sys.stdin.isatty():
-            raise DataError("- is a picture that is piped in: python scripts/predict.py ... - < cat.jpg")
+            raise DataError(f"- is a picture that is piped in: {start_of('predict')} ... - < cat.jpg")
         yield image if image != "-" else sys.stdin.buffer.read(LARGEST_FILE)
 
 

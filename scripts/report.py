@@ -166,9 +166,13 @@ def variants(arguments: Sequence[str]) -> None:
 
 def show_variants(options: Namespace) -> None:
     """Make and measure the versions of one run, print the table, draw the picture."""
-    folder = options.workdir
-    # The code that runs one network in several runtimes is not installed with the library.
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    folder, root = options.workdir, Path(__file__).parents[1]
+    if not (root / "benchmarks").is_dir():
+        raise ConfigError(
+            "report variants needs a checkout of the repository: the code that runs one network in several runtimes is"
+            " not installed with the library. Run python scripts/report.py variants there."
+        )
+    sys.path.insert(0, str(root))
     try:
         from benchmarks import variants
     except ModuleNotFoundError as error:

@@ -28,7 +28,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jax_cifar.cli import ExperimentParser, run, without
+from jax_cifar.cli import ExperimentParser, run, start_of, without
 from jax_cifar.files import read_record, write_json
 from jax_cifar.signals import at_end_say
 
@@ -72,8 +72,8 @@ def main(arguments: Sequence[str]) -> None:
     from jax_cifar.lab.sweep_tables import report
 
     def tell_way_on(folder: Path) -> None:
-        command = [Path(sys.argv[0]).name, *without(arguments, ["--workdir"]), "--workdir", str(folder)]
-        at_end_say(f"What is finished is kept. To go on: python scripts/{shlex.join(command)}")
+        words = [*without(arguments, ["--workdir"]), "--workdir", str(folder)]
+        at_end_say(f"What is finished is kept. To go on: {start_of('sweep')} {shlex.join(words)}")
 
     fields = ("trials", "workdir", "grid", "storage", "seeds", "baseline", "how", "chunk")
     pruning = "none" if options.no_prune else options.prune

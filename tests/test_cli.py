@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jax_cifar import cli
 from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config.files import load_config
 from jax_cifar.errors import ConfigError, Diverged, Interrupted
@@ -42,6 +43,13 @@ def test_the_command_to_train_has_each_field_once_and_no_option_of_the_script(pa
     command = parser.command_to_train(arguments, config, ["--optim.lr", "0.1"])
     kept = "--model.no-whiten-bias --train.batch-size 8"
     assert command == f"python scripts/train.py --config {QUICKSTART} {kept} --optim.lr 0.1"
+
+
+def test_where_a_wheel_was_installed_the_command_to_train_names_no_file_that_is_not_there(parser, monkeypatch):
+    monkeypatch.setattr(cli, "shipped", lambda name: Path(cli.__file__).parent / name)
+    _, config = parser.read(["--config", "quickstart"])
+    command = parser.command_to_train(["--config", "quickstart"], config, ["--optim.lr", "0.1"])
+    assert command == "python -m jax_cifar train --config quickstart --optim.lr 0.1"
 
 
 def test_a_dash_and_an_underscore_are_the_same_in_the_name_of_an_option(parser):

@@ -68,6 +68,12 @@ def test_without_a_command_all_are_told_and_a_wrong_one_is_refused(installed):
     assert (wrong.returncode, wrong.stderr) == (2, "error: trian is no command. Did you mean train?\n")
 
 
+def test_what_needs_the_repository_says_so(installed):
+    refused = installed("report", "variants", "--workdir", "run")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: report variants needs a checkout of the repository: ")
+
+
 @pytest.mark.slow
 def test_a_run_is_trained_and_judged_away_from_the_checkout(installed, tmp_path):
     done = installed("train", "--config", "quickstart", "--train.steps", "20", "--workdir", "run")
