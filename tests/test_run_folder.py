@@ -6,14 +6,16 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_runs import small_config
 
 from jax_cifar.config.files import to_dict
 from jax_cifar.config.spec import InputSpec
+from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import CheckpointError, ConfigError, UserError
 from jax_cifar.run import folder as folder_module
-from jax_cifar.run.folder import RunFolder, read_config, read_spec
+from jax_cifar.run.folder import RunFolder, input_spec, read_config, read_spec
 from jax_cifar.run.lock import LOCK, RunLock
 from jax_cifar.training.loop import train
 
@@ -321,3 +323,14 @@ def test_a_relative_data_folder_is_recorded_as_it_was_meant(tmp_path, monkeypatc
     assert json.loads(Path("run/config.json").read_text())["data"]["dir"] == str(tmp_path / "data")
     assert (read_spec(tmp_path / "run"), to_dict(config)["data"]["dir"]) == ((SPEC, "digits"), "data")
     make("run", config)  # the same run
+
+
+def test_a_network_sees_images_by_the_mean_and_deviation_of_the_training_images_alone():
+    dark, bright, middle = (
+        Dataset(np.random.default_rng(0).integers(*ends, (20, 8, 8, 3), np.uint8), np.zeros(20, np.int32))
+        for ends in ((0, 64), (128, 256), (96, 128))
+    )
+    spec = input_spec(small_config(), Splits("mine", dark, bright, middle, ("a", "b")))
+    values = dark.images / 255
+    np.testing.assert_allclose(spec.mean, values.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(spec.std, values.std((0, 1, 2)), rtol=1e-6)

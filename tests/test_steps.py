@@ -1,13 +1,16 @@
 """The compiled step: order, accumulation, mixing, many steps in one call, several devices."""
 
+import dataclasses
 import functools
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from small_runs import Perceptron, largest_difference, small_config
+from small_runs import Perceptron, largest_difference, small_config, with_fields
 
 from jax_cifar import train
 from jax_cifar.augment import HorizontalFlip, RandomCrop
@@ -15,11 +18,14 @@ from jax_cifar.backend.mesh import make_mesh
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError
 from jax_cifar.optim.rules import Hyper
+from jax_cifar.run.clock import Clock
 from jax_cifar.run.folder import input_spec
 from jax_cifar.training.keys import Purpose, purpose_key, run_key
-from jax_cifar.training.session import Session, make_network
+from jax_cifar.training.losses import cross_entropy
+from jax_cifar.training.replicas import one_run
+from jax_cifar.training.session import Session, make_network, plan_schedule
 from jax_cifar.training.state import initial_state
-from jax_cifar.training.steps import DeviceData, epoch_order, make_train_steps, zero_sums
+from jax_cifar.training.steps import DeviceData, epoch_order, make_gradients, make_train_steps, zero_sums
 
 
 def test_an_epoch_shows_every_image_once_and_each_epoch_in_another_order():
@@ -43,6 +49,32 @@ def test_keys_differ_by_seed_purpose_and_count():
     assert len({bytes(jax.random.key_data(key)) for key in keys}) == len(keys)
 
 
+def test_keys_are_what_they_were_in_every_earlier_version():
+    """A number that moved would change every result, and be noticed by nothing else."""
+    keys = {purpose.name: jax.random.key_data(purpose_key(run_key(3), purpose, 5)).tolist() for purpose in Purpose}
+    assert keys == {
+        "INIT": [786427058, 4040564219],
+        "ORDER": [625863501, 109320485],
+        "AUGMENT": [1829702645, 1275232839],
+        "MIX": [2463012157, 2389721536],
+        "DROPOUT": [779046720, 374274670],
+    }
+
+
+def test_a_run_is_given_its_own_seed_and_rates():
+    config = small_config(
+        model=Perceptron(), optim={"weight_decay": 0.01}, schedule={"name": "onecycle", "warmup": 0.0}
+    )
+    session = Session(config, load_data(config.data), one_run(config), Clock())
+    for seed in (0, 3):
+        session.start([with_fields(config, train={"seed": seed})])
+        np.testing.assert_array_equal(session._order(1), epoch_order(run_key(seed), jnp.int32(1), 200, 32))
+    schedule = plan_schedule(config, session.plan)
+    assert np.ptp(schedule.lr) > 0 and np.ptp(schedule.momentum) > 0
+    for found, expected in zip(session._tables, (*schedule, np.full(12, 0.01)), strict=True):
+        np.testing.assert_array_equal(found, np.float32(expected), strict=True)
+
+
 def test_many_steps_in_one_call_are_the_same_steps(finished_run, tmp_path):
     many = train(small_config(train={"steps_per_call": 3}, log={"every": 6}), tmp_path)
     assert largest_difference(finished_run.state.params, many.state.params) < 1e-4
@@ -57,6 +89,14 @@ def test_mixed_batches_are_counted_by_the_share_of_the_predicted_class(tmp_path)
     assert (accuracy * 6 * 32) % 1 > 1e-6  # shares, not whole images
 
 
+def begun(config):
+    """What the compiled step is made of, and given: network, state, optimizer, data."""
+    splits = load_data(config.data)
+    network = make_network(config, input_spec(config, splits))
+    data = DeviceData(jnp.asarray(splits.train.images), jnp.asarray(splits.train.labels))
+    return network, *initial_state(config, network, splits.train.images), data
+
+
 @pytest.mark.parametrize("random_part", ["augment", "mix", "dropout"])
 def test_the_same_images_are_treated_anew_in_every_step(random_part):
     """With a learning rate of 0 and one batch for all steps, losses differ by the random part alone."""
@@ -65,11 +105,8 @@ def test_the_same_images_are_treated_anew_in_every_step(random_part):
         mix={"mixup_alpha": 1.0 if random_part == "mix" else 0.0},
         augment=(RandomCrop(padding=4),) if random_part == "augment" else (),
     )
-    splits = load_data(config.data)
-    network = make_network(config, input_spec(config, splits))
-    state, optimizer = initial_state(config, network, splits.train.images)
+    network, state, optimizer, data = begun(config)
     train_steps = make_train_steps(network, optimizer, config, make_mesh(config))
-    data = DeviceData(jnp.asarray(splits.train.images), jnp.asarray(splits.train.labels))
     order, tables = jnp.tile(jnp.arange(32), (4, 1)), Hyper(jnp.zeros(4), jnp.zeros(4), jnp.zeros(4))
     step = jax.jit(functools.partial(train_steps, count=1))
     losses = []
@@ -77,6 +114,41 @@ def test_the_same_images_are_treated_anew_in_every_step(random_part):
         state, sums = step(state, zero_sums(config), data, order, tables, run_key(0))
         losses.append(float(sums["loss"]))
     assert len(set(losses)) == 3, losses
+
+
+def test_every_update_of_a_call_is_given_its_own_rates():
+    def note(updates: Any, state: Any, params: Any = None, *, hyper: Any = None):
+        return jax.tree.map(jnp.zeros_like, updates), [*state[1:], jnp.stack(hyper)]
+
+    config = small_config(model=Perceptron())
+    network, state, _, data = begun(config)
+    state = dataclasses.replace(state, step=jnp.int32(2), opt_state=[jnp.zeros(3)] * 4)
+    optimizer = optax.GradientTransformationExtraArgs(optax.init_empty_state, note)
+    four_steps = jax.jit(functools.partial(make_train_steps(network, optimizer, config, make_mesh(config)), count=4))
+    order, tables = jnp.tile(jnp.arange(32), (4, 1)), Hyper(*jnp.arange(18.0).reshape(3, 6))
+    state, _ = four_steps(state, zero_sums(config), data, order, tables, run_key(0))
+    np.testing.assert_array_equal(state.opt_state, np.arange(18).reshape(3, 6).T[2:])
+
+
+def test_every_part_of_an_accumulated_batch_is_dropped_out_anew():
+    model, seen = Perceptron(dropout=0.5), []
+
+    def noted(logits, targets):
+        jax.debug.callback(seen.append, logits)
+        return cross_entropy(logits, targets)
+
+    config = small_config(model=model, optim={"accumulate": 2}, train={"loss": noted})
+
+    @jax.jit
+    def both_parts(images):
+        # Every second image belongs to the other part, and is the same.
+        variables, images = model.init(run_key(0), images, train=False), jnp.repeat(images, 2, axis=0)
+        loss = make_gradients(model, config, differentiate=False)
+        return loss(variables["params"], variables["batch_stats"], images, jnp.zeros(16, jnp.int32), run_key(2))[0]
+
+    jax.block_until_ready(both_parts(jnp.linspace(0, 1, 8 * 8 * 8 * 3).reshape(8, 8, 8, 3)))
+    jax.effects_barrier()
+    assert len(seen) == 2 and not np.array_equal(*seen)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(monkeypatch):
