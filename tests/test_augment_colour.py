@@ -138,6 +138,20 @@ def test_erasing_fills_one_rectangle_inside_the_image():
     assert (top + height).max() == 16 and (left + width).max() == 20
 
 
+def test_erasing_draws_area_shape_and_place_each_by_itself():
+    # So small a share fits at once, whatever its shape.
+    erasing = RandomErasing(p=0.5, scale=(0.1, 0.2), ratio=(0.5, 3.0))
+    top, left, height, width = np.asarray(erasing.draw(KEY, (8192, 160, 200, 1)).boxes)[:, 0].T
+    applied = height > 0
+    assert stats.binomtest(int(applied.sum()), 8192, 0.5).pvalue > 1e-3
+    places = (top + 0.5) / (160 - height + 1), (left + 0.5) / (200 - width + 1)
+    found = np.stack([height * width / (160 * 200), np.log(np.maximum(height, 1) / np.maximum(width, 1)), *places])
+    found = found[:, applied]
+    for values, (low, high) in zip(found, ((0.1, 0.2), np.log([0.5, 3.0]), (0, 1), (0, 1)), strict=True):
+        assert stats.kstest(values, "uniform", (low, high - low)).pvalue > 1e-3
+    assert np.abs(np.corrcoef(found) - np.eye(4)).max() < 4 / np.sqrt(applied.sum())
+
+
 def test_erasing_draws_again_when_a_rectangle_does_not_fit():
     areas = np.full((4, 10), 0.5, np.float32)
     # Half of 16 x 16 pixels fits at a ratio of 1 and not at 8; whole images never fit.
@@ -178,6 +192,8 @@ def test_dropout_draws_numbers_sides_and_places_from_their_ranges():
         assert stats.chisquare(frequencies).pvalue > 1e-3
     assert stats.chisquare([np.sum(left[width == 5] == value) for value in range(12)]).pvalue > 1e-3
     assert (left + width).max() == 16
+    places = (top + 0.5) / (8 - height + 1), (left + 0.5) / (16 - width + 1)
+    assert np.abs(np.corrcoef([height, width, *places]) - np.eye(4)).max() < 4 / np.sqrt(len(height))
 
 
 def test_dropout_refuses_holes_larger_than_the_images():

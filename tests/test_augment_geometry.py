@@ -83,7 +83,7 @@ def test_translation_by_whole_pixels_is_a_shift():
     np.testing.assert_array_equal(result[:, :, :3], 0.25)
 
 
-def test_affine_draws_stay_in_their_ranges():
+def test_affine_draws_fill_their_ranges_each_by_itself():
     draws = AFFINE.draw(KEY, (4096, 12, 16, 3))
     right, down = np.asarray(draws.translate).T
     np.testing.assert_array_equal(np.unique(right), np.arange(-3, 4))  # 0.2 * 16 = 3.2
@@ -91,6 +91,7 @@ def test_affine_draws_stay_in_their_ranges():
     columns = (draws.degrees, draws.scale, draws.shear[:, 0], draws.shear[:, 1])
     for values, low, high in zip(columns, (-20, 0.7, -10, -5), (20, 1.4, 10, 5), strict=True):
         assert stats.kstest(np.asarray(values), "uniform", (low, high - low)).pvalue > 1e-3
+    assert np.abs(np.corrcoef([*columns, right, down]) - np.eye(6)).max() < 4 / np.sqrt(4096)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,21 @@ def test_resized_crop_draws_boxes_that_fit():
     shares = np.asarray(sizes).prod(1) / 1024
     assert shares.min() > 0.06
     assert np.corrcoef(shares, area[:, 0])[0, 1] > 0.8
+
+
+def test_resized_crop_draws_area_shape_and_place_each_by_itself():
+    # So small a share fits at once, whatever its shape.
+    draws = RandomResizedCrop((0.3, 0.5), ratio=(0.75, 2.0)).draw(KEY, (4096, 240, 320, 3))
+    corners, sizes = np.asarray(draws.corners), np.asarray(draws.sizes)
+    height, width = sizes.T
+    places = (corners + 0.5) / ([240, 320] - sizes + 1)
+    found = np.stack([sizes.prod(1) / (240 * 320), np.log(width / height), *places.T])
+    ends = ((0.3, 0.5), np.log([0.75, 2.0]), (0, 1), (0, 1))
+    for values, (low, high) in zip(found, ends, strict=True):
+        assert stats.kstest(values, "uniform", (low, high - low)).pvalue > 1e-3
+    assert np.abs(np.corrcoef(found) - np.eye(4)).max() < 4 / np.sqrt(4096)
+    np.testing.assert_array_equal(corners.min(0), [0, 0])
+    np.testing.assert_array_equal((corners + sizes).max(0), [240, 320])
 
 
 @pytest.mark.parametrize(
@@ -139,6 +155,12 @@ def test_elastic_displacement_has_the_stated_size():
     for alpha, sigma in ((34.0, 4.0), (10.0, 2.0)):
         measured = np.asarray(ElasticTransform(alpha, sigma).displacement(noise))[:, 8:-8, 8:-8].std()
         assert abs(measured / (alpha / (6 * sigma)) - 1) < 0.1
+
+
+def test_grid_distortion_draws_every_band_from_its_range():
+    bands = np.asarray(GridDistortion(4, 0.3, p=1.0).draw(KEY, (1024, 12, 16, 3))).reshape(1024, 8)
+    assert stats.kstest(bands.ravel(), "uniform", (-0.3, 0.6)).pvalue > 1e-3
+    assert np.abs(np.corrcoef(bands.T) - np.eye(8)).max() < 4 / np.sqrt(1024)
 
 
 def test_grid_distortion_leaves_the_border_in_place():
