@@ -48,7 +48,7 @@ MUON = OptimConfig(
     weight_decay=0.1,
     aux_lr=0.5,
     lr_multipliers=(("^head/", 0.2), ("^group1/", 0.5), ("conv1/", 1.5)),  # the first match wins
-    decay_multipliers=(("bias$", 0.0),),
+    decay_multipliers=(("bias$", 0.0), ("^group2/", 0.3)),
 )
 # Each with changes that must show.
 CASES: dict[str, tuple[Config, list[dict[str, dict[str, Any]]]]] = {
