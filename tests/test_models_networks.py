@@ -137,19 +137,30 @@ def test_names_of_parameters_and_statistics_do_not_collide_in_pytorch(name):
     assert all(re.fullmatch(r"[a-z]+\d?(\.\w+)*\.(weight|bias|running_mean|running_var)", n) for n in names)
 
 
-@pytest.mark.parametrize(("block", "last"), [(BasicBlock, "bn2"), (Bottleneck, "bn3")])
-def test_resnet_initialisation(block, last):
-    model = ResNet(10, stage_sizes=(1, 1), block=block, zero_init_residual=block is BasicBlock)
+def scales_of(params) -> dict[str, list[float]]:
+    """The scale of every norm, by its path."""
+    leaves: dict[str, Any] = dict(flatten_dict(params, sep="/"))
+    return {path: leaf.tolist() for path, leaf in leaves.items() if path.endswith("scale")}
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_resnet_initialisation(block):
+    model = ResNet(10, stage_sizes=(1, 1), block=block)
     params = jax.tree.map(np.asarray, init_variables(model, KEY, images_of(8))["params"])
     kernel, out = params["layer2_0"]["conv2"]["kernel"], 128 * block.expansion
     assert kernel.std() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
     assert np.abs(kernel).max() > 3.5 * kernel.std()
     assert params["layer2_0"]["downsample_0"]["kernel"].std() == pytest.approx((2 / out) ** 0.5, rel=0.02)
     assert 0.98 < np.abs(params["fc"]["kernel"]).max() * out**0.5 <= 1.0001
-    np.testing.assert_array_equal(params["layer1_0"]["bn1"]["scale"], np.ones(64))
-    expected = 0.0 if block is BasicBlock else 1.0
-    np.testing.assert_array_equal(params["layer2_0"][last]["scale"], np.full(out, expected))
-    np.testing.assert_array_equal(params["layer2_0"]["downsample_1"]["scale"], np.ones(out))
+    assert all(set(values) == {1} for values in scales_of(params).values())
+
+
+@pytest.mark.parametrize(("block", "last"), [(BasicBlock, "bn2"), (Bottleneck, "bn3")])
+def test_a_block_starts_as_its_shortcut_where_asked(block, last):
+    model = ResNet(10, stage_sizes=(1,), block=block, width=2, zero_init_residual=True)
+    scales = scales_of(init_variables(model, KEY, images_of(8))["params"])
+    assert set(scales.pop(f"layer1_0/{last}/scale")) == {0}
+    assert all(set(values) == {1} for values in scales.values())
 
 
 def test_the_key_fixes_the_parameters():
