@@ -118,6 +118,15 @@ def test_weights_are_the_float_ones_to_half_a_step_with_a_scale_for_each_channel
     assert len(referee(calibrated[0], float_weights, 7)) == len(float_weights) == 4
 
 
+@pytest.mark.parametrize(
+    ("kept", "of"), [(("first",), slice(1, 4)), (("last",), slice(3)), (("first", "last"), slice(1, 3))]
+)
+def test_layers_that_stay_float_are_not_quantised(model, splits, float_weights, kept, of):
+    prepared = quantize.prepare(model)
+    ranges = quantize.calibrate(prepared, quantize.TrainingImages(splits), "min-max")
+    assert sorted(referee(quantize.with_ranges(prepared, ranges, 7, kept), float_weights, 7)) == list(float_weights)[of]
+
+
 def test_activations_can_hold_what_the_calibration_images_give_them(calibrated, model):
     quantized, chosen = calibrated
     held = activation_ranges(quantized)

@@ -68,6 +68,9 @@ def test_a_verdict_says_how_many_more_seeds_would_decide():
     assert worth.verdict.endswith("; about 3 more seeds each would decide on 2.00 points.")
     plain = compare(some_runs([0.70, 0.72, 0.71], *FASTER), some_runs([0.70, 0.70, 0.72], first=5), least=9.0)
     assert plain.verdict.endswith("; one of 9.00 points would have been seen four times out of five.")
+    # Pairs need fewer than the 106 that two samples of this spread do.
+    paired = compare(some_runs([0.70, 0.72, 0.71, 0.73], *FASTER), some_runs([0.70, 0.70, 0.72, 0.72]))
+    assert paired.verdict.endswith(", 4 seeds each; about 51 more seeds each would decide on 0.50 points.")
     level = compare(some_runs([0.70, 0.72], *FASTER), some_runs([0.72, 0.70], first=5))
     assert level.verdict.endswith(
         "no number of seeds would decide on 0.00 points: say with --least which difference matters."

@@ -85,6 +85,35 @@ def test_global_pruning_compares_layers_of_any_scale_and_empties_none():
         assert np.linalg.norm(kernel, axis=0).argmax() == stays.argmax()
 
 
+def with_norms(**norms):
+    """The variables of SimpleCNN with filters of these norms."""
+    given = variables()
+    for layer, values in norms.items():
+        kernel = given["params"][layer]["kernel"] = np.zeros(SHAPES[layer])
+        kernel.reshape(-1, kernel.shape[-1])[0] = values
+    return given
+
+
+@pytest.mark.parametrize(("norm", "layer"), [(1.2, "conv1"), (1.6, "conv2")])
+def test_global_pruning_measures_a_filter_by_the_root_mean_square_of_its_layer(norm, layer):
+    # By its layer's largest norm a 2 of conv2 would go (2 / 10) both times, by its mean (2 / 3) neither time.
+    weights = with_norms(conv1=[3, 3, 3, norm], conv2=[10, 2, 2, 2, 2, 2, 2, 2], fc1=1)
+    kept = choose(SIMPLE, weights, 1 / 28, "global")
+    assert {name: int((~stays).sum()) for name, stays in kept.items()} == {"conv1": 0, "conv2": 0, "fc1": 0} | {
+        layer: 1
+    }
+
+
+@pytest.mark.parametrize(
+    ("amount", "scope", "left"),
+    [(0.25, "layer", (3, 6, 12)), (3 / 28, "global", (4, 5, 16)), (9 / 28, "global", (4, 1, 14))],
+)
+def test_of_equal_filters_the_last_go(amount, scope, left):
+    kept = choose(SIMPLE, with_norms(conv1=3, conv2=[10, 2, 2, 2, 2, 2, 2, 2], fc1=1), amount, scope)
+    for stays, count in zip(kept.values(), left, strict=True):
+        assert stays[:count].all() and not stays[count:].any()
+
+
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_in_steps_as_many_filters_go_as_at_once(scope):
     config, weights = SIMPLE, variables()
