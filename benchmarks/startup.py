@@ -7,7 +7,6 @@ memory, not to be read from the disk.
 """
 
 import argparse
-import os
 import runpy
 import sys
 import tempfile
@@ -58,8 +57,9 @@ def measure(options: argparse.Namespace) -> Iterator[Case]:
     commands = {way: FIRST_STEP[way] for way in ("jax", *options.torch)}
     if {"cold", "warm"} & set(options.what):
         with tempfile.TemporaryDirectory() as kept:
-            colds = {way: partial(cold_start, command) for way, command in commands.items()}
-            warms = {way: partial(first_step, command, Path(kept, way)) for way, command in commands.items()}
+            own = options.environment
+            colds = {way: partial(cold_start, command, own) for way, command in commands.items()}
+            warms = {way: partial(first_step, command, own, Path(kept, way)) for way, command in commands.items()}
             for warm in warms.values():
                 warm()  # fills the caches
             if "cold" in options.what:
@@ -67,17 +67,20 @@ def measure(options: argparse.Namespace) -> Iterator[Case]:
             if "warm" in options.what:
                 yield Case("first step, warm cache", in_turn(warms, rounds))
     for name, codes in IMPORTS.items() if "import" in options.what else ():
-        pair = {way: partial(run_code, code) for way, code in zip(("jax", "torch"), codes, strict=True)}
+        pair = {
+            way: partial(run_code, code, options.environment) for way, code in zip(("jax", "torch"), codes, strict=True)
+        }
         for run in pair.values():
             run()
         yield Case(name, in_turn(pair, rounds))
 
 
-def first_step(command: Sequence[str], caches: Path, _: int = 0) -> float:
+def first_step(command: Sequence[str], environment: Mapping[str, str], caches: Path, _: int = 0) -> float:
     """Seconds until a new process has finished its first step; compiled programs are kept in `caches`."""
     from jax_cifar.telemetry.environment import cpu_count  # not needed by the process that is timed
 
-    environment = os.environ | {
+    environment = {
+        **environment,
         "XDG_CACHE_HOME": str(caches),
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
         "OMP_NUM_THREADS": str(cpu_count()),  # as many as XLA has
@@ -86,16 +89,16 @@ def first_step(command: Sequence[str], caches: Path, _: int = 0) -> float:
     return _reported(["-m", "benchmarks.startup", *command, *SETTINGS], environment)
 
 
-def cold_start(command: Sequence[str], _: int = 0) -> float:
+def cold_start(command: Sequence[str], environment: Mapping[str, str], _: int = 0) -> float:
     """As `first_step`, with caches that are empty."""
     with tempfile.TemporaryDirectory() as caches:
-        return first_step(command, Path(caches))
+        return first_step(command, environment, Path(caches))
 
 
-def run_code(code: str, _: int = 0) -> float:
+def run_code(code: str, environment: Mapping[str, str], _: int = 0) -> float:
     """Seconds until a new process has run a line of Python."""
     line = f"print({REPORT!r} + str(time.time() - started))"
-    return _reported(["-c", f"import sys, time; started = float(sys.argv[-1])\n{code}\n{line}"], os.environ)
+    return _reported(["-c", f"import sys, time; started = float(sys.argv[-1])\n{code}\n{line}"], environment)
 
 
 def _reported(arguments: Sequence[str], environment: Mapping[str, str]) -> float:

@@ -77,6 +77,7 @@ def measure(suite: ModuleType, *arguments: str) -> list[Case]:
     parser.add_argument("--rounds", type=int, default=1)
     suite.add_options(parser)
     options = parser.parse_args(arguments)
+    options.environment = {**os.environ, "OF_THE_USER": "1"}
     cases = list(suite.measure(options))
     assert len(cases) == suite.cases(options)
     assert markdown(cases).count("\n") == len(cases) + 1
@@ -224,6 +225,7 @@ def test_the_startup_suite_gives_every_process_its_cache(monkeypatch):
     caches: dict[str, list[tuple[str, bool]]] = {"jax": [], "torch": []}
 
     def fake(command, env):
+        assert env["OF_THE_USER"] == "1"
         if "-m" in command:
             folder = Path(env["XDG_CACHE_HOME"])
             assert folder in Path(env["TORCHINDUCTOR_CACHE_DIR"]).parents
@@ -253,7 +255,7 @@ TINY = ("--model.width", "2", "--train.batch_size", "2", "--eval.batch_size", "2
 @pytest.mark.slow
 def test_a_process_reports_its_first_step(monkeypatch, tmp_path):
     monkeypatch.setattr(startup, "SETTINGS", (*startup.SETTINGS, *TINY))
-    assert startup.first_step(startup.FIRST_STEP["torch"], tmp_path) > 0
+    assert startup.first_step(startup.FIRST_STEP["torch"], os.environ, tmp_path) > 0
 
 
 @pytest.mark.slow
