@@ -6,10 +6,9 @@ that a process before has filled. Separate processes run one after another, or a
 """
 
 import argparse
-import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -49,7 +48,8 @@ def measure(options: argparse.Namespace) -> Iterator[Case]:
     for epochs in options.epochs:
         common = ["--config", options.config, "--train.epochs", str(epochs)]
         with tempfile.TemporaryDirectory() as cache:
-            ways = {way: make_way(way, common, options.runs, Path(cache)) for way in (WAYS[0], *options.against)}
+            kept = caching(options.environment, Path(cache))
+            ways = {way: make_way(way, common, options.runs, kept) for way in (WAYS[0], *options.against)}
             for way in ways.values():
                 way(0)  # fills the cache
             timings = in_turn(ways, options.rounds)
@@ -62,35 +62,38 @@ def measure(options: argparse.Namespace) -> Iterator[Case]:
             yield Case(f"{title}, in one call", {"train_many": per_run["train_many"], **in_one_call})
 
 
-def make_way(way: str, common: Sequence[str], runs: int, cache: Path) -> Measurement:
-    """All the runs in one of `WAYS`."""
+def caching(environment: Mapping[str, str], cache: Path) -> Mapping[str, str]:
+    """An environment in which compiled programs are kept in `cache`."""
+    # Not XDG_CACHE_HOME, where data sets lie too.
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+    return {**environment, **kept}
+
+
+def make_way(way: str, common: Sequence[str], runs: int, environment: Mapping[str, str]) -> Measurement:
+    """All the runs in one of `WAYS`, in an environment."""
     if way in ("train_many", "vmap"):
         how = {"train_many": "auto", "vmap": "vmap"}[way]
         command = [f"{ROOT}/scripts/train_many.py", *common, "--seeds", str(runs), "--how", how]
-        return lambda _: together(command, cache)
-    at_once = 1 if way == "one by one" else cpu_count()
-    return lambda _: separate_runs(common, runs, at_once, cache)
+        return lambda _: together(command, environment)
+    if way == "one by one":
+        return lambda _: separate_runs(common, runs, 1, environment)
+    # Of the memory of a GPU that they share JAX would take three quarters at its start.
+    shared = {**environment, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return lambda _: separate_runs(common, runs, cpu_count(), shared)
 
 
-def together(command: Sequence[str], cache: Path) -> float:
+def together(command: Sequence[str], environment: Mapping[str, str]) -> float:
     """Seconds of one process."""
     started = time.perf_counter()
-    run_script(cache, command)
+    run_python(command, environment)
     return time.perf_counter() - started
 
 
-def separate_runs(common: Sequence[str], runs: int, at_once: int, cache: Path) -> float:
+def separate_runs(common: Sequence[str], runs: int, at_once: int, environment: Mapping[str, str]) -> float:
     """Seconds until a process per seed has come to its end, so many at a time."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(at_once) as pool:
         command = [f"{ROOT}/scripts/train.py", *common, "--eval.every", "0", *BARE]
         commands = [[*command, "--train.seed", str(seed), "--workdir", f"{folder}/{seed}"] for seed in range(runs)]
         started = time.perf_counter()
-        list(pool.map(partial(run_script, cache), commands))
+        list(pool.map(partial(run_python, environment=environment), commands))
         return time.perf_counter() - started
-
-
-def run_script(cache: Path, command: Sequence[str]) -> None:
-    """Run a script of this project to its end, its compiled programs kept in `cache`."""
-    # Not XDG_CACHE_HOME, where data sets lie too.
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
-    run_python(command, os.environ | kept)

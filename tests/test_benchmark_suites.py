@@ -121,7 +121,7 @@ def test_the_script_prints_a_table_and_writes_json(small, monkeypatch, tmp_path,
 def test_processes_of_their_own_write_and_evaluate_no_more_than_train_many(monkeypatch, tmp_path):
     given = []
     monkeypatch.setattr(many, "run_python", lambda command, environment: given.append(command[1:]))
-    assert many.make_way("one by one", ["--config", "quickstart", "--train.epochs", "2"], 2, tmp_path)(0) >= 0
+    assert many.make_way("one by one", ["--config", "quickstart", "--train.epochs", "2"], 2, os.environ)(0) >= 0
     for seed, words in enumerate(given):
         fields = [f"{name}={value}" for name, value in zip(words[2:-2:2], words[3:-2:2], strict=True)]
         config = load_config(words[1], fields)
@@ -295,9 +295,9 @@ def test_pytorch_is_stopped_after_its_first_step(monkeypatch):
 
 
 def test_a_process_without_a_time_is_named():
-    assert startup.run_code("pass") > 0
+    assert startup.run_code("pass", os.environ) > 0
     with pytest.raises(ConfigError, match="reported no time"):
-        startup.run_code("sys.exit()")
+        startup.run_code("sys.exit()", os.environ)
 
 
 def test_the_accuracy_suite_trains_every_seed_in_turn(monkeypatch, tmp_path):

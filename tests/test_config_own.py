@@ -1,5 +1,6 @@
 """Networks, transforms and functions of a user's own in a run's record: named, read back unrun, and revived."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,10 +12,11 @@ import pytest
 
 from jax_cifar import load_config
 from jax_cifar.augment import compose
+from jax_cifar.config import Config
 from jax_cifar.config.files import check_recordable, differing_fields, from_dict, to_dict
 from jax_cifar.config.placeholder import Recorded
 from jax_cifar.config.revive import has_placeholders, revive, revive_all
-from jax_cifar.config.source import record_source, source_of, trusted_namespaces
+from jax_cifar.config.source import own_code, record_source, source_of, trusted_namespaces
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import read_record, write_record
 
@@ -83,6 +85,15 @@ class Tint:
 """
 
 
+NET = """
+from flax import linen as nn
+from .scales import SCALE
+
+class Net(nn.Module):
+    width: int = 3
+"""
+
+
 @pytest.fixture
 def path(tmp_path):
     """An experiment with a part of its own wherever one may be, and a neighbour."""
@@ -109,6 +120,27 @@ def test_what_is_ones_own_is_recorded_by_name_and_origin(path):
     assert values["schedule"]["name"] == {"function": "share", "from": "exp.py", "arguments": {"power": 2}}
     assert values["train"]["loss"] == {"function": "loss", "from": "exp.py"}
     assert "loaded_as" not in values
+
+
+def test_code_of_ones_own_is_all_that_it_imports_as_it_was_run(tmp_path, monkeypatch):
+    package = tmp_path / "my_package"
+    package.mkdir()
+    files = {"__init__": "", "scales": "SCALE = 2\n", "unused": "", "net": NET}
+    for name, text in files.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    net = importlib.import_module("my_package.net")
+    importlib.import_module("my_package.unused")
+    config = Config(name="a", model=net.Net())
+    names = {"my_package/__init__.py", "my_package/net.py", "my_package/scales.py"}
+    assert own_code(config).keys() == {file.name for file in source_of(config)} == names
+    before = own_code(config)
+    (package / "scales.py").write_text("SCALE = 3\n")
+    assert own_code(config) == before  # what is in memory is what it was
+    importlib.reload(sys.modules["my_package.scales"])
+    assert {name for name, digest in own_code(config).items() if digest != before[name]} == {"my_package/scales.py"}
+    for name in files:
+        monkeypatch.delitem(sys.modules, f"my_package.{name}", raising=False)
 
 
 def test_reading_a_record_runs_nothing_and_writes_back_the_same(path):

@@ -250,6 +250,31 @@ def test_a_finished_run_is_judged_anew_by_other_views(tmp_path, capsys):
     )
 
 
+def test_figures_of_other_views_are_not_those_of_a_run_that_was_stopped_while_judged(tmp_path, monkeypatch):
+    config = small_config(model=Perceptron(), train={"epochs": 1})
+    one, other = (with_fields(config, eval={"tta": tta}) for tta in ("mirror", "mirror-translate"))
+    loop.train(one, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(other, tmp_path / "run")
+    again, fresh = loop.train(other, tmp_path / "run").summary, loop.train(other, tmp_path / "fresh").summary
+    assert again["tta"] == "mirror-translate" and again["test_accuracy_tta"] == fresh["test_accuracy_tta"]
+
+
+def test_a_run_that_was_stopped_in_its_last_evaluation_is_finished_once_that_is_made(tmp_path, monkeypatch):
+    config = small_config(model=Perceptron(), train={"epochs": 1})
+    stop = StopInEvaluation(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "StopRequest", lambda: stop)
+        patch.setattr(session, "predict_logits", stop.predict_logits)
+        with pytest.raises(Interrupted, match="at step 6 of 6"):
+            loop.train(config, tmp_path)
+    result = loop.train(config, tmp_path)
+    monkeypatch.setattr(Session, "evaluate", lambda *_, **__: pytest.fail("it is judged anew"))
+    assert loop.train(config, tmp_path).summary == result.summary
+
+
 def test_a_report_comes_back_from_its_file(finished_run):
     values = read_record(finished_run.workdir / "report.json")
     assert Report.from_dict(values).to_dict() == values

@@ -238,8 +238,8 @@ def _described(arguments: Any) -> str:
 
 
 def _place(sharding: jax.sharding.Sharding | None) -> str:
-    """How an array is spread, and over which devices, which is not told of a mesh."""
-    if isinstance(sharding, jax.sharding.NamedSharding):
+    """How an array is spread, and over which devices, which is not told of a mesh; one of none has no devices."""
+    if isinstance(sharding, jax.sharding.NamedSharding) and isinstance(sharding.mesh, jax.sharding.Mesh):
         return f"{sharding} {sharding.mesh.device_ids.tolist()}"
     return str(sharding)
 

@@ -4,8 +4,10 @@ It documents every run, and is run only for objects of a user's own: where the u
 lie unchanged at their places, so that it is the user's own code that runs.
 """
 
+import ast
 import hashlib
 import importlib
+import importlib.util
 import os
 import sys
 import types
@@ -22,6 +24,8 @@ from jax_cifar.errors import ConfigError
 from jax_cifar.files import read_bytes, read_record, write_record, write_text
 
 _LARGEST = 1 << 24  # bytes of a source file
+# Of each module as it was loaded what lay in its file when that was first looked at: it may be edited meanwhile.
+_seen: dict[str, tuple[Any, bytes]] = {}
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class SourceFile:
 
 
 def source_of(config: Config) -> list[SourceFile]:
-    """The config file, the neighbours that it imported, and the files of objects that come from elsewhere.
+    """The config file, the files of objects that come from elsewhere, and all that these import, directly or not.
 
     Empty for a configuration that was made in Python of the library's parts. What is installed is not listed.
 
@@ -43,7 +47,7 @@ def source_of(config: Config) -> list[SourceFile]:
         ConfigError: a file is not UTF-8, or two of the same name are needed.
     """
     files: dict[str, SourceFile] = {}
-    for module in filter(None, (config.loaded_as, *code_of(config).values())):
+    for module in _reached(filter(None, (config.loaded_as, *code_of(config).values()))):
         for name, path, source in _files(module):
             file = SourceFile(name, path, _digest(source), _decoded(path, source))
             if files.setdefault(name, file).path != path:
@@ -57,7 +61,36 @@ def _files(module: str) -> Iterable[tuple[str, Path, bytes]]:
         program = PROGRAMS[module][0]
         return [(name, program.folder / name, source) for name, source in program.sources.items()]
     path = source_file(module)
-    return [] if path is None else [(_file_name(module, path), path, path.read_bytes())]
+    if path is None:
+        return []
+    loaded = sys.modules[module]
+    made = getattr(loaded, "__spec__", None) or loaded  # reloaded, a module has another specification
+    if module not in _seen or _seen[module][0] is not made:
+        _seen[module] = made, path.read_bytes()
+    return [(_file_name(module, path), path, _seen[module][1])]
+
+
+def _reached(modules: Iterable[str]) -> list[str]:
+    """These modules, and those of the user's own that they import, and so on."""
+    reached = list(dict.fromkeys(modules))
+    for module in reached:  # which grows
+        for _, _, source in _files(module):
+            names = _imports(source, getattr(sys.modules.get(module), "__package__", None) or "")
+            reached += [name for name in names if name not in reached and source_file(name) is not None]
+    return reached
+
+
+def _imports(source: bytes, package: str) -> list[str]:
+    """The modules that a file of a package imports, and what may be one, with the packages that they are in."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (package or not node.level):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+    within = ([name.split(".")[: i + 1] for i in range(name.count(".") + 1)] for name in names)
+    return list(dict.fromkeys(".".join(parts) for each in within for parts in each))
 
 
 def _file_name(module: str, path: Path) -> str:

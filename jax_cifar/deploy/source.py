@@ -7,11 +7,12 @@ from functools import cached_property
 from typing import Any
 
 from jax_cifar.config import Config
-from jax_cifar.config.files import to_dict
+from jax_cifar.config.files import OWN_DATA, to_dict
 from jax_cifar.data import Dataset
 from jax_cifar.deploy.agreement import Expected, sample_of
 from jax_cifar.evaluation.exact import Exact, in_float64
 from jax_cifar.evaluation.metrics import Report, report
+from jax_cifar.files import sha256_of_json
 from jax_cifar.run.folder import read_config
 from jax_cifar.run.load import Run
 
@@ -19,9 +20,13 @@ PIXELS, NORMALIZED = "uint8 NHWC, 0 to 255", "float32 NCHW, normalised with mean
 
 
 def recorded(config: Config) -> Mapping[str, Any]:
-    """A configuration as a file that is given away has it: without the place of the images on this machine."""
+    """A configuration as a file that is given away has it: without the place of the images on its maker's machine.
+
+    Of images of one's own a sum of the place is left, by which exports of two runs are told apart.
+    """
     values = to_dict(config)
-    values["data"]["dir"] = None
+    place = values["data"]["dir"] if config.data.name in OWN_DATA else None
+    values["data"]["dir"] = place and sha256_of_json(place)[:12]
     return values
 
 

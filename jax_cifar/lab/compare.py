@@ -274,7 +274,7 @@ def _side(runs: Sequence[FinishedRun], metric: str, leave_out: Callable[[str, st
 
 def _views(one: FinishedRun) -> str:
     """The test-time augmentation that a run was judged with: what it computes does not depend on it."""
-    return one.config["eval"]["tta"]
+    return one.summary.get("tta") or one.config["eval"]["tta"]
 
 
 def _gap(this: Side, that: Side, metric: Metric) -> Difference | None:

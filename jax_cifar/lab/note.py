@@ -15,7 +15,7 @@ from jax_cifar.config.source import unchanged_config_file
 from jax_cifar.errors import ConfigError, check, printable
 from jax_cifar.files import expand, open_locked, write_text
 from jax_cifar.lab.curves import curves, evaluated_split
-from jax_cifar.lab.runs import FinishedRun
+from jax_cifar.lab.runs import GIVEN_IMAGES, FinishedRun
 from jax_cifar.lab.tables import markdown, shown_seeds, shown_value, spread
 from jax_cifar.run.folder import read_json
 
@@ -52,6 +52,8 @@ def changes(one: FinishedRun, parent: FinishedRun) -> dict[str, tuple[Any, Any]]
     ours, theirs = one.fields, parent.fields
     if parent.folder is None:  # its code is that of the run, or none of the user's own
         ours = {name: value for name, value in ours.items() if name in theirs or not name.startswith("the code in ")}
+    if not parent.summary:  # it is not finished, or none
+        ours = {name: value for name, value in ours.items() if name != GIVEN_IMAGES}
     names = sorted(ours.keys() | theirs.keys())
     return {name: (theirs.get(name), ours.get(name)) for name in names if theirs.get(name) != ours.get(name)}
 
@@ -127,7 +129,8 @@ def require_text(name: str, text: str) -> str:
 
 def _recorded(folder: Path) -> FinishedRun:
     """A run that need not be finished: of a parent only what it is matters."""
-    return FinishedRun(folder, read_json(folder / "config.json"), {}, read_json(folder / "environment.json"))
+    summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    return FinishedRun(folder, read_json(folder / "config.json"), summary, read_json(folder / "environment.json"))
 
 
 def _variant(one: FinishedRun) -> str:

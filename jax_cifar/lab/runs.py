@@ -18,6 +18,7 @@ HEAD = ("experiment", "runs", "epochs", "test accuracy", "test loss", "train acc
 FILES = ("config", "environment", "summary")
 # Of every experiment each run has its own, or it is what people call the experiment.
 NOT_OF_THE_EXPERIMENT = ("name", "train.seed")
+GIVEN_IMAGES = "the images given"  # in Python
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,10 @@ class FinishedRun:
             given = self.folder is not None and read_record(self.folder / "network.json")["data_name"] is None
         except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or damaged
             return {}
+        if not given or "dataset" not in self.summary:  # of a parent no more is known than what it is
+            return {}
         checksum = self.summary.get("training_images", "of an earlier version")
-        return {"the images given": f"{self.summary['dataset']}, {checksum}"} if given else {}
+        return {GIVEN_IMAGES: f"{self.summary['dataset']}, {checksum}"}
 
     def _code(self) -> dict[str, str]:
         """The checksums of the files that hold code of the user's own, where the run needs any."""

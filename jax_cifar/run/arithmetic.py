@@ -55,11 +55,16 @@ def require_same_numbers(
     differing = [name for name in there if name in here and there[name] != here[name]]
     told = [f"{name} {there[name]!r} there, {here[name]!r} here" for name in differing]
     refused = [*SETTINGS, "dtype"] if there.get("backend") == here["backend"] else SETTINGS
-    if any(name in refused or name.startswith(CODE) for name in differing) and not allow_different:
+    wrong = {}
+    if any(name.startswith(CODE) for name in differing):
+        wrong["code"] = "put back what the run's folder source/ has"
+    if any(name in refused for name in differing):
+        wrong["arithmetic"] = "set it as it was (JAX's settings are environment variables too, in capitals)"
+    if wrong and not allow_different:
         raise CheckpointError(
-            f"This run was begun with other arithmetic or code: {'; '.join(told)}. Make it as it was (JAX's settings"
-            " are environment variables too, in capitals; the code that was run is in the run's folder source/), or go"
-            " on with --allow-different-numbers."
+            f"This run was begun with other {' and '.join(wrong)}: {'; '.join(told)}. To go on"
+            f" {' and '.join(wrong.values())}, or say --allow-different-numbers (in Python"
+            " allow_different_numbers=True)."
         )
     if told:
         say(f"the numbers will differ from those of a run never stopped: {'; '.join(told)}")

@@ -98,7 +98,7 @@ def train(
         if not is_main():  # what only one process of several does, the others do where it is lost
             workdir = f"{stack.enter_context(tempfile.TemporaryDirectory())}/run"
         console = stack.enter_context(Console(None if is_main() else stack.enter_context(open(os.devnull, "w"))))
-        require_same_everywhere("configuration", config_checksum(config))
+        require_same_everywhere("configuration or code", config_checksum(config))
         place = together(lambda: stack.enter_context(RunFolder(config, workdir, console.warn)))
         if splits is None:
             together(lambda: require_no_given_images(place.path))
@@ -150,6 +150,8 @@ def train(
 
 def require_no_given_images(folder: Path) -> None:
     """Raise `ConfigError` for the folder of a run on images given in Python: it goes on with those alone."""
+    if not any(map(is_finished, (folder / CHECKPOINTS).glob("[0-9]*"))):
+        return
     with contextlib.suppress(CheckpointError):
         if (seen := read_spec(folder)) is not None and seen[1] is None:
             raise ConfigError(f"{folder} was trained on images given in Python. Give them again, as splits.")
@@ -259,13 +261,13 @@ def restore(checkpoints: Checkpoints, state: TrainState, session: Session) -> Re
 def config_checksum(config: Config) -> int:
     """Of all that has to be the same in every process."""
     fields = {name: value for name, value in flat(to_dict(config)).items() if not name.startswith("distributed.")}
-    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
+    return zlib.crc32(json.dumps([fields, own_code(config)], sort_keys=True).encode())
 
 
 def finished_result(session: Session, folder: Path, state: TrainState, progress: Progress) -> TrainResult | None:
     """What the run left when it came to its end; None where it did not, or where a file of that is damaged."""
     step = int(state.step)
-    if (step < session.plan.total_steps and not progress.stopped_early) or progress.row_due:
+    if step < session.plan.total_steps and not progress.stopped_early:
         return None
     read = on_main(lambda: read_finished(session, folder, step))
     return None if read is None else TrainResult(state, Report.from_dict(read[1]), read[0], folder)
@@ -281,7 +283,8 @@ def read_finished(session: Session, folder: Path, step: int) -> tuple[dict[str, 
         names = ("summary.json", "report.json", "config.json")
         figures, values, config = (read_record(folder / name) for name in names)
         Report.from_dict(values)
-        tta, wanted = config["eval"]["tta"], session.config.eval.tta
+        # Of a run that was stopped while it was judged by others, the configuration is newer than the figures.
+        tta, wanted = figures.get("tta", config["eval"]["tta"]), session.config.eval.tta
         judged = tta == wanted and (wanted != "none") == (figures["test_accuracy_tta"] is not None)
         return (figures, values) if judged and figures["steps"] == step else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

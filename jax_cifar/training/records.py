@@ -127,6 +127,7 @@ def summary(
         "test_loss": report.loss if math.isfinite(report.loss) else None,
         "test_top5": report.top5,
         "test_accuracy_tta": with_tta and with_tta.accuracy,
+        "tta": config.eval.tta,
         "skipped_updates": progress.skipped,
         "images_per_second": steps * config.train.batch_size / seconds["train"],
         "seconds": seconds,
