@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -152,7 +153,7 @@ def test_every_part_of_an_accumulated_batch_is_dropped_out_anew():
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(monkeypatch):
-    monkeypatch.setattr(jax, "devices", lambda: ["device"] * 3)
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(process_index=0)] * 3)
     with pytest.raises(ConfigError, match=r"train\.batch_size = 32 does not divide over 3 devices"):
         make_mesh(small_config())
 
