@@ -172,7 +172,7 @@ def test_off_the_cpu_a_call_knows_its_number_of_updates_and_is_compiled_before_i
     if backend == "gpu":
         assert (compiled, numbers) == (2, [3, 1])
     else:
-        assert (compiled, len(numbers)) == (0, 1) and isinstance(numbers[0], jax.core.Tracer)
+        assert (compiled, len(numbers)) == (0, 1) and not isinstance(numbers[0], int)
 
 
 def test_training_waits_for_the_hand_over_only(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,8 +110,9 @@ def test_classes_that_are_neither_there_nor_predicted_count_for_nothing():
     logits[:, 3:] = -9  # class 2 is predicted, others are not
     result, predicted = report(logits, labels, NAMES), logits.argmax(axis=1)
     assert set(predicted) == {0, 1, 2}
+    options: dict[str, Any] = {"average": "macro", "zero_division": 0}
     for name, figure in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
-        assert result.macro[name] == figure(labels, predicted, average="macro", zero_division=0)
+        assert result.macro[name] == figure(labels, predicted, **options)
     assert [line.count(" - ") > 0 for line in result.table().splitlines()[1:9]] == [False] * 3 + [True] * 5
 
 

@@ -54,14 +54,15 @@ def report(monkeypatch, capsys):
 
 
 def test_runs_on_other_images_given_in_python_are_other_experiments(tmp_path):
-    runs = []
+    runs: list[Any] = []
     for name, images in (("bars", "1f"), ("bars", "1f"), ("bars", "2e"), ("noise", "1f")):
         folder = make_run(tmp_path / str(len(runs)), dataset=name, training_images=images)
         (folder / "network.json").write_text('{"data_name": null}')
         runs.append(read_run(folder))
     assert [len(group) for group in experiments(runs)] == [2, 1, 1]
     (tmp_path / "3" / "network.json").write_text('{"data_name": "cifar10"}')
-    assert "the images given" not in read_run(tmp_path / "3").fields
+    runs[3] = read_run(tmp_path / "3")
+    assert ["the images given" in one.fields for one in runs] == [True] * 3 + [False]
 
 
 def test_runs_that_differ_in_seed_and_in_what_changes_no_result_share_a_row(tmp_path, report):
