@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,18 +47,23 @@ class StopInEvaluation:
         return predict.predict_logits(*arguments)
 
 
-def test_a_run_stopped_while_evaluating_makes_that_row_when_it_goes_on(tmp_path, monkeypatch):
+def stop_in_evaluation(number: int, config: Config, folder: Path, told: str) -> None:
+    """Train until a signal comes during the evaluation of that number."""
+    stop = StopInEvaluation(number)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "StopRequest", lambda: stop)
+        patch.setattr(session, "predict_logits", stop.predict_logits)
+        with pytest.raises(Interrupted, match=told):
+            loop.train(config, folder)
+
+
+def test_a_run_stopped_while_evaluating_makes_that_row_when_it_goes_on(tmp_path):
     # Rows after 3, 6, 9 and 12 updates; the signals come in that of an epoch's end and in the very last.
     config = small_config(model=Perceptron(), data={"val_fraction": 0.1}, eval={"every": 0.5})
     whole = loop.train(config, tmp_path / "whole")
     folder = tmp_path / "parts"
     for number, at in ((2, 6), (3, 12)):
-        stop = StopInEvaluation(number)
-        with monkeypatch.context() as patch:
-            patch.setattr(trainer, "StopRequest", lambda stop=stop: stop)
-            patch.setattr(session, "predict_logits", stop.predict_logits)
-            with pytest.raises(Interrupted, match=f"Stopped by SIGTERM at step {at} of 12; the state is saved"):
-                loop.train(config, folder)
+        stop_in_evaluation(number, config, folder, f"Stopped by SIGTERM at step {at} of 12; the state is saved")
         manifest = json.loads((folder / "checkpoints" / str(at) / "manifest.json").read_text())
         assert manifest["extra"]["row_due"]
         assert not any(line["split"] == "validation" and line["step"] == at for line in read_metrics(folder))
@@ -75,14 +81,9 @@ def test_a_run_stopped_while_evaluating_makes_that_row_when_it_goes_on(tmp_path,
     assert lines[0] == lines[1]
 
 
-def test_a_row_that_is_not_due_any_more_is_forgotten(tmp_path, monkeypatch):
+def test_a_row_that_is_not_due_any_more_is_forgotten(tmp_path):
     config = small_config(model=Perceptron(), train={"epochs": 3}, checkpoint={"every": 1, "keep": 3})
-    stop = StopInEvaluation(1)
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "StopRequest", lambda: stop)
-        patch.setattr(session, "predict_logits", stop.predict_logits)
-        with pytest.raises(Interrupted, match="at step 6 of 18"):
-            loop.train(config, tmp_path)
+    stop_in_evaluation(1, config, tmp_path, "at step 6 of 18")
     loop.train(with_fields(config, eval={"every": 3}), tmp_path)
     due = {step: read_record(tmp_path / f"checkpoints/{step}/manifest.json")["extra"]["row_due"] for step in (6, 12)}
     assert due == {6: True, 12: False}
@@ -264,12 +265,7 @@ def test_figures_of_other_views_are_not_those_of_a_run_that_was_stopped_while_ju
 
 def test_a_run_that_was_stopped_in_its_last_evaluation_is_finished_once_that_is_made(tmp_path, monkeypatch):
     config = small_config(model=Perceptron(), train={"epochs": 1})
-    stop = StopInEvaluation(1)
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "StopRequest", lambda: stop)
-        patch.setattr(session, "predict_logits", stop.predict_logits)
-        with pytest.raises(Interrupted, match="at step 6 of 6"):
-            loop.train(config, tmp_path)
+    stop_in_evaluation(1, config, tmp_path, "at step 6 of 6")
     result = loop.train(config, tmp_path)
     monkeypatch.setattr(Session, "evaluate", lambda *_, **__: pytest.fail("it is judged anew"))
     assert loop.train(config, tmp_path).summary == result.summary

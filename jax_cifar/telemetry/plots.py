@@ -92,9 +92,8 @@ def _name_and_loss(workdir: Path) -> tuple[str, str | None]:
     path = workdir / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     loss = config.get("train", {}).get("loss")
-    return config.get("name") or workdir.resolve().name, loss and next(
-        iter(loss.values())
-    )  # its kind comes first, with its name
+    own = loss and next(iter(loss.values()))  # behind its kind, which comes first, stands its name
+    return config.get("name") or workdir.resolve().name, own
 
 
 def _curve(records: Sequence[Mapping[str, Any]], split: str, field: str) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jax_cifar.config.modules import own_line
+from jax_cifar.errors import check
 
 
 class Callback:
@@ -21,6 +22,12 @@ class Callback:
 
     def on_end(self, result: Any) -> None:
         """The end of a finished run, with what `train` returns."""
+
+
+def check_callbacks(callbacks: object) -> None:
+    """Raise `ConfigError` for what is no list of objects."""
+    good = isinstance(callbacks, Sequence) and not any(isinstance(each, type) for each in callbacks)
+    check(good, "callbacks", callbacks, "it must be a list of objects, such as [MyCallback()]")
 
 
 class Callbacks:

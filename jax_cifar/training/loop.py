@@ -29,7 +29,7 @@ from jax_cifar.config import Config
 from jax_cifar.config.files import check_recordable, flat, known_figure, to_dict
 from jax_cifar.config.source import own_code
 from jax_cifar.data import Splits, divide_training, load_data
-from jax_cifar.errors import CheckpointError, ConfigError, check
+from jax_cifar.errors import CheckpointError, ConfigError
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.evaluation.predict import mirror_warning
 from jax_cifar.files import read_record
@@ -44,7 +44,7 @@ from jax_cifar.run.reading import Restored, is_finished
 from jax_cifar.telemetry import Console, RunLog
 from jax_cifar.telemetry.facts import data_facts, machine_facts, network_facts
 from jax_cifar.telemetry.run_log import METRICS_FILE
-from jax_cifar.training.callbacks import Callbacks
+from jax_cifar.training.callbacks import Callbacks, check_callbacks
 from jax_cifar.training.profile import PROFILE, check_profile, profile_step
 from jax_cifar.training.records import Progress
 from jax_cifar.training.replicas import one_run
@@ -92,8 +92,7 @@ def train(
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, debug_nans=True))
     check_recordable(config)
     check_profile(config, profile)
-    is_list = isinstance(callbacks, Sequence) and not any(isinstance(each, type) for each in callbacks)
-    check(is_list, "callbacks", callbacks, "it must be a list of objects, such as [MyCallback()]")
+    check_callbacks(callbacks)
     with parting(), contextlib.ExitStack() as stack:
         if not is_main():  # what only one process of several does, the others do where it is lost
             workdir = f"{stack.enter_context(tempfile.TemporaryDirectory())}/run"
@@ -148,12 +147,15 @@ def train(
         return trainer.finish(state)
 
 
+def holds_state(folder: Path) -> bool:
+    """Whether a run has a finished checkpoint."""
+    return any(map(is_finished, (folder / CHECKPOINTS).glob("[0-9]*")))
+
+
 def require_no_given_images(folder: Path) -> None:
     """Raise `ConfigError` for the folder of a run on images given in Python: it goes on with those alone."""
-    if not any(map(is_finished, (folder / CHECKPOINTS).glob("[0-9]*"))):
-        return
     with contextlib.suppress(CheckpointError):
-        if (seen := read_spec(folder)) is not None and seen[1] is None:
+        if holds_state(folder) and (seen := read_spec(folder)) is not None and seen[1] is None:
             raise ConfigError(f"{folder} was trained on images given in Python. Give them again, as splits.")
 
 
@@ -165,7 +167,7 @@ def log_of_nothing_set_aside(folder: Path) -> Iterator[None]:
     except CheckpointError:
         log, place = folder / METRICS_FILE, folder / CHECKPOINTS
         is_away = place.is_symlink() and not place.exists()  # on a disk that will be back
-        if not is_away and not any(map(is_finished, place.glob("[0-9]*"))):
+        if not is_away and not holds_state(folder):
             with contextlib.suppress(OSError):
                 log.rename(log.with_name(f"{log.name}.unsaved"))
         raise
