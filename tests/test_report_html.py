@@ -206,6 +206,13 @@ def test_a_heat_map_of_a_hundred_classes_is_small_and_holds_every_count():
     assert "The 15 worst classes" in table and "The other 85 classes" in table
 
 
+def test_a_class_that_is_neither_there_nor_predicted_is_not_among_the_worst():
+    shares = np.array([0.0, 0.9, 0.5])
+    table = class_table(Judged(("ghost", "cat", "dog"), shares, shares, shares, np.diag([0, 9, 5])))
+    assert re.findall(r"ghost|cat|dog", table) == ["dog", "cat", "ghost"]
+    assert Page(table).text.rpartition("ghost")[2] == "---0"
+
+
 def test_pairs_are_told_in_the_order_of_their_share_of_the_true_class():
     confusion = np.array([[8, 2, 0], [0, 30, 10], [1, 0, 99]])
     items = Page(confused_pairs(confusion, ("cat", "dog", "frog"))).text

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jax_cifar.telemetry.html.charts import percent
 from jax_cifar.telemetry.html.markup import Markup, tag
@@ -28,6 +28,11 @@ class Judged:
     recall: Float[np.ndarray, " classes"]
     f1: Float[np.ndarray, " classes"]
     confusion: Matrix  # rows true, columns predicted
+
+    @property
+    def is_seen(self) -> Bool[np.ndarray, " classes"]:
+        """As `evaluation.metrics.Report` has it."""
+        return self.confusion.sum(axis=0) + self.confusion.sum(axis=1) > 0
 
 
 def heat_map(confusion: Matrix, label_names: Sequence[str]) -> Markup:
@@ -135,8 +140,7 @@ def class_table(judged: Judged) -> Markup:
 
     A class without images that was never predicted is no bad one, and comes last.
     """
-    seen = judged.confusion.sum(axis=0) + judged.confusion.sum(axis=1) > 0
-    order = np.lexsort((judged.f1, ~seen)).tolist()
+    order = np.lexsort((judged.f1, ~judged.is_seen)).tolist()
     many = len(order) > FEW
     shown, folded = (order[:ROWS], order[ROWS:]) if many else (order, [])
     head = f"The {ROWS} worst classes" if many else "Classes, the worst first"
@@ -156,7 +160,10 @@ def _table(judged: Judged, order: Sequence[int]) -> Markup:
             "tr",
             tag("th", judged.label_names[at], scope="row"),
             tag("td", _bars([float(column[at]) for column in columns]), class_="bars"),
-            [tag("td", percent(float(column[at]), 1), class_="number") for column in columns],
+            [
+                tag("td", percent(float(column[at]), 1) if judged.is_seen[at] else "-", class_="number")
+                for column in columns
+            ],
             tag("td", f"{judged.confusion[at].sum():,}", class_="number"),
         )
         for at in order
