@@ -24,6 +24,8 @@ MOST_CORES = 4
 CHOSEN = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 # Shares of the memory: this process may hold the one, what is kept included, while the other is free for others.
 MOST_HELD, LEAST_FREE, SECONDS_BETWEEN_LOOKS = 1 / 8, 1 / 4, 1.0
+# Gaps from this size on are filled: in smaller ones glibc need not search, and of each of these it keeps a page.
+SMALLEST_GAP, LARGEST_GAP = 1 << 11, 1 << 27  # bytes
 # What a container may use of the machine: version 2 and version 1 of Linux' control groups.
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -49,8 +51,56 @@ def keep_memory() -> bool:
         return False
     kept = all([library.mallopt(parameter, value) for parameter, value in KEEP])
     if kept:
+        _kept_by.append(library)
         threading.Thread(target=_give_back_if_scarce, args=(library,), name="memory", daemon=True).start()
     return kept
+
+
+_kept_by: list[ctypes.CDLL] = []  # glibc, where `keep_memory` has set it
+_fillings: list[int] = []  # the addresses of what `fill_gaps` took
+
+
+class _Usage(ctypes.Structure):
+    """glibc's `struct mallinfo2`, in bytes; what is read of it has a name."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in ("a", "b", "c", "d", "e", "f", "g", "h", "free", "at_the_top"))
+
+
+def fill_gaps() -> int:
+    """Take the gaps that compiling left in the one heap: how many bytes; 0 where no memory is kept.
+
+    The compiler leaves thousands, between things that stay. Whoever asks for memory afterwards has glibc search them,
+    and the others wait, as one heap has one lock: the first training of an experiment, which is compiled, took a fourth
+    longer than the next ones, whose programs are loaded (experiments.md). Whole pages of what is taken go back to the
+    system, so that it mostly costs addresses. `open_gaps` gives it to the next who compiles.
+    """
+    if not _kept_by or not hasattr(_kept_by[0], "mallinfo2"):  # glibc before 2.33
+        return 0
+    library = _kept_by[0]
+    library.mallinfo2.restype, library.malloc.restype, library.sbrk.restype = _Usage, ctypes.c_void_p, ctypes.c_void_p
+    library.malloc.argtypes = library.malloc_trim.argtypes = (ctypes.c_size_t,)
+    library.free.argtypes, library.sbrk.argtypes = (ctypes.c_void_p,), (ctypes.c_ssize_t,)
+    library.malloc_trim(sys.maxsize)  # all free pages, but of the top, where the next calls take theirs
+    usage = library.mallinfo2()
+    top, left = library.sbrk(0) - usage.at_the_top, usage.free - usage.at_the_top
+    size, taken = LARGEST_GAP, 0
+    while size >= SMALLEST_GAP:
+        place = library.malloc(size) if size <= left - taken else None
+        if place is None or place >= top:  # there is no gap of this size any more
+            library.free(place)
+            size //= 2
+        else:
+            _fillings.append(place)
+            taken += size
+    return taken
+
+
+def open_gaps() -> bool:
+    """Free what `fill_gaps` took, and say whether there was any."""
+    opened = bool(_fillings)
+    while _fillings:
+        _kept_by[0].free(_fillings.pop())
+    return opened
 
 
 def _give_back_if_scarce(library: ctypes.CDLL) -> None:

@@ -1,6 +1,7 @@
 """Freed memory stays with the process: measured by the page faults of asking for it again."""
 
 import ast
+import math
 import os
 import subprocess
 import sys
@@ -108,6 +109,66 @@ def test_where_memory_gets_scarce_what_is_kept_is_given_back(there, free, wait, 
     if kept == "False":
         pytest.skip("no glibc here, or many cores")
     assert (holds == "False") == given_back
+
+
+GAPS = """
+from jax_cifar import allocator
+kept = allocator.keep_memory()
+{begin}
+pieces = [b"1" * (3000 + i) for i in range(20000)]
+gaps = sum(map(len, pieces[::2]))
+del pieces[::2]
+{fill}
+last = max(map(id, pieces))
+after = [b"1" * (3000 + i) for i in range(20000)]
+print(kept, sum(id(piece) > last for piece in after) / len(after))
+"""
+ASKED = """
+held = allocator._resident_memory()
+taken = allocator.fill_gaps()
+assert 0.8 * gaps < taken < 1.5 * gaps, (gaps, taken)
+assert held - allocator._resident_memory() > gaps / 3  # most of their pages are the system's again
+assert allocator.fill_gaps() < 0.01 * gaps
+"""
+COMPILING = "import jax; from jax_cifar.backend import compiler; compiler.LONG = 0"
+COMPILED = "jax.jit(lambda x: x + 1).lower(1.0).compile()"
+
+
+def share_behind_gaps(begin: str, fill: str) -> float:
+    """The share of the pieces made after others had left gaps that lies behind all of these; nan where none is kept."""
+    free = {name: value for name, value in os.environ.items() if not name.startswith(CHOSEN)}
+    code = GAPS.format(begin=begin, fill=fill)
+    done = subprocess.run([sys.executable, "-c", code], env=free, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kept, share = done.stdout.split()
+    return float(share) if kept == "True" else math.nan
+
+
+@pytest.mark.parametrize(
+    ("begin", "fill"),
+    [("", ASKED), (COMPILING, COMPILED)],
+    ids=["asked", "compiled"],
+)
+def test_gaps_that_compiling_leaves_are_not_searched_again(begin, fill):
+    if math.isnan(left := share_behind_gaps(begin, "pass")):
+        pytest.skip("no glibc here, or many cores")
+    assert left < 0.7 < 0.9 < share_behind_gaps(begin, fill)
+
+
+def test_whoever_compiles_next_has_the_gaps():
+    """Else each program of a process would leave its own."""
+    begin = f"{COMPILING}; compiler.fill_gaps = lambda: 0"
+    left = share_behind_gaps(begin, f"allocator.fill_gaps(); {COMPILED}")
+    if math.isnan(left):
+        pytest.skip("no glibc here, or many cores")
+    assert left < 0.7
+
+
+def test_gaps_are_left_where_no_memory_is_kept():
+    code = "from jax_cifar import allocator; print(allocator.keep_memory(), allocator.fill_gaps())"
+    chosen = {**os.environ, "GLIBC_TUNABLES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=chosen, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "0"]
 
 
 def test_a_container_has_no_more_memory_than_it_is_given(monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ import jax
 # No public name takes another cache; this one is the same in jax 0.7 to 0.10.
 from jax._src import compilation_cache as jax_cache
 
+from jax_cifar.allocator import fill_gaps, open_gaps
 from jax_cifar.backend.hosts import several
 from jax_cifar.config import Config
 from jax_cifar.errors import print_warning
@@ -28,6 +29,7 @@ CPU_OPTIONS = (
 # On a GPU, no operation whose result depends on the order in which its parts end, and no algorithm chosen by its time.
 GPU_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 LARGEST = 1 << 31  # bytes of all programs that are kept
+LONG = 0.1  # seconds of lowering or compiling: of a program that leaves gaps in the memory worth filling
 
 
 def compiler_options(deterministic: bool = False) -> dict[str, Any]:
@@ -57,6 +59,21 @@ def options_for_one_call() -> dict[str, Any]:
     """
     chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" and not chosen else {}
+
+
+_opened = False  # the gaps that former programs left are open for the one that is being compiled
+
+
+def _around_compiling(event: str, duration_secs: float, **_others: object) -> None:
+    global _opened
+    if event.endswith("/jaxpr_to_mlir_module_duration") and duration_secs >= LONG:
+        _opened = open_gaps() or _opened
+    elif event.endswith("/backend_compile_duration") and (duration_secs >= LONG or _opened):
+        fill_gaps()
+        _opened = False
+
+
+jax.monitoring.register_event_duration_secs_listener(_around_compiling)
 
 
 class ProgramFiles:
