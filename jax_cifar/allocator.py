@@ -70,9 +70,9 @@ def fill_gaps() -> int:
     """Take the gaps that compiling left in the one heap: how many bytes; 0 where no memory is kept.
 
     The compiler leaves thousands, between things that stay. Whoever asks for memory afterwards has glibc search them,
-    and the others wait, as one heap has one lock: the first training of an experiment, which is compiled, took a fourth
-    longer than the next ones, whose programs are loaded (experiments.md). Whole pages of what is taken go back to the
-    system, so that it mostly costs addresses. `open_gaps` gives it to the next who compiles.
+    and the others wait, as one heap has one lock: the first training of an experiment, which is compiled, took up to a
+    fourth longer than the next ones, whose programs are loaded (experiments.md). Whole pages of what is taken go back
+    to the system, so that it mostly costs addresses. `open_gaps` gives it to the next who compiles.
     """
     if not _kept_by or not hasattr(_kept_by[0], "mallinfo2"):  # glibc before 2.33
         return 0
