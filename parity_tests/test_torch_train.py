@@ -312,3 +312,13 @@ def test_help_needs_neither_framework():
     assert done.returncode == 0, done.stderr
     assert "--channels-last" in done.stdout
     assert "--optim.lr" in done.stdout
+
+
+@pytest.mark.slow  # half a minute of compiling C++
+def test_compiled_speedrun_trains_in_bfloat16():
+    """A process of its own: torch.compile cannot read what the tests check the shapes of."""
+    command = [sys.executable, "-m", "torch_ref.train", "--config", "configs/cifar10_speedrun.py:72", "--compile"]
+    data = ["--data.name", "synthetic", "--data.subset", "250", "--train.resolutions", "24", "1"]
+    fields = ["--model.width", "8", "--train.steps", "3", "--train.dtype", "bfloat16"]
+    done = subprocess.run([*command, *data, *fields], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
