@@ -49,8 +49,8 @@ class SpeedrunNet(nn.Module):
         x = self.whiten(x)
         x = F.gelu(torch.cat((x, -x), 1) if self.pairs else x)
         x = self.group3(self.group2(self.group1(x)))
-        # In float32 under autocast, too: the gradient goes to the numbers that equal their maximum, and torch.compile works
-        # them out anew unrounded, so that none would equal one rounded to bfloat16, and all gradients were NaN.
+        # In float32 under autocast, too: a maximum's gradient goes to the numbers that equal it. torch.compile works
+        # them out anew, unrounded: where the maximum was rounded to bfloat16, none equalled it, and all became NaN.
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         return self.head(x.amax((2, 3))) / 9
 
