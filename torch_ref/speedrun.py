@@ -50,7 +50,7 @@ class SpeedrunNet(nn.Module):
         x = F.gelu(torch.cat((x, -x), 1) if self.pairs else x)
         x = self.group3(self.group2(self.group1(x)))
         # In float32 under autocast, too: a maximum's gradient goes to the numbers that equal it. torch.compile works
-        # them out anew, unrounded: where the maximum was rounded to bfloat16, none equalled it, and all became NaN.
+        # them out anew, unrounded: where the maximum was rounded to bfloat16 none equalled it, and 0 / 0 came out.
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         return self.head(x.amax((2, 3))) / 9
 
