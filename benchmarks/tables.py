@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmarks.machine import FARTHER
 from benchmarks.timing import Case, Timing
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import read_json
@@ -38,11 +39,12 @@ def machine_line(cases: Sequence[Case]) -> str:
     known = [condition for case in cases for condition in case.conditions]
     if not known:
         return ""
-    rates, others = [each.gflops for each in known], [each.others for each in known]
+    rates, others, distances = zip(*((each.gflops, each.others, each.distance) for each in known), strict=True)
     return (
         f"Beside the rounds a matrix product ran at {statistics.median(rates):.0f} GFLOP/s"
-        f" ({min(rates):.0f}-{max(rates):.0f}), and others had {statistics.median(others):.0%} of the cores"
-        f" ({min(others):.0%}-{max(others):.0%})."
+        f" ({min(rates):.0f}-{max(rates):.0f}), others had {statistics.median(others):.0%} of the cores"
+        f" ({min(others):.0%}-{max(others):.0%}), and what another core had written took"
+        f" {statistics.median(distances):.2f} of the time of one's own ({min(distances):.2f}-{max(distances):.2f})."
     )
 
 
@@ -53,6 +55,8 @@ def disturbed(case: Case) -> str:
         others, slowness = max(each.others for each in wrong), max(each.slowness for each in wrong)
         count = f"{len(wrong)} of {len(case.conditions)} rounds"
         parts.append(f"**{count}**: others had {others:.0%} of the cores, a product took {slowness:.2f} of its least")
+        if (farther := max(each.farther for each in wrong)) > FARTHER:
+            parts.append(f"the cores were {farther:.2f} times as far apart")
     if case.given_up:
         parts.append(f"{case.given_up} measured again")
     return ", ".join(parts)

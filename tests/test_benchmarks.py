@@ -47,6 +47,7 @@ class Watch:
 
 
 CALM, BUSY, BUSIER, SLOW = Condition(), Condition(others=0.3), Condition(others=0.6), Condition(slowness=1.5)
+APART = Condition(distance=1.8, farther=1.6)
 
 
 @pytest.fixture(autouse=True)
@@ -122,9 +123,11 @@ def test_disturbed_rounds_are_measured_again(machines, conditions, again, kept):
     assert timing.given_up == len(conditions) - len(machines) - 3
 
 
-def test_what_disturbs_is_what_others_take_and_how_slow_the_machine_is():
-    assert [each.calm for each in (CALM, Condition(0.1, 1.25), BUSY, SLOW)] == [True, True, False, False]
-    assert BUSY.disturbance < SLOW.disturbance < BUSIER.disturbance
+def test_what_disturbs_is_what_others_take_how_slow_the_machine_is_and_how_far_apart_its_cores():
+    for calm in (CALM, Condition(0.1, 1.25), Condition(distance=9.0, farther=1.25)):
+        assert calm.calm
+    assert not any(each.calm for each in (BUSY, SLOW, APART))
+    assert BUSY.disturbance < SLOW.disturbance < APART.disturbance < BUSIER.disturbance
     assert Condition(0.6, 3.0).disturbance > BUSIER.disturbance
 
 
@@ -137,10 +140,14 @@ def test_the_machine_is_looked_at(monkeypatch):
     monkeypatch.setattr(machine.time, "monotonic", lambda: spent["now"])
 
     class Yardstick:
-        least = 0.01
+        least, nearest = 0.01, 1.2
+        distances = iter([1.5, 1.8, 1.8, 1.2])
 
         def seconds(self):
             return next(spent["products"])
+
+        def distance(self):
+            return next(self.distances)
 
     monkeypatch.setattr(machine, "_yardsticks", [Yardstick()])
 
@@ -150,7 +157,49 @@ def test_the_machine_is_looked_at(monkeypatch):
 
     result, condition = machine.observe(work)
     assert result == "done"
-    assert condition == pytest.approx((3 / 8, 1.5, 2 * 1.024**3 / 0.015))
+    assert condition == pytest.approx((3 / 8, 1.5, 2 * 1.024**3 / 0.015, 1.8, 1.5))
+    assert machine.observe(work)[1].farther == pytest.approx(1.5)  # at its start alone
+
+
+class Readings(machine.Yardstick):
+    """Cores of which it is given how long each reads what another wrote."""
+
+    def __init__(self, *readings):
+        super().__init__()
+        self.readings = list(readings)
+
+    def _reading(self, writer, reader):
+        return self.readings[0][writer, reader]
+
+
+NEAR, FAR = {(3, 3): 2.0, (4, 3): 2.0, (6, 3): 3.0}, {(3, 3): 2.0, (4, 3): 5.0, (6, 3): 3.0}
+
+
+def test_cores_are_as_far_apart_as_the_farthest_of_them(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {6, 3, 4}, raising=False)
+    monkeypatch.setattr(machine.os, "sched_setaffinity", lambda _, cores: chosen.append(cores), raising=False)
+    yardstick = Readings(FAR, NEAR, FAR)
+    found = [(yardstick.distance(), yardstick.nearest, yardstick.readings.pop(0)) for _ in range(3)]
+    assert [each[:2] for each in found] == [(2.5, 2.5), (1.5, 1.5), (2.5, 1.5)]
+    assert chosen == [[3, 4, 6]] * 3  # and all of them are this process's again
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {3})
+    assert Readings(NEAR).distance() == 1
+    monkeypatch.delattr(machine.os, "sched_setaffinity")
+    assert Readings({}).distance() == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not let a thread choose its core")
+def test_an_array_goes_from_core_to_core(monkeypatch):
+    """The real one: it is written where it says and read where it says, and then the process has its cores back."""
+    monkeypatch.undo()
+    first, *others = cores = sorted(os.sched_getaffinity(0))
+    chosen, choose = [], os.sched_setaffinity
+    monkeypatch.setattr(machine.os, "sched_setaffinity", lambda who, to: (chosen.append(to), choose(who, to)))
+    assert 0 < machine.Yardstick().distance() < math.inf
+    expected = [core for writer in (first, *others) for core in [{writer}, {first}] * machine.HANDOVERS]
+    assert chosen == [*expected, cores]
+    assert sorted(os.sched_getaffinity(0)) == cores
 
 
 def test_a_busy_neighbour_is_noticed_and_what_this_process_does_is_not(monkeypatch):
@@ -213,6 +262,7 @@ def test_the_table_says_what_the_machine_disturbed():
         Case("calm", {"jax": Timing((1.0,), (CALM._replace(gflops=90.0),))}),
         Case("again", {"jax": Timing((1.0,), (CALM._replace(gflops=100.0, others=0.05),), 4)}),
         Case("busy", {"jax": Timing((1.0, 2.0), (SLOW._replace(gflops=50.4), BUSY._replace(gflops=80.0)), 2)}),
+        Case("apart", {"jax": Timing((1.0,), (APART._replace(gflops=85.0),))}),
     ]
     assert markdown(cases).splitlines() == [
         "| case | jax | disturbed |",
@@ -221,9 +271,12 @@ def test_the_table_says_what_the_machine_disturbed():
         "| again | 1 s (1-1) | 4 measured again |",
         "| busy | 1.5 s (1-2) | **2 of 2 rounds**: others had 30% of the cores, a product took 1.50 of its least,"
         " 2 measured again |",
+        "| apart | 1 s (1-1) | **1 of 1 rounds**: others had 0% of the cores, a product took 1.00 of its least,"
+        " the cores were 1.60 times as far apart |",
     ]
     assert machine_line(cases) == (
-        "Beside the rounds a matrix product ran at 85 GFLOP/s (50-100), and others had 2% of the cores (0%-30%)."
+        "Beside the rounds a matrix product ran at 85 GFLOP/s (50-100), others had 0% of the cores (0%-30%), and what"
+        " another core had written took 1.00 of the time of one's own (1.00-1.80)."
     )
     assert machine_line(CASES) == ""
 
