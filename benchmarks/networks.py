@@ -2,16 +2,20 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from jax.sharding import Mesh
 
 from benchmarks.timing import Work
 from jax_cifar.backend.compiler import compiler_options
-from jax_cifar.config import Config, ModelConfig, ModelName, OptimConfig, ScheduleConfig, TrainConfig
+from jax_cifar.backend.mesh import make_mesh, replicated, split_batch
+from jax_cifar.backend.portions import by_shares
+from jax_cifar.config import Config, DistributedConfig, ModelConfig, ModelName, OptimConfig, ScheduleConfig, TrainConfig
 from jax_cifar.evaluation.predict import by_portions
 from jax_cifar.models import create_model, frozen_parameters, init_variables
 from jax_cifar.optim.rules import Hyper, make_optimizer
@@ -65,9 +69,10 @@ def jax_train_step(config: Config, batch: Batch) -> Work:
     On a CPU that is one program for any number. Elsewhere it is one of `log.every`, where the number is known when
     compiling, as in `training.programs`, and one of a single update for those that are left over.
     """
-    images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
+    mesh = _mesh(config)
+    images, labels = jax.device_put((batch.images, batch.labels), split_batch(mesh))
     model = create_model(config.model, batch.classes, compute_dtype(config.train.dtype))
-    variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), images)
+    variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), jnp.asarray(batch.images))
     optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(model))
     step = make_train_step(model, optimizer, config)
     hyper, key = Hyper(*map(jnp.float32, (config.optim.lr, config.optim.momentum, 0.0))), run_key(1)
@@ -75,8 +80,9 @@ def jax_train_step(config: Config, batch: Batch) -> Work:
     def steps(state: TrainState, images: jax.Array, labels: jax.Array, count: int | jax.Array) -> TrainState:
         return jax.lax.fori_loop(0, count, lambda _, state: step(state, images, labels, hyper, key)[0], state)
 
-    jit = functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
-    state: Any = create_train_state(variables, optimizer, ema=False)
+    steps, everywhere = by_shares(steps, mesh), replicated(mesh)
+    jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere, compiler_options=compiler_options())
+    state: Any = jax.device_put(create_train_state(variables, optimizer, ema=False), everywhere)
     if jax.default_backend() == "cpu":
         any_number = jit(steps)
 
@@ -103,13 +109,16 @@ def jax_train_step(config: Config, batch: Batch) -> Work:
 
 def jax_inference(config: Config, batch: Batch) -> Work:
     """Logits of one batch that stays on the device."""
-    images = jnp.asarray(batch.images)
+    mesh = _mesh(config)
+    images = jax.device_put(batch.images, split_batch(mesh))
     model = create_model(config.model, batch.classes, compute_dtype(config.train.dtype))
-    variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), images)
+    variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), jnp.asarray(batch.images))
+    variables = jax.device_put(variables, replicated(mesh))
 
-    @functools.partial(jax.jit, compiler_options=compiler_options())
-    def predict(variables: Any, images: jax.Array) -> jax.Array:
+    def logits_of(variables: Any, images: jax.Array) -> jax.Array:
         return by_portions(lambda images: jnp.asarray(model.apply(variables, images, train=False)), images)
+
+    predict = jax.jit(by_shares(logits_of, mesh), compiler_options=compiler_options())
 
     def work(count: int) -> None:
         for _ in range(count):
@@ -147,6 +156,12 @@ def torch_inference(config: Config, batch: Batch, way: str) -> Work:
         logits[0, 0].item()
 
     return work
+
+
+def _mesh(config: Config) -> Mesh:
+    """One device; all those into which JAX_NUM_CPU_DEVICES divides a CPU, as PyTorch has all of its cores, too."""
+    devices = None if jax.default_backend() == "cpu" else 1
+    return make_mesh(replace(config, distributed=DistributedConfig(devices=devices)))
 
 
 def use_all_cores() -> None:

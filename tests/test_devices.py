@@ -30,7 +30,7 @@ from jax_cifar.backend.portions import by_shares, map_chunks, sum_chunks
 from jax_cifar.backend.precision import float64
 from jax_cifar.backend.stored import Stored
 from jax_cifar.data import load_data
-from jax_cifar.evaluation.predict import make_batches, make_predictor, predict_logits
+from jax_cifar.evaluation.predict import by_portions, make_batches, make_predictor, predict_logits
 from jax_cifar.ops import channels, winograd
 from jax_cifar.ops.conv import conv2d
 from jax_cifar.run.clock import Clock
@@ -78,18 +78,26 @@ def sent(program: Any) -> dict[str, int]:
 
 
 def portions() -> dict[str, Any]:
-    """24 rows, six on each device, two at a time: doubled, and summed."""
-    mesh, rows = make_mesh(small_config()), np.arange(24.0 * 3, dtype=np.float32).reshape(24, 3)
+    """96 rows, 24 on each device, eight at a time of all or a portion of a prediction: doubled, summed, doubled."""
+    mesh, rows = make_mesh(small_config()), np.arange(96.0 * 3, dtype=np.float32).reshape(96, 3)
+    at_a_time: dict[str, set[int]] = {}  # and of all, whose shape alone is looked at
+
+    def seen(name: str, part: jax.Array) -> jax.Array:
+        at_a_time.setdefault(name, set()).add(len(part))
+        return part
+
     ways = {
-        "doubled": lambda x: map_chunks(lambda part: 2 * part, x, 2),
-        "summed": lambda x: sum_chunks(lambda part: part.sum(0), (x,), 2),
+        "doubled": lambda x: map_chunks(lambda part: 2 * seen("doubled", part), x, 8),
+        "summed": lambda x: sum_chunks(lambda part: seen("summed", part).sum(0), (x,), 8),
+        "predicted": lambda x: by_portions(lambda part: 2 * seen("predicted", part), x),
     }
     spread = jax.device_put(rows, split_batch(mesh))
     programs = {name: jax.jit(by_shares(way, mesh)).lower(spread).compile() for name, way in ways.items()}
     found = {name: sent(program) for name, program in programs.items()}
     results = {name: np.asarray(program(spread)) for name, program in programs.items()}
-    right = np.array_equal(results["doubled"], 2 * rows) and np.array_equal(results["summed"], rows.sum(0))
-    return found | {"right": bool(right)}
+    right = all(np.array_equal(results[name], 2 * rows) for name in ("doubled", "predicted"))
+    right &= np.array_equal(results["summed"], rows.sum(0))
+    return {"sent": found, "right": bool(right), "at_a_time": {name: min(each) for name, each in at_a_time.items()}}
 
 
 def kernels(vmap: bool) -> dict[str, Any]:
@@ -296,7 +304,13 @@ def test_batches_are_spread_though_devices_divide_neither_set_nor_batch(reported
 
 def test_a_batch_is_cut_within_each_devices_own_share(reported):
     """Parts cut without regard to where they lie would be gathered, and several hosts would be slower than one."""
-    assert reported["portions"] == {"doubled": {}, "summed": {"all-reduce": 1}, "right": True}
+    found = reported["portions"]
+    assert found["right"] and found["sent"] == {"doubled": {}, "summed": {"all-reduce": 1}, "predicted": {}}
+
+
+def test_the_devices_of_a_cpu_work_on_as_many_rows_at_a_time_as_one_does(reported):
+    """They share its caches: with the rows of one on each of them, nothing would stay there."""
+    assert reported["portions"]["at_a_time"] == {"doubled": 2, "summed": 2, "predicted": 8}
 
 
 def test_images_in_parts_are_each_fed_once_an_epoch_in_the_same_order(reported):

@@ -43,28 +43,36 @@ def by_shares(function: Callable[Given, Made], mesh: AnyMesh) -> Callable[Given,
 
 
 def map_chunks(function: Callable[[Array], Array], x: Array, limit: int) -> Array:
-    """`function` of a batch, which treats every row alike, about `limit` rows at a time on each device."""
-
-    def of_share(rows: Array) -> Array:
-        return _map_chunks(function, rows, limit)
-
+    """`function` of a batch, which treats every row alike, about `limit` rows at a time on all devices of a CPU."""
     axes = _axes_of(x)
     if not axes:
-        return of_share(x)
+        return _map_chunks(function, x, limit)
+    share = max(1, limit // devices_of(x))
+
+    def of_share(rows: Array) -> Array:
+        return _map_chunks(function, rows, share)
+
     spread = PartitionSpec(axes)
     return jax.shard_map(of_share, in_specs=spread, out_specs=spread, check_vma=False)(x)
 
 
 def sum_chunks(function: Callable[..., Array], arrays: Sequence[Array], limit: int) -> Array:
-    """Sum of `function` over the parts of batches, about `limit` rows at a time on each device."""
+    """Sum of `function` over the parts of batches, about `limit` rows at a time on all devices of a CPU."""
     axes = _axes_of(arrays[0])
     if not axes:
         return _sum_chunks(function, arrays, limit)
+    share = max(1, limit // devices_of(arrays[0]))
 
     def of_share(*rows: Array) -> Array:
-        return lax.psum(_sum_chunks(function, rows, limit), axes)
+        return lax.psum(_sum_chunks(function, rows, share), axes)
 
     return jax.shard_map(of_share, in_specs=PartitionSpec(axes), out_specs=PartitionSpec(), check_vma=False)(*arrays)
+
+
+def devices_of(x: Array) -> int:
+    """Over how many devices of this process a batch is spread: those of a CPU have its cores and caches together."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return min(math.prod(mesh.shape[name] for name in _axes_of(x)), jax.local_device_count())
 
 
 def _axes_of(x: Array) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from jax_cifar.augment import HorizontalFlip, OneOf, Sometimes
 from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.backend.hosts import several
 from jax_cifar.backend.mesh import place, replicated
-from jax_cifar.backend.portions import by_shares, map_chunks, on_one_cpu
+from jax_cifar.backend.portions import by_shares, devices_of, map_chunks
 from jax_cifar.models.network import Network
 
 TestTimeAugmentation = Literal["none", "mirror", "mirror-translate"]
@@ -56,13 +56,17 @@ def make_predictor(network: Network, deterministic: bool = False, mesh: Mesh | N
 
 
 def by_portions(forward: Callable[[Array], Array], images: Array) -> Array:
-    """`forward` of a batch, which treats every image alike: on one CPU a few images at a time.
+    """`forward` of a batch, which treats every image alike: on a CPU a few images at a time.
 
     What a layer hands to the next then stays in the cache, in memory that is used again for the next portion. A batch
     that no portion divides goes through at once, as it does on other devices.
     """
-    size = next((size for size in range(MOST_IMAGES, LEAST_IMAGES - 1, -1) if len(images) % size == 0), None)
-    return map_chunks(forward, images, size) if on_one_cpu() and size is not None else forward(images)
+    if jax.default_backend() != "cpu":
+        return forward(images)
+    devices = devices_of(images)
+    sizes = range(MOST_IMAGES // devices * devices, LEAST_IMAGES - 1, -devices)
+    size = next((size for size in sizes if len(images) % size == 0), None)
+    return forward(images) if size is None else map_chunks(forward, images, size)
 
 
 def mirror_warning(tta: TestTimeAugmentation, augment: Sequence[object]) -> str | None:
