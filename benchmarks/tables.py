@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.machine import FARTHER
 from benchmarks.timing import Case, Timing
 from jax_cifar.errors import ConfigError
 from jax_cifar.files import read_json
@@ -52,11 +51,10 @@ def disturbed(case: Case) -> str:
     """What went on beside the work, at its worst in the rounds that count; and how many do not."""
     parts, wrong = [], case.disturbed
     if wrong:
-        others, slowness = max(each.others for each in wrong), max(each.slowness for each in wrong)
+        others, slowness, farther = map(max, zip(*((c.others, c.slowness, c.farther) for c in wrong), strict=True))
         count = f"{len(wrong)} of {len(case.conditions)} rounds"
         parts.append(f"**{count}**: others had {others:.0%} of the cores, a product took {slowness:.2f} of its least")
-        if (farther := max(each.farther for each in wrong)) > FARTHER:
-            parts.append(f"the cores were {farther:.2f} times as far apart")
+        parts.append(f"the cores were {farther:.2f} times as far apart as at their nearest")
     if case.given_up:
         parts.append(f"{case.given_up} measured again")
     return ", ".join(parts)
