@@ -200,7 +200,10 @@ def test_the_table():
 def test_runs_on_a_busy_machine_say_so():
     busy = replace(CASES[0], timings={"run": Timing((1.0, 1.25), (Condition(others=0.5),))})
     *_, last = speedrun.table([busy]).splitlines()
-    assert last == "fast: **1 of 1 rounds**: others had 50% of the cores, a product took 1.00 of its least."
+    assert last == (
+        "fast: **1 of 1 rounds**: others had 50% of the cores, a product took 1.00 of its least,"
+        " the cores were 1.00 times as far apart as at their nearest."
+    )
 
 
 def test_the_json_has_the_recipes_own_figures_and_count_mean_and_spread():
