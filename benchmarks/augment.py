@@ -52,6 +52,7 @@ from jax_cifar.augment import (
     make_mixer,
 )
 from jax_cifar.backend.mesh import make_mesh, replicated
+from jax_cifar.backend.threads import cpu_count
 from jax_cifar.config import Config, DataConfig, DatasetName, MixConfig
 from jax_cifar.config.files import load_config
 from jax_cifar.data import Dataset, Splits, load_data
@@ -59,7 +60,6 @@ from jax_cifar.errors import ConfigError, check
 from jax_cifar.lab.pictures import describe
 from jax_cifar.optim.rules import Hyper
 from jax_cifar.run.folder import input_spec
-from jax_cifar.telemetry.environment import cpu_count
 from jax_cifar.training.keys import run_key
 from jax_cifar.training.session import initial_state, make_network
 from jax_cifar.training.steps import DeviceData, epoch_order, make_prepare, make_train_steps, zero_sums

@@ -8,7 +8,8 @@ import numpy as np
 
 from benchmarks.timing import Case
 from jax_cifar.backend.mesh import find_devices
-from jax_cifar.telemetry.environment import cpu_count, describe_devices
+from jax_cifar.backend.threads import cpu_count
+from jax_cifar.telemetry.environment import describe_devices
 from jax_cifar.telemetry.plots import INK, MUTED, SPLITS, plain, save
 from jax_cifar.telemetry.trade_off import best_of_both
 

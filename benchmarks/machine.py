@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from jax_cifar.telemetry.environment import cpu_count
+from jax_cifar.backend.threads import cpu_count
 
 T = TypeVar("T")
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from benchmarks.processes import ROOT, run_python
 from benchmarks.timing import Case, Measurement, in_turn
 from benchmarks.trainings import BARE
+from jax_cifar.backend.threads import cpu_count
 from jax_cifar.config.files import load_config
 from jax_cifar.errors import check
-from jax_cifar.telemetry.environment import cpu_count
 
 WAYS = ("train_many", "vmap", "one by one", "at once")
 

@@ -15,11 +15,11 @@ from benchmarks.timing import Work
 from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.backend.mesh import make_mesh, replicated, split_batch
 from jax_cifar.backend.portions import by_shares
+from jax_cifar.backend.threads import cpu_count
 from jax_cifar.config import Config, DistributedConfig, ModelConfig, ModelName, OptimConfig, ScheduleConfig, TrainConfig
 from jax_cifar.evaluation.predict import by_portions
 from jax_cifar.models import create_model, frozen_parameters, init_variables
 from jax_cifar.optim.rules import Hyper, make_optimizer
-from jax_cifar.telemetry.environment import cpu_count
 from jax_cifar.training.keys import Purpose, purpose_key, run_key
 from jax_cifar.training.session import compute_dtype
 from jax_cifar.training.state import TrainState, create_train_state

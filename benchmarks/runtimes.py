@@ -19,13 +19,13 @@ import torch
 
 from benchmarks.browser import run_onnx_in_browser
 from benchmarks.timing import Case
+from jax_cifar.backend.threads import cpu_count
 from jax_cifar.data import Dataset
 from jax_cifar.errors import ConfigError, check
 from jax_cifar.evaluation import latency
 from jax_cifar.lab import deployed
 from jax_cifar.lab.deployed import Figures, Way
 from jax_cifar.run.load import Run, load_run
-from jax_cifar.telemetry.environment import cpu_count
 from torch_ref import export, quantize
 from torch_ref.twin import make_twin
 

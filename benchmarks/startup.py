@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> Iterator[Case]:
 
 def first_step(command: Sequence[str], environment: Mapping[str, str], caches: Path, _: int = 0) -> float:
     """Seconds until a new process has finished its first step; compiled programs are kept in `caches`."""
-    from jax_cifar.telemetry.environment import cpu_count  # not needed by the process that is timed
+    from jax_cifar.backend.threads import cpu_count  # not needed by the process that is timed
 
     environment = {
         **environment,

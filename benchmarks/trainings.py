@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.processes import ROOT, run_python
+from jax_cifar.backend.threads import cpu_count
 from jax_cifar.files import read_record
 from jax_cifar.progress import print_above
-from jax_cifar.telemetry.environment import cpu_count
 from jax_cifar.telemetry.run_log import read_metrics
 
 JAX = "jax"

@@ -19,7 +19,6 @@ from jax_cifar.process import begin
 if __name__ == "__main__":
     begin()  # before all that takes long to import
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -81,6 +80,7 @@ def table(runs: "dict[str, Run]") -> str:
     import jax
     import numpy as np
 
+    from jax_cifar.backend.threads import cpu_count
     from jax_cifar.compress.cost import multiply_adds
     from jax_cifar.evaluation.latency import measure_latencies
     from jax_cifar.models import parameter_table
@@ -98,7 +98,7 @@ def table(runs: "dict[str, Run]") -> str:
         cells = [f"{1e3 * time.p50:.2f} ({1e3 * time.p95:.2f})" for time in times]
         rows.append([name, f"{parameters:,}", f"{multiply_adds(one.network):,}", f"{accuracy:.2%}", *cells])
     head = ["network", "parameters", "multiply-adds", "test accuracy", *(f"ms, batch {size}" for size in BATCHES)]
-    place = f"{jax.devices()[0].device_kind}, {os.cpu_count()} threads"
+    place = f"{jax.devices()[0].device_kind}, {cpu_count()} threads"
     return f"{markdown(head, rows)}\n\nms: p50 (p95) of a call in JAX on {place}."
 
 

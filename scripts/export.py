@@ -181,9 +181,9 @@ def in_variant(
 
     Prints how it was made, and both models side by side.
     """
+    from jax_cifar.backend.threads import cpu_count
     from jax_cifar.deploy.agreement import QUANTIZED, Expected
     from jax_cifar.lab.deployed import compare, onnx_way, table
-    from jax_cifar.telemetry.environment import cpu_count
     from torch_ref.export import set_metadata
     from torch_ref.quantize import make_variant
 

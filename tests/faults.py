@@ -24,10 +24,10 @@ from fault_runs import silence
 from fuzzing import fuzz
 from resume_matrix import Result, run_matrix
 
+from jax_cifar.backend.threads import cpu_count
 from jax_cifar.cli import Parser, run
 from jax_cifar.progress import progress
 from jax_cifar.telemetry import describe_versions
-from jax_cifar.telemetry.environment import cpu_count
 
 
 class Row(NamedTuple):

@@ -21,11 +21,12 @@ from xml.etree import ElementTree
 from matrix_environments import ENVIRONMENTS, ROOT, Built, build, execute, find_python
 from packaging.utils import canonicalize_name
 
+from jax_cifar.backend.threads import cpu_count
 from jax_cifar.cli import Parser, run
 from jax_cifar.errors import UserError, check
 from jax_cifar.files import read_record
 from jax_cifar.progress import Bar, progress
-from jax_cifar.telemetry.environment import PACKAGES, cpu_count
+from jax_cifar.telemetry.environment import PACKAGES
 
 FOLDERS = ("tests", "parity_tests")
 QUANTITIES = ("loss", "parameters", "statistics", "logits")

@@ -162,7 +162,7 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path):
 def test_what_is_wrong_in_one_process_ends_all_with_a_message(tmp_path):
     words = ["--workdir", tmp_path / "run"]
     differing = Processes(tmp_path, 2, 1, *words, each={1: ["--optim.lr", "0.3"]}).ends()
-    told = "error: The processes of this run differ in their configuration: start all with the same command."
+    told = "error: The processes of this run differ in their configuration or code: start all with the same command."
     assert differing == [(2, [*differing[0][1][:-1], told]), (2, [told])]
     (tmp_path / "run").write_text("in the way")
     taken = Processes(tmp_path, 2, 1, *words).ends()

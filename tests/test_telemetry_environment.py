@@ -8,6 +8,7 @@ import sys
 
 import jax
 
+from jax_cifar.backend.threads import cpu_count
 from jax_cifar.telemetry import environment
 from jax_cifar.telemetry.environment import git_commit, write_environment
 
@@ -28,7 +29,7 @@ def test_environment_json(tmp_path):
 def test_lines_for_the_console(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     devices = environment.describe_devices()
-    assert devices.endswith(f"; CPU cores: {environment.cpu_count()}")
+    assert devices.endswith(f"; CPU cores: {cpu_count()}")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert environment.describe_devices() == f"{devices}; JAX_PLATFORMS=cpu"
     assert f"jax {jax.__version__}" in environment.describe_versions()

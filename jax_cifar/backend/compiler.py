@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,18 @@ def options_for_one_call() -> dict[str, Any]:
     """
     chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" and not chosen else {}
+
+
+_turn = threading.RLock()
+
+
+def one_program_at_a_time() -> contextlib.AbstractContextManager[Any]:
+    """To be held while a program runs: on a CPU those of several Python threads then wait for one another.
+
+    Together they would keep all of XLA's threads, and their convolutions be wrong: `backend.threads` says why. Each
+    has all cores to itself this way.
+    """
+    return _turn if jax.default_backend() == "cpu" else contextlib.nullcontext()
 
 
 _opened = False  # the gaps that former programs left are open for the one that is being compiled

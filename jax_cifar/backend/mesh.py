@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jax_cifar.backend.hosts import several
+from jax_cifar.backend.threads import leave_threads_free
 from jax_cifar.config import Config
 from jax_cifar.errors import ConfigError
 
@@ -49,6 +50,7 @@ TAKE_WHAT_THERE_IS = (
 
 def find_devices() -> Sequence[Any]:
     """The devices that JAX uses here; raises `ConfigError` where the environment asks for some that are not here."""
+    leave_threads_free(getattr(jax.config, "jax_num_cpu_devices"))  # noqa: B009
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:

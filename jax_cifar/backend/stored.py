@@ -29,6 +29,7 @@ from jax._src.lib import xla_client  # pyright: ignore[reportPrivateImportUsage]
 from jax.experimental import serialize_executable
 
 from jax_cifar.backend.compiler import ProgramFiles, compiler_options, files_are_ours, take_asked
+from jax_cifar.backend.threads import NAMES, cpu_count
 from jax_cifar.config.modules import source_file
 from jax_cifar.files import LOADED, user_cache_dir
 
@@ -38,7 +39,7 @@ _origins: "WeakKeyDictionary[Any, bytes | None]" = WeakKeyDictionary()
 PACKAGE = Path(__file__).resolve().parents[1]
 SECONDS_TO_LOAD = 5  # what a process may take from its first module to `jax_cifar.files`
 STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})  # of which the version is enough
-VARIABLES = ("XLA_", "LIBTPU_", "JAX_", "FLAX_")  # how those of the environment begin that may have a part
+VARIABLES = ("XLA_", "LIBTPU_", "JAX_", "FLAX_", *NAMES)  # how those of the environment begin that may have a part
 
 
 class Stored:
@@ -218,7 +219,7 @@ def _devices() -> Iterator[str]:
     devices = jax.devices()
     yield f"{devices[0].platform} {devices[0].client.platform_version} {jax.process_count()}"
     yield " ".join(f"{device.id}:{device.device_kind}" for device in devices)
-    yield f"{platform.machine()} {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
+    yield f"{platform.machine()} {cpu_count()}"
     yield _processor()
 
 

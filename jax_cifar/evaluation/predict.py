@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, UInt8
 
 from jax_cifar.augment import HorizontalFlip, OneOf, Sometimes
-from jax_cifar.backend.compiler import compiler_options
+from jax_cifar.backend.compiler import compiler_options, one_program_at_a_time
 from jax_cifar.backend.hosts import several
 from jax_cifar.backend.mesh import place, replicated
 from jax_cifar.backend.portions import by_shares, devices_of, map_chunks
@@ -168,17 +168,18 @@ def predict_logits(
       Unwanted: `stop()` was true.
     """
     weights, logits = VIEW_WEIGHTS[tta], []
-    for batch in batches.images:
-        pairs = zip(weights, tta_views(batch, tta), strict=True)
-        logits.append(sum(weight * predict(variables, view) for weight, view in pairs))
-        if several():
-            jax.block_until_ready(logits[-1])  # two programs that wait for other processes can wait for ever
+    with one_program_at_a_time():
+        for batch in batches.images:
+            pairs = zip(weights, tta_views(batch, tta), strict=True)
+            logits.append(sum(weight * predict(variables, view) for weight, view in pairs))
+            if several():
+                jax.block_until_ready(logits[-1])  # two programs that wait for other processes can wait for ever
+            if stop is not None:
+                _wait(logits[-2:-1], stop)  # one batch runs ahead, so that the device never waits for the host
         if stop is not None:
-            _wait(logits[-2:-1], stop)  # one batch runs ahead, so that the device never waits for the host
-    if stop is not None:
-        _wait(logits[-1:], stop)
-    # One transfer at the end, so that the device never waits for the host between batches.
-    return np.concatenate(jax.device_get(logits))[: batches.count]
+            _wait(logits[-1:], stop)
+        # One transfer at the end, so that the device never waits for the host between batches.
+        return np.concatenate(jax.device_get(logits))[: batches.count]
 
 
 def _wait(arrays: Sequence[Any], stop: Callable[[], object]) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from jax_cifar.backend.threads import cpu_count
 from jax_cifar.data import Dataset
 from jax_cifar.evaluation.latency import BATCHES, Latency, measure_latencies
 from jax_cifar.lab.tables import markdown
-from jax_cifar.telemetry.environment import cpu_count
 
 ALL_AT_ONCE = 500  # images of a call where only the logits count
 

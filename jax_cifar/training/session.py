@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jax_cifar.backend.compiler import one_program_at_a_time
 from jax_cifar.backend.hosts import least, several
 from jax_cifar.backend.images import place_images
 from jax_cifar.backend.memory import device_memory, naming_the_batch, out_of_memory, program_memory
@@ -201,7 +202,7 @@ class Session:
         side, started = plan.side_at(step), time.perf_counter()
         # What JAX itself does at a NaN fits no program that was compiled beforehand.
         naming = naming_the_batch(self.config.train.batch_size, self.memory, self._stays)
-        with self.clock("train"), jax.debug_nans(False), naming:
+        with self.clock("train"), one_program_at_a_time(), jax.debug_nans(False), naming:
             sums, *inputs = self.inputs(step)
             while True:
                 count = plan.next_call(step, self._affordable)

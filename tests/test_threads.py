@@ -1,0 +1,95 @@
+"""XLA's threads on a CPU: where programs keep all of them, convolutions are wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jax_cifar.backend.threads import cpu_count, leave_threads_free
+
+TESTS = Path(__file__).parent
+# One convolution 1500 times, of twenty batches in turn; how far the results are from those of the first time.
+PROGRAM = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+import jax, jax.numpy as jnp, numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec
+from jax_cifar.backend.compiler import compiler_options
+from jax_cifar.backend.mesh import find_devices
+from jax_cifar.evaluation.predict import Batches, predict_logits
+
+{begin}
+draws, nothing = np.random.default_rng(0), PartitionSpec()
+kernel = draws.standard_normal((3, 3, 40, 40), dtype=np.float32) / 19
+images = draws.standard_normal((20, 20, 15, 15, 40), dtype=np.float32)
+
+
+def convolved(images):
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=layout).sum((1, 2))
+
+
+def most_off(times, images):
+    first = lax.map(convolved, images)
+    off = lambda i: jnp.abs(convolved(images[i % 20]) - first[i % 20]).max()
+    return lax.pmax(lax.fori_loop(0, times, lambda i, most: jnp.maximum(most, off(i)), jnp.float32(0)), "d")[None]
+
+
+mesh = jax.make_mesh((jax.device_count(),), ("d",))
+each = jax.shard_map(most_off, mesh=mesh, in_specs=nothing, out_specs=nothing, check_vma=False)
+program = jax.jit(each, compiler_options=compiler_options()).lower(1500, images).compile()
+
+
+def predicted(_):
+    return float(predict_logits(program, 1500, Batches((jax.device_put(images),), 1))[0])
+
+
+print(*ThreadPoolExecutor({threads}).map(predicted, range({threads})))
+"""
+FIND = "find_devices()"
+
+
+def most_off(begin: str, devices: int, threads: int, **environment: str) -> float:
+    """How far a convolution gets from itself, on so many devices of a CPU, for so many threads that ask at once."""
+    asked = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(TESTS.parent), "JAX_PLATFORMS": "cpu"}
+    code = PROGRAM.format(begin=begin, threads=threads)
+    free = {name: value for name, value in os.environ.items() if not name.endswith("NPROC")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=free | asked | environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return max(map(float, done.stdout.split()))
+
+
+def test_devices_of_a_cpu_compute_what_one_does():
+    assert most_off(FIND, devices=max(2, cpu_count()), threads=1) == 0
+
+
+def test_so_they_do_for_several_who_ask_at_once():
+    assert most_off(FIND, devices=1, threads=2 * cpu_count()) == 0
+
+
+@pytest.mark.parametrize(
+    ("devices", "before", "after"),
+    [
+        (1, {}, {}),
+        (-1, {"NPROC": "3"}, {"NPROC": "3"}),
+        (8, {}, {"PJRT_NPROC": "16"}),
+        (2, {"PJRT_NPROC": "64"}, {"PJRT_NPROC": "64"}),
+        (2, {"NPROC": "2"}, {"NPROC": "4"}),
+        (2, {"NPROC": "2", "PJRT_NPROC": "1"}, {"NPROC": "2", "PJRT_NPROC": "4"}),
+        (2, {"NPROC": "many"}, {"NPROC": "many"}),
+        (1, {"XLA_FLAGS": "--xla_a=1 --xla_force_host_platform_device_count=4"}, {"PJRT_NPROC": "8"}),
+    ],
+)
+def test_a_pool_has_two_threads_for_each_of_several_devices(monkeypatch, devices, before, after):
+    monkeypatch.setattr("jax_cifar.backend.threads.cpu_count", lambda: 2)
+    for name in ("NPROC", "PJRT_NPROC", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    leave_threads_free(devices)
+    assert {name: value for name, value in os.environ.items() if name.endswith("NPROC")} == after
