@@ -49,7 +49,7 @@ def predicted(_):
 
 print(*ThreadPoolExecutor({threads}).map(predicted, range({threads})))
 """
-FIND = "find_devices()"
+LATER = "jax.config.update('jax_num_cpu_devices', {}); find_devices()"
 
 
 def most_off(begin: str, devices: int, threads: int, **environment: str) -> float:
@@ -64,12 +64,14 @@ def most_off(begin: str, devices: int, threads: int, **environment: str) -> floa
     return max(map(float, done.stdout.split()))
 
 
-def test_devices_of_a_cpu_compute_what_one_does():
-    assert most_off(FIND, devices=max(2, cpu_count()), threads=1) == 0
+@pytest.mark.parametrize("later", [False, True])
+def test_devices_of_a_cpu_compute_what_one_does(later):
+    devices = max(2, cpu_count())
+    assert most_off(LATER.format(devices) if later else "", 1 if later else devices, threads=1) == 0
 
 
 def test_so_they_do_for_several_who_ask_at_once():
-    assert most_off(FIND, devices=1, threads=2 * cpu_count()) == 0
+    assert most_off("", devices=1, threads=2 * cpu_count()) == 0
 
 
 @pytest.mark.parametrize(

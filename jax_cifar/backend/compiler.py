@@ -16,6 +16,7 @@ from jax._src import compilation_cache as jax_cache
 
 from jax_cifar.allocator import fill_gaps, open_gaps
 from jax_cifar.backend.hosts import several
+from jax_cifar.backend.threads import leave_threads_free
 from jax_cifar.config import Config
 from jax_cifar.errors import print_warning
 from jax_cifar.files import atomic_write, user_cache_dir
@@ -87,6 +88,9 @@ def _around_compiling(event: str, duration_secs: float, **_others: object) -> No
 
 
 jax.monitoring.register_event_duration_secs_listener(_around_compiling)
+
+# Here, as XLA makes its threads where JAX is first asked for anything; `find_devices` once more, for who sets it later.
+leave_threads_free(getattr(jax.config, "jax_num_cpu_devices"))  # noqa: B009
 
 
 class ProgramFiles:
