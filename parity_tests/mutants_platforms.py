@@ -77,6 +77,20 @@ PLATFORMS = (
         "tests/test_steps.py::test_an_epoch_shows_every_image_once_and_each_epoch_in_another_order",
     ),
     Mutant(
+        "several CPU devices: as many threads as devices",
+        "jax_cifar/backend/threads.py",
+        "max(2 * devices, int(threads))",
+        "max(devices, int(threads))",
+        "tests/test_threads.py::test_devices_of_a_cpu_compute_what_one_does[False]",
+    ),
+    Mutant(
+        "several Python threads: nobody waits for his turn",
+        "jax_cifar/backend/compiler.py",
+        'return _turn if jax.default_backend() == "cpu"',
+        'return _turn if jax.default_backend() == "none"',
+        "tests/test_threads.py::test_so_they_do_for_several_who_ask_at_once",
+    ),
+    Mutant(
         "several processes: each writes the run folder",
         "jax_cifar/training/loop.py",
         "if not is_main():  # what only",
