@@ -16,7 +16,8 @@ from jax_cifar import load_run
 from jax_cifar.compress.prune import choose, remove
 from jax_cifar.config import Config
 from jax_cifar.config.files import to_dict
-from jax_cifar.errors import CheckpointError, ConfigError, ExportError, Interrupted
+from jax_cifar.data import load_data
+from jax_cifar.errors import CheckpointError, ConfigError, DataError, ExportError, Interrupted
 from jax_cifar.evaluation.latency import measure_latencies
 from jax_cifar.files import write_record
 from jax_cifar.run.folder import CHECKPOINTS, read_config
@@ -124,6 +125,10 @@ def test_what_cannot_be_compressed_is_refused_and_leaves_nothing(trained, tmp_pa
         compress(trained, 0.4, tmp_path / "out", finetune_epochs=0)
     with pytest.raises(CheckpointError, match=r"holds no config\.json"):
         compress(tmp_path, 0.4, tmp_path / "out")
+    data = load_data(read_config(trained).data)
+    others = dataclasses.replace(data, label_names=("cat", *data.label_names[1:]))
+    with pytest.raises(DataError, match=r"class 0 is 'cat', in .* it is '.*'\. Give images of the run's own classes"):
+        compress(trained, 0.4, tmp_path / "out", splits=others)
     write_record(tmp_path / "config.json", to_dict(Config(name="own", model=nn.Dense(3))))
     with pytest.raises(ConfigError, match=r"Dense is a network of one's own, .* only networks that ship can be pruned"):
         compress(tmp_path, 0.4, tmp_path / "out")

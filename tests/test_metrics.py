@@ -159,5 +159,12 @@ def test_table_shows_classes_macro_averages_and_figures():
         "elephant          100.0%   50.0%   66.7%        2",
         "macro average      75.0%   75.0%   66.7%        3",
         "",
-        "accuracy 66.67%   top-5 100.00%   loss 0.4987   images 3",
+        "accuracy 66.67%   loss 0.4987   images 3",
     ]
+
+
+def test_the_table_tells_the_top_five_of_more_than_five_classes():
+    labels = np.array([0, 5])
+    logits = np.array([[6.0, 5, 4, 3, 2, 1], [6.0, 5, 4, 3, 2, 1]], np.float32)
+    assert "accuracy 50.00%   top-5 50.00%   loss" in report(logits, labels, tuple("abcdef")).table()
+    assert "top-5" not in report(logits[:1, :5], labels[:1], tuple("abcde")).table()

@@ -23,6 +23,7 @@ from jax_cifar.telemetry.html.charts import Curve, line_chart, linear_axis, log_
 from jax_cifar.telemetry.html.classes import Judged, class_table, confused_pairs, heat_map
 from jax_cifar.telemetry.html.markup import VOID, tag
 from jax_cifar.telemetry.html.page import report_page
+from jax_cifar.telemetry.html.sections import figures
 from jax_cifar.telemetry.html.shown import Shown
 
 ROOT = Path(__file__).parents[1]
@@ -204,6 +205,14 @@ def test_a_heat_map_of_a_hundred_classes_is_small_and_holds_every_count():
     assert len(drawn) < 200_000 and len(Page(drawn).all("path")) < 30
     table = class_table(Judged(names, *np.full((3, 100), 0.5), confusion=confusion))
     assert "The 15 worst classes" in table and "The other 85 classes" in table
+
+
+@pytest.mark.parametrize(("classes", "told"), [(5, False), (6, True)])
+def test_the_top_five_of_five_classes_or_fewer_are_not_told(classes, told):
+    names, shares = tuple(map(str, range(classes))), np.full((3, classes), 0.5)
+    judged = Judged(names, *shares, confusion=np.eye(classes, dtype=int))
+    shown = figures(Shown("run", "runs/run", summary={"test_top5": 1.0, "test_loss": 0.5}, judged=judged))
+    assert ("Top-5 accuracy" in str(shown), "Test loss" in str(shown)) == (told, True)
 
 
 def test_a_class_that_is_neither_there_nor_predicted_is_not_among_the_worst():

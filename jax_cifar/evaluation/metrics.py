@@ -132,7 +132,8 @@ class Report:
         for name, is_seen, *shares, images in rows:
             precision, recall, f1 = (f"{share:.1%}" if is_seen else "-" for share in shares)
             lines.append(f"{name:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  {images:>7,}")
-        figures = f"accuracy {self.accuracy:.2%}   top-5 {self.top5:.2%}   loss {self.loss:.4f}   images {self.count:,}"
+        top5 = f"   top-5 {self.top5:.2%}" if len(names) > TOP_K else ""  # of fewer classes it is always right
+        figures = f"accuracy {self.accuracy:.2%}{top5}   loss {self.loss:.4f}   images {self.count:,}"
         return "\n".join([*lines, "", figures])
 
 

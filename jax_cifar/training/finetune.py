@@ -16,7 +16,7 @@ from jax_cifar.config import Config, ModelConfig, ScheduleConfig
 from jax_cifar.config.files import apply_overrides
 from jax_cifar.config.revive import has_placeholders, revive_all
 from jax_cifar.config.source import trusted_namespaces
-from jax_cifar.data import Dataset, Splits
+from jax_cifar.data import Dataset, Splits, load_data
 from jax_cifar.deploy.agreement import require_agreement
 from jax_cifar.deploy.source import Source
 from jax_cifar.deploy.verify import RUN, logits_elsewhere
@@ -84,6 +84,8 @@ def compress(
         )
     steps = ITERATIONS if schedule == "iterative" else 1
     recipe = finetune_recipe(_with_own_code(trained, trust_code), finetune_epochs / steps, overrides)
+    data = load_data(recipe.data) if splits is None else splits
+    trained.require_classes(data.label_names, data.source)
     kept = choose(trained.config.model, trained.variables, amount, scope, order)
     original = {layer: len(stays) for layer, stays in kept.items()}
     _check_place(out, recipe)
@@ -99,8 +101,7 @@ def compress(
             trained_on = train(config, place, splits=splits, init_from=pruned.variables)
         run = load_run(place)
         if step == steps:
-            test = run.part("test") if splits is None else splits.test
-            _require_same_elsewhere(run, trained_on.state.eval_variables, test)
+            _require_same_elsewhere(run, trained_on.state.eval_variables, data.test)
         runs |= {f"pruned by {share:.3g}": pruned, f"pruned by {share:.3g}, fine-tuned": run}
     return runs
 

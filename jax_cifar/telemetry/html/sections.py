@@ -78,6 +78,8 @@ def figures(run: Shown) -> Markup | None:
         "Parameters": (("parameters",), "{:,.0f}".format),
         "Images per second": (("images_per_second",), "{:,.0f}".format),
     }
+    if run.judged is not None and len(run.judged.label_names) <= 5:  # of which the five likeliest are always right
+        del forms["Top-5 accuracy"]
     told = {name: form(value) for name, (path, form) in forms.items() if (value := run.figure(*path)) is not None}
     total = run.figure("seconds", "total")
     told |= {} if total is None else {"From start to end": duration(total)}
