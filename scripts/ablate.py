@@ -9,8 +9,8 @@ Ingredients are what the config file has beyond its network, rate, batch and len
 decay, momentum, norms, dropout, schedule, averaged weights and so on. --add also puts in what it lacks of the usual
 (jax_cifar/lab/ingredients.py has the values). --variants puts the experiments of one file side by side instead.
 All that is changed at a time is the ingredient: the rate is not tuned anew. Accuracy is that of the validation images
-where some are held out (--data.val_fraction 0.1), else of the test images, with test-time augmentation where every
-experiment has it: an ablation tells, it chooses nothing.
+where there are any (the set's own, or --data.val_fraction 0.1), else of the test images, with test-time augmentation
+where every experiment has it: an ablation tells, it chooses nothing.
 
 Every finished run is kept in the folder at once, with a picture at the end; the same command goes on from there.
 Exit codes: 0 done, also where some runs diverged, which the table tells; 2 bad input; 75 stopped by a signal, after the

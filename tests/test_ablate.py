@@ -41,7 +41,8 @@ def result_of(config: Config) -> ManyResult:
     accuracy = accuracy_of(config)
     seconds = 2.0 if config.optim.momentum == 0 else 5.0
     tta = None if accuracy is None or config.eval.tta == "none" else accuracy + 0.01
-    validation = None if accuracy is None or not config.data.val_fraction else accuracy - 0.2
+    judged = config.data.val_fraction or config.data.name == "folder"  # which has a validation part of its own
+    validation = accuracy - 0.2 if judged and accuracy is not None else None
     diverged = 7 if accuracy is None else None
     state, report = SimpleNamespace(step=7, params={"head": np.zeros(3)}), None
     return ManyResult(config, state, report, accuracy, 1.0, tta, validation, diverged, seconds)  # pyright: ignore[reportArgumentType]
@@ -116,6 +117,16 @@ def test_held_out_images_judge_where_there_are_any(sections, figure, trained, tm
     shift = {"test_accuracy": 0.0, "test_accuracy_tta": 0.01, "validation_accuracy": -0.2}[figure]
     expected = [0.7 + OF_SEED[seed] + LITTLE[seed] + shift for seed in range(3)]
     assert ablation.rows()[0].accuracies == pytest.approx(expected)
+
+
+def test_validation_images_that_a_set_has_of_its_own_judge_as_well(trained, tmp_path):
+    config = recipe(eval={"tta": "mirror"}, data={"name": "folder", "dir": "pictures"})
+    ablation = ablation_of(config, tmp_path, "momentum", "cosine schedule", "test-time augmentation")
+    ablation.ledger.train(ablation.members(), lambda result: None)
+    as_it_is, momentum, cosine = ablation.rows()  # of views only test images could tell
+    assert as_it_is.accuracies == pytest.approx([0.5 + OF_SEED[seed] + LITTLE[seed] for seed in range(3)])
+    assert momentum.worth is not None and momentum.worth.difference == pytest.approx(0.1, abs=1e-3)
+    assert cosine.diverged == 3 and "| validation accuracy |" in ablation.table()
 
 
 @pytest.mark.parametrize("ways", [("none", "mirror"), ("mirror", "none")])

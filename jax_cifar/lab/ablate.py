@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax_cifar.config import Config
 from jax_cifar.config.files import flat, to_dict
@@ -97,11 +97,14 @@ class Ablation:
 
     @property
     def figure(self) -> str:
-        """What runs are judged by: held-out training images where there are any, else the test images.
+        """What runs are judged by: validation images where there are any, else the test images.
 
-        With test-time augmentation where every experiment has it.
+        The latter with test-time augmentation where every experiment has it. Whether a data set has validation images
+        of its own, finished runs tell.
         """
-        if self.config.data.val_fraction > 0:
+        found = [run for config in self.configs for run in self._finished(config).values()]
+        own = {run["validation_accuracy"] is not None for run in found if run["diverged_at"] is None}
+        if self.config.data.val_fraction > 0 or own == {True}:
             return "validation_accuracy"
         plain = any(config.eval.tta == "none" for config in self.configs)
         return "test_accuracy" if plain else "test_accuracy_tta"
@@ -111,9 +114,11 @@ class Ablation:
         return [with_seed(config, seed) for config in self.configs for seed in self.seeds]
 
     def rows(self) -> list[Row]:
-        """The experiment as it is, then each of its arms."""
-        base = self._seen(self.config)
-        arms = [self._row(arm, self._seen(arm.config, arm.figure), base) for arm in self.arms]
+        """The experiment as it is, then each of its arms; but for those that only test images could judge."""
+        figure = self.figure
+        base = self._seen(self.config, figure)
+        judged = [arm for arm in self.arms if arm.figure is None or figure != "validation_accuracy"]
+        arms = [self._row(arm, self._seen(arm.config, arm.figure or figure), base) for arm in judged]
         return [Row("as it is", "", "", *self._figures(base)), *arms]
 
     def ranked(self) -> list[Row]:
@@ -129,11 +134,15 @@ class Ablation:
         head = (first, "change", FIGURES[self.figure], f"{worth}, points (95 %)", "", "training time", cost)
         return markdown(head, map(_cells, self.ranked()))
 
-    def _seen(self, config: Config, figure: str | None = None) -> _Seen:
+    def _finished(self, config: Config) -> dict[int, dict[str, Any]]:
+        """Figures of an experiment's finished runs by seed."""
         found = {seed: self.ledger[with_seed(config, seed)] for seed in self.seeds}
-        runs = {seed: run for seed, run in found.items() if run is not None}
+        return {seed: run for seed, run in found.items() if run is not None}
+
+    def _seen(self, config: Config, figure: str) -> _Seen:
+        runs = self._finished(config)
         whole = {seed: run for seed, run in runs.items() if run["diverged_at"] is None}
-        accuracies = {seed: run[figure or self.figure] for seed, run in whole.items()}
+        accuracies = {seed: run[figure] for seed, run in whole.items()}
         return _Seen(accuracies, {seed: run["seconds"] for seed, run in whole.items()}, len(runs) - len(whole))
 
     def _figures(self, seen: _Seen) -> tuple[tuple[float, ...], int, int, float | None]:
