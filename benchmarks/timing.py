@@ -85,19 +85,17 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time each way once per round, about `seconds` at a time; what comes before its first use is not counted.
 
-    Where one way is done several times in a round, all are done once before their time is taken: so the neighbour's
-    threads come to rest, and the caches are filled again. Where each takes too long for that, none is.
+    Each is done once before its time is taken: so the neighbour's threads come to rest, the caches are filled again,
+    and it has the memory that it needs, as in the midst of a training.
 
     A round in which the machine is disturbed is measured again, up to `again` more, by default as many as count; what
     is then still missing is filled up with the least disturbed.
     """
     repeats = {name: _repeats(work, seconds) for name, work in ways.items()}
-    warmed = any(count > 1 for count in repeats.values())
 
     def measurement(work: Work, count: int) -> Measurement:
         def measure(_: int) -> float:
-            if warmed:
-                work(1)
+            work(1)
             started = time.perf_counter()
             work(count)
             return (time.perf_counter() - started) / count

@@ -22,10 +22,15 @@ KEEP = ((TRIM_THRESHOLD, -1), (MMAP_MAX, 0), (ARENA_MAX, 1))
 MOST_CORES = 4
 # Who sets one of these has chosen for himself.
 CHOSEN = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
-# Shares of the memory: this process may hold the one, what is kept included, while the other is free for others.
-MOST_HELD, LEAST_FREE, SECONDS_BETWEEN_LOOKS = 1 / 8, 1 / 4, 1.0
+# Shares of the memory: from the first on what is kept by this process goes back now and then, above the second, and
+# with less than the third free for others, every second.
+MUCH_HELD, MOST_HELD, LEAST_FREE, SECONDS_BETWEEN_LOOKS = 1 / 8, 1 / 2, 1 / 4, 1.0
+# Who needs again what was given back takes 0.3 s for a GB, or 0.8 where a virtual machine has not got it from its host
+# before: with so long between two looks that is a hundredth of the time.
+SECONDS_PER_BYTE = 60e-9
 # Gaps from this size on are filled: in smaller ones glibc need not search, and of each of these it keeps a page.
 SMALLEST_GAP, LARGEST_GAP = 1 << 11, 1 << 27  # bytes
+ROOM = 1 << 26  # bytes of addresses, in one gap that is left open
 # What a container may use of the machine: version 2 and version 1 of Linux' control groups.
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -38,9 +43,9 @@ def keep_memory() -> bool:
     page, each with a fault that fills it with zeros, and on a virtual machine one of the host's besides. To be called
     before there are threads, which would get heaps of their own.
 
-    What a call has left does not always serve the next one: with large batches the process comes to hold what three or
-    four calls need. Above `MOST_HELD`, or with less than `LEAST_FREE`, a thread gives back what is free: while a call
-    runs, that is what it does not need. A second call of this function changes nothing.
+    What a call has left does not always serve the next one, and with large batches that is much. From `MUCH_HELD` on a
+    thread gives back what is free, as often as that costs next to nothing; above `MOST_HELD`, or with less than
+    `LEAST_FREE`, at every look. A second call of this function changes nothing.
     """
     if not sys.platform.startswith("linux") or any(name.startswith(CHOSEN) for name in os.environ):
         return False
@@ -73,6 +78,9 @@ def fill_gaps() -> int:
     and the others wait, as one heap has one lock: the first training of an experiment, which is compiled, took up to a
     fourth longer than the next ones, whose programs are loaded (experiments.md). Whole pages of what is taken go back
     to the system, so that it mostly costs addresses. `open_gaps` gives it to the next who compiles.
+
+    One gap stays open, or is made: what is small and stays would otherwise lie above the memory of a call, which is
+    at the top, and shut it in there, so that the next call takes more from the system.
     """
     if not _kept_by or not hasattr(_kept_by[0], "mallinfo2"):  # glibc before 2.33
         return 0
@@ -81,6 +89,7 @@ def fill_gaps() -> int:
     library.malloc.argtypes = library.malloc_trim.argtypes = (ctypes.c_size_t,)
     library.free.argtypes, library.sbrk.argtypes = (ctypes.c_void_p,), (ctypes.c_ssize_t,)
     library.malloc_trim(sys.maxsize)  # all free pages, but of the top, where the next calls take theirs
+    room = library.malloc(ROOM)
     usage = library.mallinfo2()
     top, left = library.sbrk(0) - usage.at_the_top, usage.free - usage.at_the_top
     size, taken = LARGEST_GAP, 0
@@ -92,6 +101,8 @@ def fill_gaps() -> int:
         else:
             _fillings.append(place)
             taken += size
+    _fillings.append(library.malloc(SMALLEST_GAP))  # from the top: where the room lies below it, it stays a gap
+    library.free(room)
     return taken
 
 
@@ -104,11 +115,14 @@ def open_gaps() -> bool:
 
 
 def _give_back_if_scarce(library: ctypes.CDLL) -> None:
-    memory = machine_memory()
+    memory, due = machine_memory(), 0.0
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
-        if _resident_memory() > MOST_HELD * memory or free_memory() < LEAST_FREE * memory:
+        held, now = _resident_memory(), time.monotonic()
+        scarce = held > MOST_HELD * memory or free_memory() < LEAST_FREE * memory
+        if scarce or (held > MUCH_HELD * memory and now >= due):
             library.malloc_trim(0)
+            due = now + SECONDS_PER_BYTE * held
 
 
 def machine_memory() -> float:

@@ -173,3 +173,25 @@ def test_after_the_first_updates_nothing_is_compiled_and_nothing_sent_but_what_h
     train(small_config(model=Perceptron(), augment=(RandomCrop(padding=2), HorizontalFlip())), tmp_path)
     assert stops == [0, 2, 4, 6, 8, 10]  # two epochs
     assert not [record for record in caplog.records if "ompiling" in record.getMessage()]
+
+
+@pytest.mark.parametrize(("steps_per_call", "ahead"), [(None, 0), (1, 1)])
+def test_where_calls_are_long_none_runs_ahead_of_the_host(steps_per_call, ahead, monkeypatch):
+    config = small_config(model=Perceptron(), log={"every": 6}, train={"steps_per_call": steps_per_call})
+    session = Session(config, load_data(config.data), one_run(config), Clock())
+    state = session.start([config])
+    session.compile(state)
+    made, waited, looked = [], [session.inputs(0)[0]], []
+
+    def recorded(step, count):
+        program = session._programs[None](count)
+        return lambda *given: made.append(program(*given)) or made[-1]
+
+    def look(done):
+        looked.append(done)
+        assert waited[-1] is [waited[0], *(sums for _, sums in made)][done]
+
+    monkeypatch.setattr(session, "program", recorded)
+    monkeypatch.setattr(jax, "block_until_ready", waited.append)
+    _, interval = session.advance(state, 0, look)
+    assert (interval.end, looked) == (6, [done + 1 - ahead for done in range(5)])

@@ -53,6 +53,8 @@ Part = Literal["train", "validation", "test"]
 
 # About as long as one compiled call may take where it can be of any length: what a signal has to wait for.
 CALL_SECONDS = 1.0
+# Until the memory of a call on a CPU is free after its results are there: 0.3 ms, and more to be sure.
+SECONDS_TO_FREE = 0.001
 
 
 class Interval(NamedTuple):
@@ -202,17 +204,22 @@ class Session:
         side, started = plan.side_at(step), time.perf_counter()
         # What JAX itself does at a NaN fits no program that was compiled beforehand.
         naming = naming_the_batch(self.config.train.batch_size, self.memory, self._stays)
+        # At most one call runs ahead of the host, so that a signal is answered within a step or two. None does where
+        # the processes of a run are about to ask one another, nor where calls take a second, as on a CPU: two at a time
+        # take memory from the system that one after the other has already.
+        long_calls = plan.steps_per_call is None
+        runs_ahead = not (long_calls or several())
         with self.clock("train"), one_program_at_a_time(), jax.debug_nans(False), naming:
             sums, *inputs = self.inputs(step)
             while True:
                 count = plan.next_call(step, self._affordable)
                 state, new_sums = self.program(step, count)(state, sums, *inputs)
-                # At most one call runs ahead of the host, so that a signal is answered within a step or two; none where
-                # the processes of a run are about to ask one another.
-                jax.block_until_ready(new_sums if several() else sums)
-                sums, done, step = new_sums, step, step + count
+                jax.block_until_ready(sums if runs_ahead else new_sums)
+                sums, done, step = new_sums, step if runs_ahead else step + count, step + count
                 if step >= end or stop(done):
                     break
+                if long_calls:
+                    time.sleep(SECONDS_TO_FREE)
             totals = {name: self.replicas.values(value) for name, value in sums.items()}
             norm = self.replicas.values(self._norm(state.params))
             skipped = None if state.skipped is None else self.replicas.values(state.skipped)
