@@ -8,8 +8,8 @@ Variants are named by the test accuracy they aim at. Without one it is 72 on a C
 126 s in PyTorch for 71.00 % in the same run, 82 s in a better hour (RESULTS.md).
 88, for a CPU too: 87.98 % (sd 0.26, n = 9) in 80 s; with older kernels 88.24 % (sd 0.25, n = 5) in 91 s.
 90, the same, wider: 90.16 % by six views (sd 0.17, n = 5) in 112 s, these six views included.
-94-cpu: 94 without the whitening's bias and with growing images, 9 epochs: 94.03 % by six views in 685 s (n = 2),
-93.98 % in 602 s (n = 1) in a better hour, 93.91 % (sd 0.22, n = 5) on an older machine, in 1116 to 1292 s.
+94-cpu: 94 without the whitening's bias and with growing images, 9 epochs: 94.03 % by six views in 478 s (n = 2),
+93.91 % (sd 0.22, n = 5) on an older machine, in 1116 to 1292 s with older kernels.
 94, for GPU and TPU: the airbench94_muon recipe (8 epochs, batch 2000, widths 64/256/256). 95 and 96: wider and longer.
 With 6-view test-time augmentation 94 reaches 93.86 % (sd 0.24, n = 3), in 40 minutes on one core of an older machine.
 Before it had decay and a whitening bias that starts at random, it reached 93.94 % (sd 0.10, n = 30) in 1.43 s a run on
