@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.machine import Condition
-from benchmarks.networks import TORCH_WAYS, jax_train_step, network_config, random_batch, torch_train_step
+from benchmarks.networks import TORCH_WAYS
 from benchmarks.step import MODELS
 from benchmarks.tables import markdown
 from benchmarks.timing import Case, interleave
+from benchmarks.way import JAX, Subject, in_processes
 from jax_cifar.errors import check
 from jax_cifar.signals import ending_with_us
 
@@ -61,15 +62,16 @@ def measure(options: argparse.Namespace) -> Iterator[Loaded]:
     """Time a step of every network beside every number of neighbours."""
     for count in options.neighbours:
         check(0 <= count <= 64, "--neighbours", count, "it must be 0 to 64")
-    batch = random_batch(options.batch)
-    for name in options.models:
-        config = network_config(name, options.batch)
-        ways = {"jax": jax_train_step(config, batch)}
-        ways |= {way: torch_train_step(config, batch, way) for way in options.torch}
-        for count in options.neighbours:
-            with neighbours(count):
-                timings = interleave(ways, options.rounds, again=0 if count else None)
-            yield Loaded(f"{name}, beside {count}", timings, options.batch, network=name, neighbours=count)
+    subjects = [Subject("model", name, options.batch) for name in options.models]
+    for subject in subjects:
+        subject.config()  # a mistake is told before anything is timed
+    for subject in subjects:
+        with in_processes([JAX, *options.torch], "train", subject) as ways:
+            for count in options.neighbours:
+                with neighbours(count):
+                    timings = interleave(ways, options.rounds, again=0 if count else None)
+                title = f"{subject.name}, beside {count}"
+                yield Loaded(title, timings, options.batch, network=subject.name, neighbours=count)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from benchmarks.processes import spent
 from jax_cifar.backend.threads import cpu_count
 
 T = TypeVar("T")
@@ -101,7 +102,10 @@ _yardsticks: list[Yardstick] = []  # the one of this process, made when it is fi
 
 
 def observe(work: Callable[[], T]) -> tuple[T, Condition]:
-    """What the work returns, and how the machine was during it. The processes that it starts have to end within it."""
+    """What the work returns, and how the machine was during it.
+
+    The processes that it starts have to end within it, or to be workers.
+    """
     if not _yardsticks:
         _yardsticks.append(Yardstick())
         _yardsticks[0].seconds()
@@ -117,8 +121,8 @@ def observe(work: Callable[[], T]) -> tuple[T, Condition]:
 
 
 def _own_seconds() -> float:
-    """CPU time of this process and of those it has started that have ended."""
-    return sum(os.times()[:4])
+    """CPU time of this process, of those it has started that have ended, and of its workers."""
+    return sum(os.times()[:4]) + sum(spent.values())
 
 
 def _busy_seconds() -> float:

@@ -3,12 +3,13 @@
 A process reports by lines of JSON among whatever else it prints; what it says to stderr is shown if it fails.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from jax_cifar.signals import ending_with_us
 
 ROOT = Path(__file__).parents[1]
 REPORT = "benchmark report: "
+spent: dict[int, float] = {}  # CPU seconds of every `worker` that lives, as it told when it last answered
 
 
 def report(value: Any) -> None:
@@ -67,22 +69,69 @@ def run_python(
     Raises:
         ConfigError: the process failed; the last line that it wrote to stderr says why.
     """
+    reports: list[Any] = []
+    with _python(arguments, environment) as (process, _):
+        for value in _reports(process):
+            reports.append(value)
+            if on_report is not None:
+                on_report(value)
+    return reports
+
+
+@contextlib.contextmanager
+def worker(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[Callable[[int], None]]:
+    """Inside, Python runs a program of this project that calls `serve`: what is given has it work, so many times.
+
+    The first call waits until it is ready. Arguments and errors are those of `run_python`.
+    """
+    with _python(arguments, environment, stdin=subprocess.PIPE) as (process, failure):
+        assert process.stdin is not None
+        requests, answers = process.stdin.fileno(), _reports(process)
+
+        def work(count: int) -> None:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and gives no answer
+                os.write(requests, f"{count}\n".encode())
+            seconds = next(answers, None)
+            if seconds is None:
+                raise failure()
+            spent[process.pid] = seconds
+
+        try:
+            yield work
+        finally:
+            spent.pop(process.pid, None)
+
+
+def serve(work: Callable[[int], object]) -> None:
+    """In a process that `worker` started: do the work as often as asked, until nobody asks any more."""
+    for line in sys.stdin:
+        work(int(line))
+        report(sum(os.times()[:4]))
+
+
+def _reports(process: "subprocess.Popen[str]") -> Iterator[Any]:
+    for line in process.stdout or ():
+        if line.startswith(REPORT):
+            yield json.loads(line.removeprefix(REPORT))
+
+
+@contextlib.contextmanager
+def _python(
+    arguments: Sequence[str], environment: Mapping[str, str], stdin: int | None = None
+) -> Iterator[tuple["subprocess.Popen[str]", Callable[[], ConfigError]]]:
+    """Start Python on this project and wait for its end; the second is what to raise if it has ended too early."""
     path = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     env, command = {**environment, "PYTHONPATH": path}, [sys.executable, *arguments]
-    reports: list[Any] = []
     with tempfile.TemporaryFile("w+") as errors:
-        kept = subprocess.PIPE
-        with (
-            subprocess.Popen(command, env=env, stdout=kept, stderr=errors, text=True) as process,
-            ending_with_us(process),
-        ):
-            for line in process.stdout or ():
-                if line.startswith(REPORT):
-                    reports.append(json.loads(line.removeprefix(REPORT)))
-                    if on_report is not None:
-                        on_report(reports[-1])
-        errors.seek(0)
-        said = errors.read().strip().rpartition("\n")[2]
-    if process.returncode:
-        raise ConfigError(f"A process to be timed failed: {said or 'it said nothing'} ({' '.join(arguments)})")
-    return reports
+
+        def failure() -> ConfigError:
+            process.wait()
+            errors.seek(0)
+            said = errors.read().strip().rpartition("\n")[2] or "it said nothing"
+            return ConfigError(f"A process to be timed failed: {said} ({' '.join(arguments)})")
+
+        streams = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": errors}
+        with subprocess.Popen(command, env=env, text=True, **streams) as process, ending_with_us(process):
+            yield process, failure
+        if process.returncode:
+            raise failure()

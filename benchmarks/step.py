@@ -1,21 +1,12 @@
-"""A train step and inference of every network: JAX beside PyTorch eager, channels last and compiled."""
+"""A train step and inference of every network: JAX beside PyTorch eager, channels last and compiled, a process each."""
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 
-from benchmarks.networks import (
-    TORCH_WAYS,
-    jax_inference,
-    jax_train_step,
-    network_config,
-    random_batch,
-    torch_inference,
-    torch_train_step,
-)
+from benchmarks.networks import TORCH_WAYS
 from benchmarks.timing import Case, interleave
+from benchmarks.way import JAX, Subject, in_processes
 from jax_cifar.config import ModelConfig
-from jax_cifar.config.files import load_config
 
 MODELS = ("simple_cnn", "tiny_cnn", "cifar_cnn", "speedrun_net", "resnet18", "resnet34", "resnet50")
 
@@ -39,15 +30,13 @@ def cases(options: argparse.Namespace) -> int:
 
 def measure(options: argparse.Namespace) -> Iterator[Case]:
     """Time every network; one of one's own, which has no PyTorch twin, alone."""
-    batch = random_batch(options.batch)
     names = options.models or ([] if options.config else MODELS)
-    configs = [network_config(name, options.batch) for name in names]
-    for config in map(load_config, options.config):
-        configs.append(replace(config, train=replace(config.train, batch_size=options.batch)))
-    kinds = {"train": (jax_train_step, torch_train_step), "inference": (jax_inference, torch_inference)}
-    for config in configs:
+    subjects = [Subject("model", name, options.batch) for name in names]
+    subjects += [Subject("config", name, options.batch) for name in options.config]
+    configs = [subject.config() for subject in subjects]  # a mistake is told before anything is timed
+    for subject, config in zip(subjects, configs, strict=True):
         others = options.torch if isinstance(config.model, ModelConfig) else []
         for what in options.what:
-            ours, theirs = kinds[what]
-            ways = {"jax": ours(config, batch)} | {way: theirs(config, batch, way) for way in others}
-            yield Case(f"{config.name}, {what}", interleave(ways, options.rounds), options.batch)
+            with in_processes([JAX, *others], what, subject) as ways:
+                timings = interleave(ways, options.rounds)
+            yield Case(f"{config.name}, {what}", timings, options.batch)

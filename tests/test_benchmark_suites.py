@@ -15,7 +15,7 @@ import jax
 import pytest
 import torch
 
-from benchmarks import accuracy, checkpoint, machine, many, networks, scan, startup, step, timing
+from benchmarks import accuracy, checkpoint, machine, many, networks, scan, startup, timing
 from benchmarks.checkpoint import Files
 from benchmarks.machine import Condition
 from benchmarks.processes import REPORT
@@ -66,7 +66,7 @@ def small(monkeypatch):
         config = networks.network_config(name, batch)
         return dataclasses.replace(config, model=dataclasses.replace(config.model, width=2))
 
-    for suite in (step, scan, checkpoint):
+    for suite in (scan, checkpoint):
         monkeypatch.setattr(suite, "network_config", small_config)
     monkeypatch.setattr(timing, "_repeats", lambda work, seconds: work(1) or 1)
 
@@ -104,7 +104,7 @@ def test_every_suite_of_the_script_has_its_parts():
 
 
 @pytest.mark.slow
-def test_the_script_prints_a_table_and_writes_json(small, monkeypatch, tmp_path, capsys):
+def test_the_script_prints_a_table_and_writes_json(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "path", [*sys.path])
     file = tmp_path / "step.json"
     arguments = ["--models", "simple_cnn", "--batch", "2", "--torch", "torch", "--rounds", "2", "--json", str(file)]
