@@ -57,7 +57,7 @@ def keep_memory() -> bool:
     kept = all([library.mallopt(parameter, value) for parameter, value in KEEP])
     if kept:
         _kept_by.append(library)
-        threading.Thread(target=_give_back, args=(library,), name="memory", daemon=True).start()
+        threading.Thread(target=_look_after, args=(library,), name="memory", daemon=True).start()
     return kept
 
 
@@ -114,7 +114,13 @@ def open_gaps() -> bool:
     return opened
 
 
-def _give_back(library: ctypes.CDLL) -> None:
+def give_back() -> None:
+    """Give back to the system what is free of the memory that `keep_memory` keeps: for a process that has a rest."""
+    for library in _kept_by:
+        library.malloc_trim(0)
+
+
+def _look_after(library: ctypes.CDLL) -> None:
     memory, due = machine_memory(), 0.0
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)

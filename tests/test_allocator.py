@@ -137,7 +137,7 @@ def test_memory_that_is_not_scarce_is_given_back_as_often_as_costs_next_to_nothi
     monkeypatch.setattr(allocator, "_resident_memory", lambda: held)
     library: Any = SimpleNamespace(malloc_trim=lambda _: given_back.append(now))
     with pytest.raises(Ended):
-        allocator._give_back(library)
+        allocator._look_after(library)
     assert given_back == list(looks)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,12 @@ def work(count):
     if count == 9:
         sys.exit("nine is too many")
 
+serve(work)
+"""
+GIVING = """
+from benchmarks import processes
+processes.SECONDS_TO_REST = 1.0
+processes.give_back = lambda: print("given", file=open(sys.argv[1], "a"))
 serve(work)
 """
 OWN = """
@@ -58,6 +65,20 @@ def test_a_worker_works_as_often_as_it_is_asked_and_its_time_is_our_own(started,
     assert (tmp_path / "asked").read_text() == "2\n3\n"
     assert started[0].returncode == 0
     assert processes.spent == {}
+
+
+def test_a_worker_at_rest_gives_its_free_memory_back(tmp_path):
+    """And only then: what it is about to need again would have to be taken again while it is timed."""
+    code = SERVING.replace("serve(work)", GIVING)
+    with worker(["-c", code, str(tmp_path / "asked")], os.environ) as work:
+        for _ in range(3):
+            work(1)
+        assert (tmp_path / "asked").read_text() == "1\n" * 3
+        end = time.monotonic() + 30
+        while not (tmp_path / "asked").read_text().endswith("given\n") and time.monotonic() < end:
+            time.sleep(0.02)
+        work(2)
+    assert (tmp_path / "asked").read_text() == "1\n" * 3 + "given\n2\n"
 
 
 def test_a_worker_that_fails_is_named_whatever_others_there_are(started, tmp_path):
