@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +11,7 @@ from benchmarks import load, machine, processes, step, way
 from benchmarks.processes import worker
 from benchmarks.timing import Timing
 from benchmarks.way import Subject
+from jax_cifar import allocator
 from jax_cifar.errors import ConfigError
 
 # Burns CPU time, of which it tells, and notes how often it was asked to.
@@ -27,12 +27,6 @@ def work(count):
     if count == 9:
         sys.exit("nine is too many")
 
-serve(work)
-"""
-GIVING = """
-from benchmarks import processes
-processes.SECONDS_TO_REST = 1.0
-processes.give_back = lambda: print("given", file=open(sys.argv[1], "a"))
 serve(work)
 """
 OWN = """
@@ -67,18 +61,34 @@ def test_a_worker_works_as_often_as_it_is_asked_and_its_time_is_our_own(started,
     assert processes.spent == {}
 
 
-def test_a_worker_at_rest_gives_its_free_memory_back(tmp_path):
-    """And only then: what it is about to need again would have to be taken again while it is timed."""
-    code = SERVING.replace("serve(work)", GIVING)
-    with worker(["-c", code, str(tmp_path / "asked")], os.environ) as work:
-        for _ in range(3):
-            work(1)
-        assert (tmp_path / "asked").read_text() == "1\n" * 3
-        end = time.monotonic() + 30
-        while not (tmp_path / "asked").read_text().endswith("given\n") and time.monotonic() < end:
-            time.sleep(0.02)
-        work(2)
-    assert (tmp_path / "asked").read_text() == "1\n" * 3 + "given\n2\n"
+def test_a_worker_at_rest_gives_its_free_memory_back_and_not_while_it_works(monkeypatch):
+    done = []
+
+    class Timer:
+        def __init__(self, seconds, act):
+            assert (seconds, act) == (processes.SECONDS_TO_REST, allocator.give_back)
+
+        def start(self):
+            done.append(("rest", id(self)))
+
+        def cancel(self):
+            done.append(("no rest", id(self)))
+
+    monkeypatch.setattr(processes, "threading", SimpleNamespace(Timer=Timer))
+    monkeypatch.setattr(processes, "sys", SimpleNamespace(stdin=["3\n", "5\n"]))
+    processes.serve(done.append)
+    begun = done[2][1]
+    assert [each if isinstance(each, int) else each[0] for each in done] == ["no rest", 3, "rest", "no rest", 5, "rest"]
+    assert done[3] == ("no rest", begun)
+
+
+def test_what_is_kept_is_given_back_where_any_is(monkeypatch):
+    given = []
+    monkeypatch.setattr(allocator, "_kept_by", [])
+    allocator.give_back()
+    monkeypatch.setattr(allocator, "_kept_by", [SimpleNamespace(malloc_trim=given.append)])
+    allocator.give_back()
+    assert given == [0]
 
 
 def test_a_worker_that_fails_is_named_whatever_others_there_are(started, tmp_path):
