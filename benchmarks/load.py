@@ -17,7 +17,8 @@ from benchmarks.networks import TORCH_WAYS
 from benchmarks.step import MODELS
 from benchmarks.tables import markdown
 from benchmarks.timing import Case, interleave
-from benchmarks.way import JAX, Subject, in_processes
+from benchmarks.trainings import JAX
+from benchmarks.way import Subject, in_processes
 from jax_cifar.errors import check
 from jax_cifar.signals import ending_with_us
 

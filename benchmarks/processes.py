@@ -139,7 +139,8 @@ def _python(
         def failure() -> ConfigError:
             process.wait()
             errors.seek(0)
-            said = errors.read().strip().rpartition("\n")[2] or "it said nothing"
+            # One that is killed, as where memory runs out, has no last words.
+            said = errors.read().strip().rpartition("\n")[2] or f"it said nothing, exit code {process.returncode}"
             return ConfigError(f"A process to be timed failed: {said} ({' '.join(arguments)})")
 
         streams = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": errors}

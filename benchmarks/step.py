@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from benchmarks.networks import TORCH_WAYS
 from benchmarks.timing import Case, interleave
-from benchmarks.way import JAX, Subject, in_processes
+from benchmarks.trainings import JAX
+from benchmarks.way import Subject, in_processes
 from jax_cifar.config import ModelConfig
 
 MODELS = ("simple_cnn", "tiny_cnn", "cifar_cnn", "speedrun_net", "resnet18", "resnet34", "resnet50")

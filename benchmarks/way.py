@@ -26,10 +26,10 @@ from benchmarks.networks import (
 )
 from benchmarks.processes import serve, worker
 from benchmarks.timing import Work
+from benchmarks.trainings import JAX
 from jax_cifar.config import Config, ModelName
 from jax_cifar.config.files import load_config
 
-JAX = "jax"
 What = Literal["train", "inference"]
 
 

@@ -57,7 +57,7 @@ def keep_memory() -> bool:
     kept = all([library.mallopt(parameter, value) for parameter, value in KEEP])
     if kept:
         _kept_by.append(library)
-        threading.Thread(target=_look_after, args=(library,), name="memory", daemon=True).start()
+        threading.Thread(target=_give_back_now_and_then, name="memory", daemon=True).start()
     return kept
 
 
@@ -120,14 +120,14 @@ def give_back() -> None:
         library.malloc_trim(0)
 
 
-def _look_after(library: ctypes.CDLL) -> None:
+def _give_back_now_and_then() -> None:
     memory, due = machine_memory(), 0.0
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         held, now = _resident_memory(), time.monotonic()
         scarce = held > MOST_HELD * memory or free_memory() < LEAST_FREE * memory
         if scarce or (held > MUCH_HELD * memory and now >= due):
-            library.malloc_trim(0)
+            give_back()
             due = now + SECONDS_PER_BYTE * held
 
 

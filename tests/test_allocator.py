@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -135,9 +134,9 @@ def test_memory_that_is_not_scarce_is_given_back_as_often_as_costs_next_to_nothi
     monkeypatch.setattr(allocator, "machine_memory", lambda: 16e9)
     monkeypatch.setattr(allocator, "free_memory", lambda: free)
     monkeypatch.setattr(allocator, "_resident_memory", lambda: held)
-    library: Any = SimpleNamespace(malloc_trim=lambda _: given_back.append(now))
+    monkeypatch.setattr(allocator, "_kept_by", [SimpleNamespace(malloc_trim=lambda _: given_back.append(now))])
     with pytest.raises(Ended):
-        allocator._look_after(library)
+        allocator._give_back_now_and_then()
     assert given_back == list(looks)
 
 
