@@ -100,7 +100,10 @@ def test_a_worker_that_fails_is_named_whatever_others_there_are(started, tmp_pat
         first(1)
         first(9)
     assert all(process.poll() is not None for process in started) and len(started) == 2
-    with pytest.raises(ConfigError, match="failed: it said nothing, exit code 0 "), worker(["-c", ""], os.environ) as nothing:
+    with (
+        pytest.raises(ConfigError, match="failed: it said nothing, exit code 0 "),
+        worker(["-c", ""], os.environ) as nothing,
+    ):
         started[-1].wait()
         nothing(1)
     assert processes.spent == {}
