@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cifar.augment import portions
+from jax_cifar.augment import portions as augment_portions
 from jax_cifar.augment.affine import RandomRotation
 from jax_cifar.augment.base import SampleInfo, compose
 from jax_cifar.augment.boxes import CoarseDropout, Cutout
@@ -15,8 +15,10 @@ from jax_cifar.augment.clahe import CLAHE
 from jax_cifar.augment.colour import ColorJitter, ToGray
 from jax_cifar.augment.crop_flip import HorizontalFlip, RandomCrop
 from jax_cifar.augment.groups import OneOf, Sometimes
-from jax_cifar.augment.portions import PORTION, change_chosen, materialize
+from jax_cifar.augment.portions import PORTION, change_chosen
 from jax_cifar.augment.warp import ElasticTransform, GridDistortion
+from jax_cifar.backend import portions
+from jax_cifar.backend.portions import materialize, sum_chunks
 
 KEY = jax.random.key(0)
 JITTER = ColorJitter(0.4, (0.5, 1.5))
@@ -35,7 +37,8 @@ def whole(monkeypatch):
 
     def run(function, *arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(portions, "on_one_cpu", lambda: False)
+            for module in (portions, augment_portions):
+                patch.setattr(module, "on_one_cpu", lambda: False)
             return np.asarray(jax.jit(lambda *values: function(*values))(*arguments))
 
     return run
@@ -111,6 +114,7 @@ def test_a_value_is_materialized_before_it_is_read():
     assert portions.on_one_cpu()
     assert together(lambda values: values)
     assert not together(materialize)
+    assert not together(lambda values: sum_chunks(lambda part: part, (values,), limit=4))  # the whole batch, one part
 
 
 def test_opposite_turns_cancel_for_every_reader():

@@ -27,6 +27,8 @@ CASES = {
     "3x3-many-channels": ((33, 4, 4, 40, 8), (3, 3), (1, 1), SAME),
     "3x3-uneven-height": ((33, 9, 8, 6, 5), (3, 3), (1, 2), ((0, 1), (2, 0))),
     "3x3-much-padding": ((5, 4, 5, 8, 5), (3, 3), (1, 1), ((3, 0), (4, 1))),
+    "3x3-many-channels-valid": ((33, 6, 5, 40, 8), (3, 3), (1, 1), NONE),
+    "3x3-many-channels-larger": ((33, 5, 4, 40, 8), (3, 3), (1, 1), ((3, 1), (1, 2))),
     "1x1": ((33, 5, 5, 40, 4), (1, 1), (1, 1), NONE),
     "1x1-stride": ((5, 7, 8, 40, 4), (1, 1), (2, 2), NONE),
     "1x1-padded": ((1, 4, 4, 8, 3), (1, 1), (1, 1), SAME),
@@ -35,6 +37,7 @@ CASES = {
     "whole-image": ((1, 4, 4, 8, 5), (4, 4), (1, 1), NONE),
 }
 CANONICAL = "b01f_01io->b01f"
+CONVOLUTION = "x[0, 1, i, o]->"  # as StableHLO writes one in the canonical layout
 
 
 def elsewhere(patch):
@@ -308,12 +311,23 @@ def test_scan_on_cpu_holds_only_canonical_convolutions():
     assert set(layouts(lax_conv)) > {CANONICAL}
 
 
-@pytest.mark.parametrize(("in_channel", "form"), [(3, "x[0, 1, i, o]->"), (24, "x[0, 1, i, o]->"), (32, "dot_general")])
-def test_form_follows_the_platform_lowered_for(in_channel, form):
-    x, kernel = arrays((4, 8, 8, in_channel, 8), (3, 3), jnp.float32)
+@pytest.mark.parametrize(
+    ("in_channel", "out_channel", "taps", "padding", "form"),
+    [
+        (3, 28, 3, SAME, CONVOLUTION),
+        (24, 28, 3, SAME, CONVOLUTION),
+        (32, 24, 3, SAME, CONVOLUTION),
+        (32, 28, 3, SAME, "dot_general"),
+        (24, 8, 3, NONE, CONVOLUTION),
+        (32, 24, 3, NONE, "dot_general"),  # its images, the gradient's channels, would be smaller than its kernel
+        (24, 28, 1, NONE, "dot_general"),
+    ],
+)
+def test_form_follows_the_platform_lowered_for(in_channel, out_channel, taps, padding, form):
+    x, kernel = arrays((4, 8, 8, in_channel, out_channel), (taps, taps), jnp.float32)
 
     def lowered(platform):
-        gradient = jax.jit(jax.grad(lambda kernel: conv2d(x, kernel, (1, 1), SAME).sum()))
+        gradient = jax.jit(jax.grad(lambda kernel: conv2d(x, kernel, (1, 1), padding).sum()))
         return export.export(gradient, platforms=[platform])(kernel).mlir_module()
 
     assert form in lowered("cpu")

@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jax_cifar.augment.portions import Draws, materialize
+from jax_cifar.augment.portions import Draws
 from jax_cifar.augment.sampling import Move, resample
+from jax_cifar.backend.portions import materialize
 from jax_cifar.config.checks import between, check_fields
 from jax_cifar.config.modules import in_one_line, own_line
 from jax_cifar.config.placeholder import Recorded

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Images, SampleInfo, Transform
 from jax_cifar.augment.colour import Planes, colour_planes
-from jax_cifar.augment.portions import change_chosen, materialize
+from jax_cifar.augment.portions import change_chosen
+from jax_cifar.backend.portions import materialize
 from jax_cifar.config.checks import Probability, ascending, at_least, between
 from jax_cifar.errors import check
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jax_cifar.augment.base import Images, SampleInfo, Transform
-from jax_cifar.augment.portions import materialize
+from jax_cifar.backend.portions import materialize
 from jax_cifar.config.checks import Probability, ascending, between
 from jax_cifar.config.sections import NotNegative
 from jax_cifar.errors import ConfigError

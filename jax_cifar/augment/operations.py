@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_cifar.augment.base import Images
-from jax_cifar.augment.portions import change_chosen, materialize
+from jax_cifar.augment.portions import change_chosen
+from jax_cifar.backend.portions import materialize
 from jax_cifar.errors import ConfigError
 
 # The first fourteen in the order of torchvision's TrivialAugmentWide.

@@ -6,33 +6,18 @@ that all exist: every member of a group would see every image.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
-from jax_cifar.backend.portions import on_one_cpu
+from jax_cifar.backend.portions import materialize, on_one_cpu
 
 Images = Shaped[Array, "batch _ _ _"]  # floating pixels, or whole levels with their axes in another order
 Draws = Any  # arrays, nested in any way, that begin with the axis of the images
-Value = TypeVar("Value", bound=Array)
 
 PORTION = 8  # images worked on at a time: small, as the last portion of each change is done in full
-
-
-def materialize(value: Value, sign: Array | None = None) -> Value:
-    """`value`, which XLA for CPUs then works out once however often it is read.
-
-    An optimization barrier alone is taken away before XLA decides what to fuse. Nothing is fused through a conditional,
-    and which of its branches is taken, both of which return the value, is left open until it runs: the sign of a number
-    decides, the first of `value` itself or of another array. A value that comes straight from a gather needs another:
-    two readers, of which this is one, would keep XLA from fusing the gather with what follows it.
-    """
-    if not on_one_cpu():
-        return value
-    sign = value if sign is None else sign
-    return jax.lax.cond(sign[(0,) * sign.ndim] > 0, lambda same: same, jax.lax.optimization_barrier, value)
 
 
 def change_chosen(

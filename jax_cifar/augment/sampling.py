@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jax_cifar.augment.portions import materialize
+from jax_cifar.backend.portions import materialize
 
 Images = Float[Array, "batch height width channel"]
 Grid = Float[Array, "batch height width 2"]  # (row, column) of the place that each output pixel shows

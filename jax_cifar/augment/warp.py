@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jax_cifar.augment.base import Fill, Resampling, SampleInfo
-from jax_cifar.augment.portions import materialize
 from jax_cifar.augment.sampling import Grid, Move, PaddingMode, sample
+from jax_cifar.backend.portions import materialize
 from jax_cifar.config.checks import Probability, at_least_below, between
 
 Noise = Float[Array, "batch height width 2"]

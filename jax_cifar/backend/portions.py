@@ -22,11 +22,26 @@ MOST_OFF = 1.5
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
+Value = TypeVar("Value", bound=Array)
 
 
 def on_one_cpu() -> bool:
     """Whether one CPU computes: parts pay there, and no batch is spread over devices, from which they would gather."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def materialize(value: Value, sign: Array | None = None) -> Value:
+    """`value`, which XLA for CPUs then works out once however often it is read.
+
+    An optimization barrier alone is taken away before XLA decides what to fuse. Nothing is fused through a conditional,
+    and which of its branches is taken, both of which return the value, is left open until it runs: the sign of a number
+    decides, the first of `value` itself or of another array. A value that comes straight from a gather needs another:
+    two readers, of which this is one, would keep XLA from fusing the gather with what follows it.
+    """
+    if not on_one_cpu():
+        return value
+    sign = value if sign is None else sign
+    return jax.lax.cond(sign[(0,) * sign.ndim] > 0, lambda same: same, jax.lax.optimization_barrier, value)
 
 
 def by_shares(function: Callable[Given, Made], mesh: AnyMesh) -> Callable[Given, Made]:
@@ -103,8 +118,8 @@ def _map_chunks(function: Callable[[Array], Array], x: Array, limit: int) -> Arr
 def _sum_chunks(function: Callable[..., Array], arrays: Sequence[Array], limit: int) -> Array:
     batch = len(arrays[0])
     count, size = _split(batch, limit)
-    if count == 1:
-        return function(*arrays)
+    if count == 1:  # Of several parts the loop would see to it that nothing is worked out anew for every reader.
+        return function(*map(materialize, arrays))
     like = jax.eval_shape(function, *arrays)
 
     def body(index: Array, total: Array) -> Array:

@@ -26,7 +26,7 @@ Kernel = Float[Array, "_ _ _ _"]  # height, width, in_channel, out_channel
 
 # One chunk of the kernel gradient, with its shifted copies, should stay in a CPU's cache; the optimum is flat.
 CHUNK_BYTES = 4 * 2**20
-# Up to this many input channels a convolution whose images are the channels beats products for the rows of the kernel.
+# Up to this many channels on one side a convolution whose images are these channels beats products for the rows.
 MAX_CHANNELS_AS_IMAGES = 24
 # Up to this many inputs per output (4x4 of RGB: 48) a product with explicit patches beats XLA's CPU convolution.
 MAX_PATCH_SIZE = 48
@@ -153,7 +153,8 @@ def _kernel_gradient(x: Images, kernel: Kernel, grad: Images, strides: Pair, pad
         return winograd_kernel_gradient(x, grad, padding)
     accumulate = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
     (_, kernel_width, in_channel, out_channel), (height, width) = kernel.shape, grad.shape[1:3]
-    if strides == (1, 1) and in_channel <= MAX_CHANNELS_AS_IMAGES:
+    images = grad if _gradient_as_images(x, grad) else x
+    if strides == (1, 1) and kernel.shape[:2] != (1, 1) and images.shape[3] <= MAX_CHANNELS_AS_IMAGES:
         gradient, size = _gradient_by_channel, x[0].size + grad[0].size
     else:
         gradient, size = _gradient_by_row, height * width * (kernel_width * in_channel + out_channel)
@@ -182,7 +183,12 @@ def _gradient_by_row(
 def _gradient_by_channel(
     x: Images, grad: Images, shape: tuple[int, ...], strides: Pair, padding: Padding, accumulate: DTypeLike
 ) -> Kernel:
-    """A convolution: every input channel as an image, whose channels are the images of the batch, with the gradient."""
+    """A convolution: every channel of one side as an image, whose channels are the batch's images."""
+    if _gradient_as_images(x, grad):
+        # Seen from the gradient, every tap lies on the other side.
+        padding = tuple((taps - 1 - low, taps - 1 - high) for taps, (low, high) in zip(shape, padding, strict=False))
+        turned = _gradient_by_channel(grad, x, shape, strides, padding, accumulate)
+        return turned[::-1, ::-1].swapaxes(2, 3)
     # The barriers keep the copies: XLA's convolution is fast in this layout only.
     by_channel = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
     kernel = lax.optimization_barrier(grad.transpose(1, 2, 0, 3))
@@ -191,6 +197,11 @@ def _gradient_by_channel(
         by_channel, kernel, strides, padding, dimension_numbers=layout, preferred_element_type=accumulate
     )
     return total.transpose(1, 2, 0, 3)
+
+
+def _gradient_as_images(x: Images, grad: Images) -> bool:
+    """Whether it has fewer channels; XLA's convolution is slow where the kernel, here the input, is the larger one."""
+    return grad.shape[3] < x.shape[3] and grad.shape[1] >= x.shape[1] and grad.shape[2] >= x.shape[2]
 
 
 def _pad(x: Images, padding: Padding) -> Images:
