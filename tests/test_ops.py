@@ -335,6 +335,19 @@ def test_form_follows_the_platform_lowered_for(in_channel, out_channel, taps, pa
     assert all("stablehlo.convolution" in lowered(platform) for platform in ("cuda", "tpu"))
 
 
+@pytest.mark.parametrize("channels", [(8, 5), (5, 8), (28, 8), (8, 28)], ids=str)
+@pytest.mark.parametrize("padding", [NONE, SAME, ((2, 2), (2, 2)), ((2, 2), (0, 0))], ids=str)
+def test_no_kernel_is_larger_than_its_image_on_a_cpu(channels, padding):
+    # XLA's convolution is naive there, and takes twenty times as long.
+    x, kernel = arrays((4, 8, 8, *channels), (3, 3), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda kernel: conv2d(x, kernel, (1, 1), padding).sum()))
+    text = export.export(gradient, platforms=["cpu"])(kernel).mlir_module()
+    for convolution in re.findall(r"stablehlo\.convolution.*: \((.*)\) ->", text):
+        image, taps = (list(map(int, sizes.split("x"))) for sizes in re.findall(r"tensor<([\dx]+)xf32>", convolution))
+        assert image[1] >= taps[0], convolution
+        assert image[2] >= taps[1], convolution
+
+
 @pytest.mark.parametrize("padding", [((3, 0), (4, 1)), ((1, 0), (1, 1)), ((0, 2), (1, 0))])
 def test_elsewhere_uneven_padding_is_evened_and_cut(padding, monkeypatch):
     x, kernel = arrays((2, 5, 6, 8, 5), (3, 3), jnp.float32)

@@ -153,8 +153,9 @@ def _kernel_gradient(x: Images, kernel: Kernel, grad: Images, strides: Pair, pad
         return winograd_kernel_gradient(x, grad, padding)
     accumulate = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
     (_, kernel_width, in_channel, out_channel), (height, width) = kernel.shape, grad.shape[1:3]
-    images = grad if _gradient_as_images(x, grad) else x
-    if strides == (1, 1) and kernel.shape[:2] != (1, 1) and images.shape[3] <= MAX_CHANNELS_AS_IMAGES:
+    images, other = (grad, x) if _gradient_as_images(x, grad) else (x, grad)
+    few = images.shape[3] <= MAX_CHANNELS_AS_IMAGES and _covers(images, other)
+    if few and strides == (1, 1) and kernel.shape[:2] != (1, 1):
         gradient, size = _gradient_by_channel, x[0].size + grad[0].size
     else:
         gradient, size = _gradient_by_row, height * width * (kernel_width * in_channel + out_channel)
@@ -200,8 +201,13 @@ def _gradient_by_channel(
 
 
 def _gradient_as_images(x: Images, grad: Images) -> bool:
-    """Whether it has fewer channels; XLA's convolution is slow where the kernel, here the input, is the larger one."""
-    return grad.shape[3] < x.shape[3] and grad.shape[1] >= x.shape[1] and grad.shape[2] >= x.shape[2]
+    """Whether the gradient is the better side to be images: fewer channels, or the only one that is large enough."""
+    return _covers(grad, x) and (grad.shape[3] < x.shape[3] or not _covers(x, grad))
+
+
+def _covers(images: Images, kernel: Images) -> bool:
+    """Whether a convolution of these images with such a kernel is fast: XLA is naive where the kernel is larger."""
+    return images.shape[1] >= kernel.shape[1] and images.shape[2] >= kernel.shape[2]
 
 
 def _pad(x: Images, padding: Padding) -> Images:
