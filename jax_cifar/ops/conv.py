@@ -187,7 +187,9 @@ def _gradient_by_channel(
     """A convolution: every channel of one side as an image, whose channels are the batch's images."""
     if _gradient_as_images(x, grad):
         # Seen from the gradient, every tap lies on the other side.
-        padding = tuple((taps - 1 - low, taps - 1 - high) for taps, (low, high) in zip(shape, padding, strict=False))
+        (top, bottom), (left, right) = padding
+        rows, columns = shape[0] - 1, shape[1] - 1
+        padding = ((rows - top, rows - bottom), (columns - left, columns - right))
         turned = _gradient_by_channel(grad, x, shape, strides, padding, accumulate)
         return turned[::-1, ::-1].swapaxes(2, 3)
     # The barriers keep the copies: XLA's convolution is fast in this layout only.
