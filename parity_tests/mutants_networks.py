@@ -26,6 +26,13 @@ NETWORKS = (
         "test_submodules.py::test_every_layer_agrees[simple_cnn-none]",
     ),
     Mutant(
+        "convolution: kernel gradient by the gradient's channels, taps unturned",
+        "jax_cifar/ops/conv.py",
+        "turned[::-1, ::-1].swapaxes(2, 3)",
+        "turned.swapaxes(2, 3)",
+        "test_submodules.py::test_every_layer_agrees[cifar_cnn-batch]",
+    ),
+    Mutant(
         "wide convolution: output transform of the unturned kernel",
         "jax_cifar/ops/winograd.py",
         "padding, scheme.turned, contract=2",
