@@ -181,10 +181,13 @@ def audit(model_config, monkeypatch, accumulate=1) -> Audit:
     for name in ("params", "batch_stats", "opt_state", "ema"):
         types[name] = float_types(getattr(state, name))
     types["metrics"] = float_types(sums)
-    names = ("conv_general_dilated", "dot_general")
-    heavy = [(e, loops) for e, loops in equations(jaxpr.jaxpr) if e.primitive.name in names]
     # A product with one row of ones is a sum per channel, which is taken in float32 as all sums are.
-    heavy = [(e, loops) for e, loops in heavy if e.invars[0].aval.shape[0] > 1]
+    heavy = [
+        (e, loops)
+        for e, loops in equations(jaxpr.jaxpr)
+        if e.primitive.name == "conv_general_dilated"
+        or (e.primitive.name == "dot_general" and e.invars[0].aval.shape[0] > 1)
+    ]
     wide = [sorted(e.outvars[0].aval.shape) for e, _ in heavy if {x.aval.dtype for x in e.invars} != {BFLOAT16}]
     inner = {e.outvars[0].aval.dtype for e, loops in heavy if loops > (accumulate > 1)}
     return Audit(len(heavy), wide, inner, types)
