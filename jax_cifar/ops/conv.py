@@ -153,10 +153,12 @@ def _kernel_gradient(x: Images, kernel: Kernel, grad: Images, strides: Pair, pad
         return winograd_kernel_gradient(x, grad, padding)
     accumulate = x.dtype if x.dtype.itemsize >= 4 else jnp.float32
     (_, kernel_width, in_channel, out_channel), (height, width) = kernel.shape, grad.shape[1:3]
-    images, other = (grad, x) if _gradient_as_images(x, grad) else (x, grad)
-    few = images.shape[3] <= MAX_CHANNELS_AS_IMAGES and _covers(images, other)
-    if few and strides == (1, 1) and kernel.shape[:2] != (1, 1):
-        gradient, size = _gradient_by_channel, x[0].size + grad[0].size
+    turned = _covers(grad, x) and (out_channel < in_channel or not _covers(x, grad))
+    images, other = (grad, x) if turned else (x, grad)
+    few = images.shape[3] <= MAX_CHANNELS_AS_IMAGES
+    if few and _covers(images, other) and strides == (1, 1) and kernel.shape[:2] != (1, 1):
+        gradient = _gradient_by_output_channel if turned else _gradient_by_channel
+        size = x[0].size + grad[0].size
     else:
         gradient, size = _gradient_by_row, height * width * (kernel_width * in_channel + out_channel)
     limit = max(1, CHUNK_BYTES // (size * x.dtype.itemsize))
@@ -184,14 +186,7 @@ def _gradient_by_row(
 def _gradient_by_channel(
     x: Images, grad: Images, shape: tuple[int, ...], strides: Pair, padding: Padding, accumulate: DTypeLike
 ) -> Kernel:
-    """A convolution: every channel of one side as an image, whose channels are the batch's images."""
-    if _gradient_as_images(x, grad):
-        # Seen from the gradient, every tap lies on the other side.
-        (top, bottom), (left, right) = padding
-        rows, columns = shape[0] - 1, shape[1] - 1
-        padding = ((rows - top, rows - bottom), (columns - left, columns - right))
-        turned = _gradient_by_channel(grad, x, shape, strides, padding, accumulate)
-        return turned[::-1, ::-1].swapaxes(2, 3)
+    """A convolution: every input channel as an image, whose channels are the images of the batch, with the gradient."""
     # The barriers keep the copies: XLA's convolution is fast in this layout only.
     by_channel = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
     kernel = lax.optimization_barrier(grad.transpose(1, 2, 0, 3))
@@ -202,9 +197,15 @@ def _gradient_by_channel(
     return total.transpose(1, 2, 0, 3)
 
 
-def _gradient_as_images(x: Images, grad: Images) -> bool:
-    """Whether the gradient is the better side to be images: fewer channels, or the only one that is large enough."""
-    return _covers(grad, x) and (grad.shape[3] < x.shape[3] or not _covers(x, grad))
+def _gradient_by_output_channel(
+    x: Images, grad: Images, shape: tuple[int, ...], strides: Pair, padding: Padding, accumulate: DTypeLike
+) -> Kernel:
+    """The same with both sides exchanged: seen from the gradient, every tap lies on the other side."""
+    (top, bottom), (left, right) = padding
+    rows, columns = shape[0] - 1, shape[1] - 1
+    padding = ((rows - top, rows - bottom), (columns - left, columns - right))
+    turned = _gradient_by_channel(grad, x, shape, strides, padding, accumulate)
+    return turned[::-1, ::-1].swapaxes(2, 3)
 
 
 def _covers(images: Images, kernel: Images) -> bool:
