@@ -49,7 +49,7 @@ class Recipe:
 RECIPES = {
     "cifar10-72": Recipe(f"{CONFIGS}/cifar10_speedrun.py:72", 0.7187, "none"),
     "cifar10-88": Recipe(f"{CONFIGS}/cifar10_speedrun.py:88", 0.88, "none"),
-    "cifar10-90": Recipe(f"{CONFIGS}/cifar10_speedrun.py:90", 0.90, "mirror-translate"),
+    "cifar10-90": Recipe(f"{CONFIGS}/cifar10_speedrun.py:90", 0.90, "unsure"),
     "cifar10-94": Recipe(f"{CONFIGS}/cifar10_speedrun.py:94", 0.94, "mirror-translate"),
     "cifar10-95": Recipe(f"{CONFIGS}/cifar10_speedrun.py:95", 0.95, "mirror-translate"),
     "cifar10-96": Recipe(f"{CONFIGS}/cifar10_speedrun.py:96", 0.96, "mirror-translate"),

@@ -23,7 +23,7 @@ from jax_cifar.config import Config, EvalConfig, ModelConfig, TrainConfig
 from jax_cifar.config.files import load_config
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError, Diverged
-from jax_cifar.evaluation.predict import VIEW_WEIGHTS, tta_views
+from jax_cifar.evaluation.predict import VIEW_WEIGHTS, make_batches, predict_logits, tta_views
 from jax_cifar.models.network import normalize
 from jax_cifar.optim.schedules import make_schedule
 from jax_cifar.run.folder import input_spec
@@ -136,6 +136,24 @@ def test_test_time_augmentation_has_the_same_views_and_weights(tta, x64):
     assert_close(theirs(tta), ours, "float64 operation")
     others = set(VIEW_WEIGHTS) - {tta}
     assert not any(agree(theirs(other), ours, "float64 operation") for other in others)
+
+
+def test_unsure_is_of_the_same_images_in_both():
+    images, draws = load_data(small_config().data).test.images[:40], np.random.default_rng(0)
+    kernel = draws.normal(size=(32, 32, 3, 4)) / 10
+
+    def logits(view):
+        return np.einsum("nhwc,hwcl->nl", np.asarray(view, np.float64) / 255, kernel).astype(np.float32)
+
+    def theirs(tta):
+        pixels = torch.tensor(images).permute(0, 3, 1, 2).double() / 255
+        predict = lambda view: torch.tensor(logits(255 * view.permute(0, 2, 3, 1).numpy()))  # noqa: E731
+        return steps.logits_of_views(predict, pixels, tta)
+
+    predict = lambda variables, view: jnp.asarray(logits(view))  # noqa: E731
+    ours = predict_logits(predict, None, make_batches(images, 40), "unsure")
+    assert_close(theirs("unsure"), ours, "float32 operation")
+    assert not any(agree(theirs(other), ours, "float32 operation") for other in VIEW_WEIGHTS)
 
 
 def test_a_channel_that_is_the_same_in_all_images_is_normalised_as_in_jax():

@@ -28,9 +28,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--tta",
-        choices=["none", "mirror", "mirror-translate"],
+        choices=["none", "mirror", "mirror-translate", "unsure"],
         default="none",
-        help="test-time augmentation: average the logits of an image and its mirror image, or of six views",
+        help="test-time augmentation: average the logits of an image and its mirror image, or of six views; "
+        "unsure: of six views where the first class leads by less than 0.5",
     )
     parser.add_argument("--fold", action="store_true", help="fold batch norms into convolutions, and compare times")
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="newest, or best by validation")

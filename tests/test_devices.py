@@ -68,7 +68,11 @@ def prediction() -> dict[str, Any]:
 
     images = np.random.default_rng(0).integers(0, 256, (21, 2, 2, 3), dtype=np.uint8)
     logits = predict_logits(predict, None, make_batches(images, 6, sharding))
-    return {"seen": seen, "in_order": bool(np.array_equal(logits, images[:, 0, 0, :2]))}
+    taken = make_batches(images, 6, sharding).take(np.arange(20, 9, -1))
+    spread = [(batch.shape[0], len(batch.sharding.device_set)) for batch in taken.images]
+    right = np.array_equal(np.concatenate(taken.images)[:11], images[20:9:-1])
+    in_order = bool(np.array_equal(logits, images[:, 0, 0, :2]))
+    return {"seen": seen, "in_order": in_order, "taken": spread, "right": bool(right)}
 
 
 def sent(program: Any) -> dict[str, int]:
@@ -299,7 +303,12 @@ def test_each_device_trains_a_member_of_its_own(reported):
 
 
 def test_batches_are_spread_though_devices_divide_neither_set_nor_batch(reported):
-    assert reported["prediction"] == {"seen": [[8, 4]] * 3, "in_order": True}
+    assert reported["prediction"] == {
+        "seen": [[8, 4]] * 3,
+        "in_order": True,
+        "taken": [[8, 4]] * 2,
+        "right": True,
+    }
 
 
 def test_a_batch_is_cut_within_each_devices_own_share(reported):

@@ -38,7 +38,7 @@ class StopInEvaluation:
         pass
 
     def predict_logits(self, *arguments: Any) -> Any:
-        *_, stop = arguments
+        *_, stop, _ = arguments
         self._left -= 1
         if self._left == 0:
             self.signal = "SIGTERM"
@@ -237,13 +237,14 @@ def test_a_finished_run_given_again_changes_nothing_unless_its_summary_is_gone(
 def test_a_finished_run_is_judged_anew_by_other_views(tmp_path, capsys):
     config = small_config(model=Perceptron(), train={"epochs": 1})
     figures = {}
-    for tta in ("none", "mirror", "mirror-translate"):
+    for tta in ("none", "mirror", "mirror-translate", "unsure"):
         given = with_fields(config, eval={"tta": tta})
         again = loop.train(given, tmp_path / "again").summary["test_accuracy_tta"]
         figures[tta] = (again, loop.train(given, tmp_path / tta).summary["test_accuracy_tta"])
     assert figures["none"] == (None, None)
     assert figures["mirror"][0] == figures["mirror"][1] != figures["mirror-translate"][1]
     assert figures["mirror-translate"][0] == figures["mirror-translate"][1]
+    assert figures["unsure"][0] == figures["unsure"][1]
     capsys.readouterr()
     loop.train(config, tmp_path / "none", profile=3)
     assert "--profile looks into the update that comes next, and none does" in " ".join(
@@ -251,12 +252,24 @@ def test_a_finished_run_is_judged_anew_by_other_views(tmp_path, capsys):
     )
 
 
+def test_the_final_weights_see_every_view_once(tmp_path, monkeypatch):
+    calls = []
+
+    def predict_logits(trained, variables, batches, tta, stop, plain):
+        calls.append((tta, plain is None))
+        return predict.predict_logits(trained, variables, batches, tta, stop, plain)
+
+    monkeypatch.setattr(session, "predict_logits", predict_logits)
+    loop.train(small_config(model=Perceptron(), train={"epochs": 2}, eval={"tta": "mirror"}), tmp_path)
+    assert calls == [("none", True), ("none", True), ("mirror", False)]
+
+
 def test_figures_of_other_views_are_not_those_of_a_run_that_was_stopped_while_judged(tmp_path, monkeypatch):
     config = small_config(model=Perceptron(), train={"epochs": 1})
     one, other = (with_fields(config, eval={"tta": tta}) for tta in ("mirror", "mirror-translate"))
     loop.train(one, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Session, "logits", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             loop.train(other, tmp_path / "run")
     again, fresh = loop.train(other, tmp_path / "run").summary, loop.train(other, tmp_path / "fresh").summary
@@ -267,7 +280,7 @@ def test_a_run_that_was_stopped_in_its_last_evaluation_is_finished_once_that_is_
     config = small_config(model=Perceptron(), train={"epochs": 1})
     stop_in_evaluation(1, config, tmp_path, "at step 6 of 6")
     result = loop.train(config, tmp_path)
-    monkeypatch.setattr(Session, "evaluate", lambda *_, **__: pytest.fail("it is judged anew"))
+    monkeypatch.setattr(Session, "logits", lambda *_, **__: pytest.fail("it is judged anew"))
     assert loop.train(config, tmp_path).summary == result.summary
 
 

@@ -9,7 +9,16 @@ import pytest
 from jax_cifar.augment import AutoAugment, Cutout, HorizontalFlip, OneOf, RandomCrop, Sometimes
 from jax_cifar.config.placeholder import Recorded
 from jax_cifar.config.spec import InputSpec
-from jax_cifar.evaluation.predict import make_batches, make_predictor, mirror_warning, predict_logits, tta_views
+from jax_cifar.evaluation.predict import (
+    UNSURE_SHARE,
+    lead,
+    make_batches,
+    make_predictor,
+    mirror_warning,
+    passes,
+    predict_logits,
+    tta_views,
+)
 from jax_cifar.models.network import Network
 
 CLASSES = 3
@@ -82,7 +91,7 @@ def test_images_on_the_device_serve_every_evaluation(predict, variables, monkeyp
 
 def test_one_compilation_for_all_batches_and_all_augmentations(variables, traced):
     predict = make_predictor(Network(Linear(), SPEC))
-    for tta in ("none", "mirror", "mirror-translate"):
+    for tta in ("none", "mirror", "mirror-translate", "unsure"):
         predict_logits(predict, variables, make_batches(make_images(10), 4), tta)
     assert traced == [(4, 6, 6, 3)]
 
@@ -113,6 +122,62 @@ def test_mirror_translate_weighs_the_untranslated_views_by_half(predict, variabl
     assert_close(predict_logits(predict, variables, make_batches(images, 4), "mirror-translate"), expected)
     equal_weights = mirrored(images) / 3 + moved * 2 / 3
     assert np.abs(expected - equal_weights).max() > 0.01
+
+
+def counting(predict):
+    """`predict`, and the number of images that every call was given."""
+    calls = []
+    return lambda variables, images: (calls.append(len(images)), predict(variables, images))[1], calls
+
+
+def test_unsure_shows_six_views_of_the_images_of_which_one_leaves_it_unsure(predict, variables):
+    images = make_images(200)
+    counted, calls = counting(predict)
+    plain, six = (predict_logits(predict, variables, make_batches(images, 8), way) for way in ("none", "mirror-translate"))
+    shares = np.sort(np.exp(plain) / np.exp(plain).sum(1, keepdims=True), 1)
+    unsure = shares[:, 2] - shares[:, 1] < 0.5
+    assert 20 < unsure.sum() < 180 and not (plain[unsure] == six[unsure]).all(1).any()
+    logits = predict_logits(counted, variables, make_batches(images, 8), "unsure")
+    np.testing.assert_array_equal(logits[~unsure], plain[~unsure])
+    np.testing.assert_array_equal(logits[unsure], six[unsure])
+    assert calls == [8] * (25 + 5 * -(-unsure.sum() // 8))
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e3])
+def test_unsure_of_all_images_or_of_none(predict, variables, factor):
+    scaled = jax.tree.map(lambda leaf: factor * leaf, variables)
+    logits = predict_logits(predict, scaled, make_batches(make_images(10), 4), "unsure")
+    all_views = predict_logits(predict, scaled, make_batches(make_images(10), 4), "none" if factor else "mirror-translate")
+    np.testing.assert_array_equal(logits, all_views)
+
+
+def test_the_lead_of_a_class_is_that_of_its_probability():
+    shares = np.array([[0.1, 0.7, 0.2], [1 / 3, 1 / 3, 1 / 3]], np.float32)
+    np.testing.assert_allclose(lead(np.log(shares) + 80), [0.5, 0], atol=1e-5)
+    np.testing.assert_array_equal(lead(np.ones((2, 1), np.float32)), 1)  # of a single class
+
+
+@pytest.mark.parametrize("tta", ["none", "mirror", "mirror-translate", "unsure"])
+def test_what_one_view_says_is_not_worked_out_again(predict, variables, tta):
+    batches = make_batches(make_images(10), 10)
+    counted, calls = counting(predict)
+    plain = predict_logits(predict, variables, batches)
+    again = predict_logits(counted, variables, batches, tta, plain=plain)
+    np.testing.assert_array_equal(again, predict_logits(predict, variables, batches, tta))
+    assert len(calls) == {"none": 0, "mirror": 1}.get(tta, 5)
+
+
+def test_images_are_taken_out_of_their_batches_in_order():
+    images = make_images(11)
+    index = np.array([10, 3, 3, 0, 7])
+    taken = make_batches(images, 4).take(index)
+    assert taken.count == 5 and [batch.shape for batch in taken.images] == [(4, 6, 6, 3)] * 2
+    np.testing.assert_array_equal(np.concatenate(taken.images), images[[10, 3, 3, 0, 7, 7, 7, 7]])
+
+
+def test_the_passes_of_an_image():
+    assert [passes(tta) for tta in ("none", "mirror", "mirror-translate")] == [1, 2, 6]
+    assert passes("unsure") == 1 + 5 * UNSURE_SHARE
 
 
 def test_translated_views_move_by_one_pixel_and_reflect_the_border():

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 CONFIG = """
 from small_runs import small_config
 def get_config():
-    train, others = {"steps": 6, "batch_size": 8}, {"checkpoint": {"every": 0.5}, "eval": {"batch_size": 33}}
+    train, others = {"steps": 6, "batch_size": 8}, {"checkpoint": {"every": 0.5}, "eval": {"batch_size": 33, "tta": "unsure"}}
     return small_config(train=train, log={"every": 2}, schedule={"warmup": 0.0}, **others)
 """
 

@@ -192,4 +192,4 @@ def test_a_run_counts_an_evaluation_once_it_is_done_and_the_views_of_the_last():
         for step in (5, 6, 7, 12)
     }
     one = len(splits.test)
-    assert images == {5: [0, 0], 6: [0, one], 7: [one, one], 12: [one, 4 * one]}
+    assert images == {5: [0, 0], 6: [0, one], 7: [one, one], 12: [one, 3 * one]}

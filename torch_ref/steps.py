@@ -245,7 +245,14 @@ def views(images: Images, tta: str) -> list[list[Images]]:
 def logits_of_views(
     predict: Callable[[Images], Float[Tensor, "batch classes"]], images: Images, tta: str
 ) -> Float[Tensor, "batch classes"]:
-    """The mean over the `views` of what `predict` gives."""
+    """The mean over the `views` of what `predict` gives; `unsure`: of six where a class leads by less than 0.5."""
+    if tta == "unsure":
+        logits = predict(images)
+        first, second = logits.softmax(1).topk(2).values.unbind(1)
+        unsure = first - second < 0.5
+        if unsure.any():
+            logits[unsure] = logits_of_views(predict, images[unsure], "mirror-translate")
+        return logits
     means = [torch.stack([predict(view) for view in group]).mean(0) for group in views(images, tta)]
     return torch.stack(means).mean(0)
 

@@ -236,7 +236,8 @@ class EvalConfig:
 
     batch_size: Count = 1000  # images per forward pass
     every: NotNegative = 1.0  # epochs between evaluations of the validation (else test) images; 0: only at the end
-    tta: Literal["none", "mirror", "mirror-translate"] = "none"  # test-time augmentation of the final test figure
+    # test-time augmentation of the final test figure; unsure: mirror-translate where a class leads by less than 0.5
+    tta: Literal["none", "mirror", "mirror-translate", "unsure"] = "none"
 
     def __post_init__(self) -> None:
         check_fields(self, "eval")

@@ -1,15 +1,15 @@
 """Prediction over a whole set, with test-time augmentation."""
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32, UInt8
+from jaxtyping import Array, Float32, Int, UInt8
 
 from jax_cifar.augment import HorizontalFlip, OneOf, Sometimes
 from jax_cifar.backend.compiler import compiler_options, one_program_at_a_time
@@ -18,7 +18,8 @@ from jax_cifar.backend.mesh import place, replicated
 from jax_cifar.backend.portions import by_shares, devices_of, map_chunks
 from jax_cifar.models.network import Network
 
-TestTimeAugmentation = Literal["none", "mirror", "mirror-translate"]
+TestTimeAugmentation = Literal["none", "mirror", "mirror-translate", "unsure"]
+Logits = Float32[np.ndarray, "images classes"]  # on the host
 Predictor = Callable[[Any, UInt8[Array, "batch height width channel"]], Float32[Array, "batch classes"]]
 
 # On a CPU, images in a forward pass. More do not fit into the cache, fewer cost more in starting operations.
@@ -27,12 +28,16 @@ LEAST_IMAGES, MOST_IMAGES = 16, 40
 # Between two looks at whether a prediction is still wanted.
 LOOK_SECONDS = 0.25
 
-# Weight of every view. The views of an image and of its mirror image always count the same.
+# Weight of every view, the image as it is first. The views of an image and of its mirror image always count the same.
 VIEW_WEIGHTS: dict[str, tuple[float, ...]] = {
     "none": (1.0,),
     "mirror": (0.5, 0.5),
     "mirror-translate": (0.25, 0.25, 0.125, 0.125, 0.125, 0.125),
 }
+
+# `unsure` is `mirror-translate` for the images whose likeliest class leads by less: further views hardly ever turn a
+# larger lead (experiments.md). How many they are is what a network of 90 % has; it only tells how long it will take.
+SURE_LEAD, UNSURE_SHARE = 0.5, 0.28
 
 
 def make_predictor(network: Network, deterministic: bool = False, mesh: Mesh | None = None) -> Predictor:
@@ -112,11 +117,37 @@ def tta_views(
     return tuple(version for view in views for version in (view, view[:, :, ::-1]))
 
 
+def passes(tta: TestTimeAugmentation) -> float:
+    """Forward passes that an image takes, about."""
+    further = len(VIEW_WEIGHTS[_views_of(tta)]) - 1
+    return 1 + further * (UNSURE_SHARE if tta == "unsure" else 1)
+
+
+def _views_of(tta: TestTimeAugmentation) -> TestTimeAugmentation:
+    return "mirror-translate" if tta == "unsure" else tta
+
+
 class Batches(NamedTuple):
     """Images in batches of one shape, on the devices; the last is filled up with copies of the last image."""
 
     images: tuple[UInt8[Array, "rows height width channel"], ...]
     count: int  # images without the copies
+
+    def take(self, index: Int[np.ndarray, " images"]) -> "Batches":
+        """The images of these numbers, at least one, in batches of the same shape."""
+        rows, gather = len(self.images[0]), _gather(self.images[0].sharding)
+        return Batches(tuple(gather(self.images, part) for part in _in_rows(index, rows)), len(index))
+
+
+def _in_rows(index: Int[np.ndarray, " images"], rows: int) -> Iterator[Int[np.ndarray, " rows"]]:
+    """As many at a time, the last ones filled up with the last."""
+    for start in range(0, len(index), rows):
+        yield index[np.minimum(np.arange(start, start + rows), len(index) - 1)]
+
+
+@cache
+def _gather(sharding: jax.sharding.Sharding) -> Callable[..., jax.Array]:
+    return jax.jit(lambda batches, index: jnp.concatenate(batches)[index], out_shardings=sharding)
 
 
 def rows_per_batch(count: int, batch_size: int, sharding: jax.sharding.Sharding | None = None) -> int:
@@ -137,11 +168,9 @@ def make_batches(
       batch_size: images per forward pass; rounded up to a multiple of the sharding's devices.
       sharding: how a batch is spread over devices; default: left to JAX.
     """
-    count = len(images)
-    size = rows_per_batch(count, batch_size, sharding)
-    starts = range(0, count, size)
-    batches = (images[np.minimum(np.arange(start, start + size), count - 1)] for start in starts)
-    return Batches(tuple(place(batch, sharding) for batch in batches), count)
+    rows = rows_per_batch(len(images), batch_size, sharding)
+    batches = (images[part] for part in _in_rows(np.arange(len(images)), rows))
+    return Batches(tuple(place(batch, sharding) for batch in batches), len(images))
 
 
 class Unwanted(Exception):
@@ -154,7 +183,8 @@ def predict_logits(
     batches: Batches,
     tta: TestTimeAugmentation = "none",
     stop: Callable[[], object] | None = None,
-) -> Float32[np.ndarray, "images classes"]:
+    plain: Logits | None = None,
+) -> Logits:
     """Logits of every image exactly once, in order, on the host.
 
     Args:
@@ -163,15 +193,55 @@ def predict_logits(
       batches: from `make_batches`.
       tta: test-time augmentation. Logits are averaged (not probabilities), as in cifar10-airbench.
       stop: asked a few times a second; once true, what the devices are at is left to itself.
+      plain: the logits of `tta` none, where they are known already.
 
     Raises:
       Unwanted: `stop()` was true.
     """
-    weights, logits = VIEW_WEIGHTS[tta], []
+    if plain is None:
+        plain = _sum_of_views(predict, variables, batches, lambda images: [(1.0, images)], stop)
+    if tta == "none":
+        return plain
+    views = _views_of(tta)
+    first, *others = VIEW_WEIGHTS[views]
+
+    def further(images: Array) -> list[tuple[float, Array]]:
+        return list(zip(others, tta_views(images, views)[1:], strict=True))
+
+    if tta != "unsure":
+        return first * plain + _sum_of_views(predict, variables, batches, further, stop)
+    logits, unsure = plain.copy(), np.flatnonzero(lead(plain) < SURE_LEAD)
+    if len(unsure):
+        logits[unsure] = first * plain[unsure] + _sum_of_views(predict, variables, batches.take(unsure), further, stop)
+    return logits
+
+
+def warm_up(batches: Batches, tta: TestTimeAugmentation) -> None:
+    """Compile what test-time augmentation needs beside the network."""
+    if tta == "unsure":
+        batches = batches.take(np.zeros(1, int))
+    if tta != "none":
+        jax.block_until_ready(tta_views(batches.images[0], _views_of(tta)))
+
+
+def lead(logits: Logits) -> Float32[np.ndarray, " images"]:
+    """By how much the probability of the likeliest class is above that of the next, if there is one."""
+    powers = np.sort(np.exp(logits - logits.max(axis=1, keepdims=True)), axis=1)
+    return (powers[:, -1] - powers[:, -2:-1].sum(axis=1)) / powers.sum(axis=1)
+
+
+def _sum_of_views(
+    predict: Predictor,
+    variables: Any,
+    batches: Batches,
+    views: Callable[[Array], list[tuple[float, Array]]],
+    stop: Callable[[], object] | None,
+) -> Logits:
+    """The logits of a batch's views, each times the weight that stands beside it, added up."""
+    logits = []
     with one_program_at_a_time():
         for batch in batches.images:
-            pairs = zip(weights, tta_views(batch, tta), strict=True)
-            logits.append(sum(weight * predict(variables, view) for weight, view in pairs))
+            logits.append(sum(weight * predict(variables, view) for weight, view in views(batch)))
             if several():
                 jax.block_until_ready(logits[-1])  # two programs that wait for other processes can wait for ever
             if stop is not None:

@@ -219,11 +219,13 @@ def judge(
     if trained.diverged_at is None:
         variables = jax.device_put(trained.state.eval_variables, replicated(session.replicas.mesh))
         if "test" in parts:
-            report = session.evaluate(variables, "test")
+            plain = session.logits(variables, "test")
+            report = session.report("test", plain)
             loss = report.loss if math.isfinite(report.loss) else None
             figures |= {"report": report, "test_accuracy": report.accuracy, "test_loss": loss}
             if config.eval.tta != "none":
-                figures["test_accuracy_tta"] = session.evaluate(variables, "test", config.eval.tta).accuracy
+                by_views = session.logits(variables, "test", config.eval.tta, plain=plain)
+                figures["test_accuracy_tta"] = session.report("test", by_views).accuracy
         if "validation" in parts and session.splits.validation is not None:
             figures["validation_accuracy"] = session.evaluate(variables, "validation").accuracy
     return ManyResult(config, **trained._asdict(), **figures)

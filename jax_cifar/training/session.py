@@ -27,14 +27,15 @@ from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import ConfigError, DataError, check
 from jax_cifar.evaluation.metrics import Report, report
 from jax_cifar.evaluation.predict import (
-    VIEW_WEIGHTS,
     Batches,
+    Logits,
     Predictor,
     TestTimeAugmentation,
     make_batches,
     make_predictor,
+    passes,
     predict_logits,
-    tta_views,
+    warm_up,
 )
 from jax_cifar.models import INIT_IMAGES, check_network, create_model, wants_images
 from jax_cifar.models.network import Network, compute_dtype
@@ -235,10 +236,24 @@ class Session:
         stop: Callable[[], object] | None = None,
     ) -> Report:
         """Judge a whole part of the data with the weights of one replica; raises `Unwanted` once `stop()` is true."""
-        dataset = self.part(part)
+        return self.report(part, self.logits(variables, part, tta, stop))
+
+    def logits(
+        self,
+        variables: PyTree,
+        part: Part,
+        tta: TestTimeAugmentation = "none",
+        stop: Callable[[], object] | None = None,
+        plain: Logits | None = None,
+    ) -> Logits:
+        """What the weights of one replica say of a whole part of the data, as `predict_logits`."""
         with self.clock("eval"):
-            logits = predict_logits(self._predict, variables, self.batches(part), tta, stop)
-            return report(logits, dataset.labels, self.splits.label_names)
+            return predict_logits(self._predict, variables, self.batches(part), tta, stop, plain)
+
+    def report(self, part: Part, logits: Logits) -> Report:
+        """How right these logits are of a part of the data."""
+        with self.clock("eval"):
+            return report(logits, self.part(part).labels, self.splits.label_names)
 
     def work(self, step: int, evaluated: bool) -> float:
         """All that is done by the update `step`, and by its evaluation if `evaluated`, in updates of the last side."""
@@ -246,8 +261,7 @@ class Session:
         judged = self.splits.test if self.splits.validation is None else self.splits.validation
         images = len(judged) * self.plan.evaluations(step if evaluated else step - 1)
         if evaluated and step == self.plan.total_steps:
-            views = len(VIEW_WEIGHTS[config.eval.tta]) if config.eval.tta != "none" else 0
-            images += len(self.splits.test) * (views + (self.splits.validation is not None))
+            images += len(self.splits.test) * (passes(config.eval.tta) - (self.splits.validation is None))
         # An update goes forward once and backward once, which costs about twice as much.
         return self.plan.work(step) + images / (3 * config.train.batch_size)
 
@@ -286,7 +300,7 @@ class Session:
         for first in (self.batches(part).images[0] for part in parts):
             if len(first) not in programs:
                 programs[len(first)] = self._stored.program("predict", predict, variables, first).compile()
-            jax.block_until_ready(tta_views(first, self.config.eval.tta))
+        warm_up(self.batches("test"), self.config.eval.tta)
         return lambda variables, images: programs[len(images)](variables, images)
 
 

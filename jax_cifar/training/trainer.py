@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from jax_cifar.backend.hosts import greatest, is_main, several, together
 from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
 from jax_cifar.evaluation.metrics import Report
-from jax_cifar.evaluation.predict import Unwanted
+from jax_cifar.evaluation.predict import Logits, Unwanted
 from jax_cifar.files import write_record
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.folder import CHECKPOINTS
@@ -44,7 +44,7 @@ class Trainer:
     log: RunLog
     callbacks: Callbacks
     progress: Progress
-    test_report: Report | None = None  # of the final weights
+    test_logits: Logits | None = None  # of the final weights, without test-time augmentation
 
     def fit(self, state: TrainState) -> TrainState:
         """Train until the plan's end, stopping where it says to log, evaluate and save."""
@@ -199,13 +199,14 @@ class Trainer:
         """Figures of the validation images, else of the test images; raises `Unwanted` when a signal comes."""
         # Several processes would have to agree on the batch after which they stop.
         stop = None if several() else lambda: self.stop.signal
-        report = self.session.evaluate(state.eval_variables, self.part, stop=stop)
+        logits = self.session.logits(state.eval_variables, self.part, stop=stop)
+        report = self.session.report(self.part, logits)
         self.require_finite_loss(self.part, report, step)
         self.write(eval_record(self.session, step, self.part, report))
         plan = self.session.plan
         patience = self.session.config.train.patience * plan.steps_per_epoch if step < plan.total_steps else 0
         if self.part == "test":
-            self.test_report = report
+            self.test_logits = logits
         elif self.progress.judge(step, report.accuracy, patience):
             self.save(state, step, best=True)
         return report
@@ -221,14 +222,16 @@ class Trainer:
     def finish(self, state: TrainState) -> TrainResult:
         """The final weights on the test images, then summary, reports and pictures."""
         session, config, variables = self.session, self.session.config, state.eval_variables
-        if self.test_report is None:
-            self.test_report, end = session.evaluate(variables, "test"), int(state.step)
-            self.require_finite_loss("test", self.test_report, end)
+        logits, end = self.test_logits, int(state.step)
+        if logits is None:
+            logits = session.logits(variables, "test")
+        report, with_tta = session.report("test", logits), None
+        if self.test_logits is None:
+            self.require_finite_loss("test", report, end)
             if not any((line["step"], line.get("split")) == (end, "test") for line in read_metrics(self.folder)):
-                self.write(eval_record(session, end, "test", self.test_report))
-        report, with_tta = self.test_report, None
+                self.write(eval_record(session, end, "test", report))
         if config.eval.tta != "none":
-            with_tta = session.evaluate(variables, "test", config.eval.tta)
+            with_tta = session.report("test", session.logits(variables, "test", config.eval.tta, plain=logits))
         if config.log.plots and is_main():
             self.draw(report)
         figures, unwritten = summary(session, self.progress, state, report, with_tta), None
