@@ -147,7 +147,7 @@ def get_config(variant: Variant = "auto") -> Config:
         config = small(convs=2, lr=0.12, batch_size=250)
         model = dataclasses.replace(config.model, width=40, whiten_pairs=12)
         train = dataclasses.replace(config.train, epochs=3.7, resolutions=SMALL_FIRST)
-        judged = dataclasses.replace(config.eval, tta="unsure")
+        judged = dataclasses.replace(config.eval, batch_size=400, tta="unsure")
         return dataclasses.replace(config, name="cifar10_speedrun_90", model=model, train=train, eval=judged)
     if variant == "94-cpu":
         config = _without_decay()
