@@ -145,13 +145,16 @@ def get_config(variant: Variant = "auto") -> Config:
         return dataclasses.replace(config, name="cifar10_speedrun_88", train=train)
     if variant == "90":
         config = small(convs=2, lr=0.12, batch_size=250)
-        model = dataclasses.replace(config.model, width=40, whiten_pairs=12)
-        train = dataclasses.replace(config.train, epochs=3.7, resolutions=SMALL_FIRST)
+        # Of the layers with four times the width the one before its pool works on the largest images: fewer channels
+        # there cost a fifth less, and nearly nothing in accuracy.
+        model = dataclasses.replace(config.model, width=40, whiten_pairs=12, channels=(("group2/conv1", 96),))
+        train = dataclasses.replace(config.train, epochs=4.1, resolutions=SMALL_FIRST)
         judged = dataclasses.replace(config.eval, batch_size=400, tta="unsure")
         return dataclasses.replace(config, name="cifar10_speedrun_90", model=model, train=train, eval=judged)
     if variant == "94-cpu":
         config = _without_decay()
-        model = dataclasses.replace(config.model, whiten_bias=False, whiten_pairs=12)
-        train = dataclasses.replace(config.train, epochs=9, resolutions=GROWING)
+        narrow = (("group2/conv1", 160),)  # as in 90
+        model = dataclasses.replace(config.model, whiten_bias=False, whiten_pairs=12, channels=narrow)
+        train = dataclasses.replace(config.train, epochs=9.4, resolutions=GROWING)
         return dataclasses.replace(config, name="cifar10_speedrun_94_cpu", model=model, train=train)
     return full(variant)
