@@ -18,6 +18,7 @@ from jax_cifar.backend.mesh import place, replicated
 from jax_cifar.backend.portions import by_shares, devices_of, map_chunks
 from jax_cifar.models.network import Network
 
+Views = Literal["none", "mirror", "mirror-translate"]
 TestTimeAugmentation = Literal["none", "mirror", "mirror-translate", "unsure"]
 Logits = Float32[np.ndarray, "images classes"]  # on the host
 Predictor = Callable[[Any, UInt8[Array, "batch height width channel"]], Float32[Array, "batch classes"]]
@@ -29,7 +30,7 @@ LEAST_IMAGES, MOST_IMAGES = 16, 40
 LOOK_SECONDS = 0.25
 
 # Weight of every view, the image as it is first. The views of an image and of its mirror image always count the same.
-VIEW_WEIGHTS: dict[str, tuple[float, ...]] = {
+VIEW_WEIGHTS: dict[Views, tuple[float, ...]] = {
     "none": (1.0,),
     "mirror": (0.5, 0.5),
     "mirror-translate": (0.25, 0.25, 0.125, 0.125, 0.125, 0.125),
@@ -100,7 +101,7 @@ def _may_mirror(transform: object) -> bool:
 
 @partial(jax.jit, static_argnames="tta")
 def tta_views(
-    images: UInt8[Array, "batch height width channel"], tta: TestTimeAugmentation
+    images: UInt8[Array, "batch height width channel"], tta: Views
 ) -> tuple[UInt8[Array, "batch height width channel"], ...]:
     """The versions of a batch whose logits are averaged with `VIEW_WEIGHTS[tta]`.
 
@@ -123,7 +124,7 @@ def passes(tta: TestTimeAugmentation) -> float:
     return 1 + further * (UNSURE_SHARE if tta == "unsure" else 1)
 
 
-def _views_of(tta: TestTimeAugmentation) -> TestTimeAugmentation:
+def _views_of(tta: TestTimeAugmentation) -> Views:
     return "mirror-translate" if tta == "unsure" else tta
 
 
