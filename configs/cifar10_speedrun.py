@@ -44,7 +44,8 @@ GROWING = ((24, 1 / 3), (28, 1 / 3), (32, 1 / 3))
 REACHES = {
     "cifar10_speedrun_72": "72.43 % of the test images (sd 0.45, n = 50), in 3.2 s of training on 2 cores",
     "cifar10_speedrun_88": "87.98 % of the test images (sd 0.26, n = 9), in 80 s of training on 2 cores",
-    "cifar10_speedrun_90": "90.10 % of the test images by up to six views (sd 0.20, n = 3), in 98.9 s on 2 cores with views",
+    "cifar10_speedrun_90": "90.10 % of the test images by up to six views (sd 0.20, n = 3), in 98.9 s on 2 cores "
+    "with views",
     "cifar10_speedrun_94_cpu": "93.91 % of the test images by six views (sd 0.22, n = 5), in 1216 s on 2 older cores",
     "cifar10_speedrun": "93.86 % of the test images by six views (sd 0.24, n = 3); without its decay 93.94 % in 1.43 s "
     "on one H100, 93.91 % in 792 s of training on 2 cores",

@@ -133,7 +133,8 @@ def counting(predict):
 def test_unsure_shows_six_views_of_the_images_of_which_one_leaves_it_unsure(predict, variables):
     images = make_images(200)
     counted, calls = counting(predict)
-    plain, six = (predict_logits(predict, variables, make_batches(images, 8), way) for way in ("none", "mirror-translate"))
+    ways = ("none", "mirror-translate")
+    plain, six = (predict_logits(predict, variables, make_batches(images, 8), way) for way in ways)
     shares = np.sort(np.exp(plain) / np.exp(plain).sum(1, keepdims=True), 1)
     unsure = shares[:, 2] - shares[:, 1] < 0.5
     assert 20 < unsure.sum() < 180 and not (plain[unsure] == six[unsure]).all(1).any()
@@ -146,9 +147,9 @@ def test_unsure_shows_six_views_of_the_images_of_which_one_leaves_it_unsure(pred
 @pytest.mark.parametrize("factor", [0.0, 1e3])
 def test_unsure_of_all_images_or_of_none(predict, variables, factor):
     scaled = jax.tree.map(lambda leaf: factor * leaf, variables)
-    logits = predict_logits(predict, scaled, make_batches(make_images(10), 4), "unsure")
-    all_views = predict_logits(predict, scaled, make_batches(make_images(10), 4), "none" if factor else "mirror-translate")
-    np.testing.assert_array_equal(logits, all_views)
+    ways = ("unsure", "none" if factor else "mirror-translate")
+    logits, expected = (predict_logits(predict, scaled, make_batches(make_images(10), 4), way) for way in ways)
+    np.testing.assert_array_equal(logits, expected)
 
 
 def test_the_lead_of_a_class_is_that_of_its_probability():

@@ -23,8 +23,9 @@ ROOT = Path(__file__).parents[1]
 CONFIG = """
 from small_runs import small_config
 def get_config():
-    train, others = {"steps": 6, "batch_size": 8}, {"checkpoint": {"every": 0.5}, "eval": {"batch_size": 33, "tta": "unsure"}}
-    return small_config(train=train, log={"every": 2}, schedule={"warmup": 0.0}, **others)
+    train, others = {"steps": 6, "batch_size": 8}, {"checkpoint": {"every": 0.5}, "log": {"every": 2}}
+    judged = {"batch_size": 33, "tta": "unsure"}
+    return small_config(train=train, eval=judged, schedule={"warmup": 0.0}, **others)
 """
 
 
