@@ -54,14 +54,14 @@ def scripted() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory, parts: list[str]) -> TrainResult:
     """A run that its patience has ended after the fourth epoch."""
-    evaluate = Session.evaluate
+    logits = Session.logits
 
     def recorded(self: Session, variables: object, part: str, *more: object, **named: object) -> object:
         parts.append(part)
-        return evaluate(self, variables, part, *more, **named)  # pyright: ignore[reportArgumentType]
+        return logits(self, variables, part, *more, **named)  # pyright: ignore[reportArgumentType]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "evaluate", recorded)
+        patch.setattr(Session, "logits", recorded)
         return loop.train(impatient(), tmp_path_factory.mktemp("patience") / "run")
 
 

@@ -38,18 +38,18 @@ def seen():
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, seen):
     """A grid of six, two of which diverge, with two seeds of the winner and of the configuration itself."""
-    evaluate, make = Session.evaluate, Session.__init__
+    logits, make = Session.logits, Session.__init__
 
     def note_part(self, variables, part, *rest, **options):
         seen["parts"].append(part)
-        return evaluate(self, variables, part, *rest, **options)
+        return logits(self, variables, part, *rest, **options)
 
     def note_session(self, config, *rest):
         seen["sessions"].append(config)
         make(self, config, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "evaluate", note_part)
+        patch.setattr(Session, "logits", note_part)
         patch.setattr(Session, "__init__", note_session)
         folder = tmp_path_factory.mktemp("sweep") / "grid"
         return sweep(config_of(), SPACE, workdir=folder, grid=True, seeds=2, baseline=True)
