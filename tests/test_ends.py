@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 import pytest
 from small_runs import Perceptron, StopAt, loop, same_bits, small_config, with_fields
 
@@ -170,7 +170,7 @@ class NeverReady:
 
 def test_a_prediction_that_is_no_longer_wanted_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(predict, "LOOK_SECONDS", 0.002)
-    batches = predict.Batches((jnp.zeros((1, 8, 8, 3), jnp.uint8),) * 3, 3)
+    batches = predict.make_batches(np.zeros((3, 8, 8, 3), np.uint8), 1)
     asked, predicted = iter([False, False, True]), []
 
     def never(variables: Any, images: Any) -> Any:

@@ -86,7 +86,7 @@ def test_images_on_the_device_serve_every_evaluation(predict, variables, monkeyp
     monkeypatch.setattr(jax, "device_put", lambda *_: pytest.fail("uploaded again"))
     first, again = (predict_logits(predict, variables, batches) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert len(first) == batches.count == 10
+    assert len(first) == len(batches.host) == 10
 
 
 def test_one_compilation_for_all_batches_and_all_augmentations(variables, traced):
@@ -172,7 +172,7 @@ def test_images_are_taken_out_of_their_batches_in_order():
     images = make_images(11)
     index = np.array([10, 3, 3, 0, 7])
     taken = make_batches(images, 4).take(index)
-    assert taken.count == 5 and [batch.shape for batch in taken.images] == [(4, 6, 6, 3)] * 2
+    assert len(taken.host) == 5 and [batch.shape for batch in taken.images] == [(4, 6, 6, 3)] * 2
     np.testing.assert_array_equal(np.concatenate(taken.images), images[[10, 3, 3, 0, 7, 7, 7, 7]])
 
 

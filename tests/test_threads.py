@@ -43,7 +43,7 @@ program = jax.jit(each, compiler_options=compiler_options()).lower(1200, images)
 
 
 def predicted(_):
-    return float(predict_logits(program, 1200, Batches((jax.device_put(images),), 1))[0])
+    return float(predict_logits(program, 1200, Batches((jax.device_put(images),), images[:1]))[0])
 
 
 print(*ThreadPoolExecutor({threads}).map(predicted, range({threads})))

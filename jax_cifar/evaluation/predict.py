@@ -1,8 +1,8 @@
 """Prediction over a whole set, with test-time augmentation."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jax_cifar.backend.portions import by_shares, devices_of, map_chunks
 from jax_cifar.models.network import Network
 
 Views = Literal["none", "mirror", "mirror-translate"]
-TestTimeAugmentation = Literal["none", "mirror", "mirror-translate", "unsure"]
+TestTimeAugmentation = Literal[Views, "unsure"]
 Logits = Float32[np.ndarray, "images classes"]  # on the host
 Predictor = Callable[[Any, UInt8[Array, "batch height width channel"]], Float32[Array, "batch classes"]]
 
@@ -37,7 +37,7 @@ VIEW_WEIGHTS: dict[Views, tuple[float, ...]] = {
 }
 
 # `unsure` is `mirror-translate` for the images whose likeliest class leads by less: further views hardly ever turn a
-# larger lead (experiments.md). How many they are is what a network of 90 % has; it only tells how long it will take.
+# larger lead (experiments.md). Of a network of 90 % they are this share, which only tells how long it will take.
 SURE_LEAD, UNSURE_SHARE = 0.5, 0.28
 
 
@@ -132,23 +132,20 @@ class Batches(NamedTuple):
     """Images in batches of one shape, on the devices; the last is filled up with copies of the last image."""
 
     images: tuple[UInt8[Array, "rows height width channel"], ...]
-    count: int  # images without the copies
+    host: UInt8[np.ndarray, "images height width channel"]  # without the copies
+    sharding: jax.sharding.Sharding | None = None
 
     def take(self, index: Int[np.ndarray, " images"]) -> "Batches":
         """The images of these numbers, at least one, in batches of the same shape."""
-        rows, gather = len(self.images[0]), _gather(self.images[0].sharding)
-        return Batches(tuple(gather(self.images, part) for part in _in_rows(index, rows)), len(index))
+        return _in_rows(self.host[index], len(self.images[0]), self.sharding)
 
 
-def _in_rows(index: Int[np.ndarray, " images"], rows: int) -> Iterator[Int[np.ndarray, " rows"]]:
-    """As many at a time, the last ones filled up with the last."""
-    for start in range(0, len(index), rows):
-        yield index[np.minimum(np.arange(start, start + rows), len(index) - 1)]
-
-
-@cache
-def _gather(sharding: jax.sharding.Sharding) -> Callable[..., jax.Array]:
-    return jax.jit(lambda batches, index: jnp.concatenate(batches)[index], out_shardings=sharding)
+def _in_rows(
+    images: UInt8[np.ndarray, "images height width channel"], rows: int, sharding: jax.sharding.Sharding | None
+) -> Batches:
+    starts, last = range(0, len(images), rows), len(images) - 1
+    batches = (images[np.minimum(np.arange(start, start + rows), last)] for start in starts)
+    return Batches(tuple(place(batch, sharding) for batch in batches), images, sharding)
 
 
 def rows_per_batch(count: int, batch_size: int, sharding: jax.sharding.Sharding | None = None) -> int:
@@ -169,9 +166,7 @@ def make_batches(
       batch_size: images per forward pass; rounded up to a multiple of the sharding's devices.
       sharding: how a batch is spread over devices; default: left to JAX.
     """
-    rows = rows_per_batch(len(images), batch_size, sharding)
-    batches = (images[part] for part in _in_rows(np.arange(len(images)), rows))
-    return Batches(tuple(place(batch, sharding) for batch in batches), len(images))
+    return _in_rows(images, rows_per_batch(len(images), batch_size, sharding), sharding)
 
 
 class Unwanted(Exception):
@@ -219,8 +214,6 @@ def predict_logits(
 
 def warm_up(batches: Batches, tta: TestTimeAugmentation) -> None:
     """Compile what test-time augmentation needs beside the network."""
-    if tta == "unsure":
-        batches = batches.take(np.zeros(1, int))
     if tta != "none":
         jax.block_until_ready(tta_views(batches.images[0], _views_of(tta)))
 
@@ -250,7 +243,7 @@ def _sum_of_views(
         if stop is not None:
             _wait(logits[-1:], stop)
         # One transfer at the end, so that the device never waits for the host between batches.
-        return np.concatenate(jax.device_get(logits))[: batches.count]
+        return np.concatenate(jax.device_get(logits))[: len(batches.host)]
 
 
 def _wait(arrays: Sequence[Any], stop: Callable[[], object]) -> None:
