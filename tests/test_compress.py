@@ -94,7 +94,7 @@ def test_a_folder_that_holds_something_else_is_refused(trained, smaller):
         compress(trained, 0.6, folder, finetune_epochs=EPOCHS)
     with pytest.raises(CheckpointError, match="another configuration"):
         compress(trained, 0.4, trained, finetune_epochs=EPOCHS)
-    with pytest.raises(CheckpointError, match="was begun from other weights than those to start from now"):
+    with pytest.raises(CheckpointError, match="was begun from other weights, not from those to start from now"):
         compress(trained, 0.4, folder, finetune_epochs=EPOCHS, order=np.inf, overrides=["--log.every", "7"])
     assert results_of(folder) == before
 

@@ -12,6 +12,8 @@ from small_runs import Perceptron, same_bits, small_config
 from jax_cifar import Callback
 from jax_cifar.data import Splits, load_data
 from jax_cifar.errors import CheckpointError, ConfigError
+from jax_cifar.lab.results import named_runs
+from jax_cifar.lab.runs import experiments
 from jax_cifar.models.network import Network
 from jax_cifar.run.folder import CHECKPOINTS, input_spec
 from jax_cifar.run.reading import read_variables
@@ -71,6 +73,13 @@ def test_training_goes_on_from_the_weights(finished, tmp_path, monkeypatch, caps
     assert np.abs(kernels[1] - kernels[0]).max() > 1e-2
     # What the experiment is known to reach is not for one that starts elsewhere.
     assert capsys.readouterr().out.count("reaches     98 % in a minute\n") == 1
+
+    runs = named_runs([str(tmp_path / name) for name in "ab"], lambda *_: None)
+    assert [one.init_from for one in runs] == [str(finished), None] and len(experiments(runs)) == 2
+    with pytest.raises(CheckpointError, match=r"was begun from its network's own start, not from those to start from"):
+        train(config, tmp_path / "b", init_from=finished)
+    (tmp_path / "a/summary.json").unlink()  # as of one that was stopped on the way
+    assert train(config, tmp_path / "a").summary["init_from"] == str(finished)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])

@@ -64,8 +64,10 @@ class FinishedRun:
 
     @property
     def init_from(self) -> str | None:
-        """The run whose weights it began with, as it was typed after `--init-from`."""
-        return self.typed("--init-from", "--init_from")
+        """The run whose weights it began with, as it was named; None: its network's own start."""
+        if "init_from" in self.summary:
+            return self.summary["init_from"]
+        return self.typed("--init-from", "--init_from")  # of an earlier version, or not finished
 
     def typed(self, *names: str) -> str | None:
         """What was typed after an option of one of these names."""

@@ -121,7 +121,8 @@ def train(
         keep = config.checkpoint.keep
         stack.enter_context(log_of_nothing_set_aside(folder))
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
-        state, progress = resume(session, checkpoints, state, console, allow_different_numbers, start)
+        fresh = fresh_progress(session, start, init_from)
+        state, progress = resume(session, checkpoints, state, fresh, console, allow_different_numbers)
         told = Callbacks(callbacks if is_main() else (), console.warn)
         if (finished := finished_result(session, folder, state, progress)) is not None:
             if profile is not None:
@@ -204,37 +205,47 @@ def announce_network(console: Console, session: Session, state: TrainState) -> N
     console.facts(network_facts(rows, compute_dtype(session.config.train.dtype), session.clock.here("compile")))
 
 
+def fresh_progress(
+    session: Session, start: dict[str, PyTree] | None, init_from: str | Path | Mapping[str, PyTree] | None
+) -> Progress:
+    """What a run writes down of its images, its arithmetic and the weights `start` that it is begun from, if any."""
+    dtype, devices = compute_dtype(session.config.train.dtype), session.replicas.mesh.size
+    return Progress(
+        session.splits.train.checksum,
+        arithmetic(dtype, devices, own_code(session.config)),
+        start=None if start is None else checksum(start),
+        init_from=str(init_from) if isinstance(init_from, str | Path) else None,
+    )
+
+
 def resume(
     session: Session,
     checkpoints: Checkpoints,
     state: TrainState,
+    fresh: Progress,
     console: Console,
     allow_different_numbers: bool,
-    start: dict[str, PyTree] | None,
 ) -> tuple[TrainState, Progress]:
-    """The newest sound checkpoint, or the fresh state, begun from the weights `start` where there are some.
+    """The newest sound checkpoint and what it keeps, or the state and the progress of a run that is begun now.
 
-    Raises `CheckpointError` where the images have changed, the weights to start from are given and are others, or what
-    decides the numbers has changed unless that is allowed.
+    Raises `CheckpointError` where the images have changed, weights to start from are given and it was begun from
+    others, or what decides the numbers has changed unless that is allowed.
     """
-    begun = None if start is None else checksum(start)
-    fingerprint = session.splits.train.checksum
-    dtype, devices = compute_dtype(session.config.train.dtype), session.replicas.mesh.size
-    here = arithmetic(dtype, devices, own_code(session.config))
     restored = restore(checkpoints, state, session)
     if restored is None:
-        return state, Progress(fingerprint, here, start=begun)
+        return state, fresh
     progress = Progress(**restored.extra)
-    require_same_numbers(progress.arithmetic, here, allow_different_numbers, console.line)
-    progress.arithmetic = here
-    if progress.fingerprint != fingerprint:
+    require_same_numbers(progress.arithmetic, fresh.arithmetic, allow_different_numbers, console.line)
+    progress.arithmetic = fresh.arithmetic
+    if progress.fingerprint != fresh.fingerprint:
         raise CheckpointError(
             f"{checkpoints.directory} was trained on other images (checksum {progress.fingerprint:08x},"
-            f" now {fingerprint:08x}). Restore the data set, or choose another --workdir."
+            f" now {fresh.fingerprint:08x}). Restore the data set, or choose another --workdir."
         )
-    if None not in (begun, progress.start) and begun != progress.start:
+    if fresh.start not in (None, progress.start):
+        begun = "its network's own start" if progress.start is None else "other weights"
         raise CheckpointError(
-            f"{checkpoints.directory} was begun from other weights than those to start from now. Go on without"
+            f"{checkpoints.directory} was begun from {begun}, not from those to start from now. Go on without"
             " --init-from, or choose another --workdir."
         )
     session.clock.add(progress.seconds)

@@ -10,6 +10,8 @@ from jax_cifar.models import parameter_table
 from jax_cifar.training.session import Interval, Session
 from jax_cifar.training.state import TrainState
 
+GIVEN_WEIGHTS = "the weights given"
+
 
 @dataclass
 class Progress:
@@ -27,6 +29,12 @@ class Progress:
     best_step: int | None = None  # of the best validation accuracy
     stopped_early: bool = False  # train.patience has ended the run
     start: str | None = None  # checksum of the weights that the run was begun from; None: its network's own start
+    init_from: str | None = None  # the folder that they were in, as it was named; None where they were given
+
+    @property
+    def origin(self) -> str | None:
+        """Whose weights the run was begun from, in words; None: its network's own start."""
+        return None if self.start is None else self.init_from or GIVEN_WEIGHTS
 
     def judge(self, step: int, accuracy: float, patience: float) -> bool:
         """Whether this validation accuracy is the best so far; none for `patience` steps stops the run, 0 never."""
@@ -114,6 +122,7 @@ def summary(
     return {
         "config_name": config.name,
         "dataset": session.splits.name,
+        "init_from": progress.origin,
         "training_images": f"{progress.fingerprint:08x}",
         "seed": config.train.seed,
         "epochs": steps / plan.steps_per_epoch,
