@@ -61,6 +61,7 @@ OWN: dict[str, Any] = {
     "optax.lion": optax.lion,
     "optax.contrib.prodigy": optax.contrib.prodigy,
     "optax.contrib.muon": functools.partial(optax.contrib.muon, beta=0.9),
+    "noise": lambda lr: optax.chain(optax.add_noise(0.1, 0.5, 0), optax.sgd(lr)),  # its state holds a key
 }
 
 
@@ -87,7 +88,7 @@ def test_frozen_gradients_do_not_count_for_clipping():
     np.testing.assert_allclose(global_norm(updates), 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*NAMES, PRODIGY])
+@pytest.mark.parametrize("name", [*NAMES, "noise", PRODIGY])
 def test_state_is_a_plain_tree_of_arrays_that_can_be_donated(name):
     params = make_params()
     tx = make_optimizer(everything_on(name), params)
@@ -101,7 +102,7 @@ def test_state_is_a_plain_tree_of_arrays_that_can_be_donated(name):
     for init in (tx.init, jax.jit(tx.init)):
         fresh = make_params()
         state = init(fresh)
-        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+        assert all(isinstance(leaf, jax.Array) and np.asarray(leaf).size for leaf in jax.tree.leaves(state))
         carry = donating(*donating(fresh, state))
         assert gap(carry[0], expected[0]) < 1e-5
 
@@ -291,7 +292,7 @@ def test_optax_sgd_as_a_rule_of_ones_own_is_sgd(nesterov):
     assert gap(after(OptimConfig(name=own, clip_norm=1.0)), ours) > 1e-2
 
 
-@pytest.mark.parametrize("name", ["optax.lion", PRODIGY])
+@pytest.mark.parametrize("name", ["optax.lion", "noise", PRODIGY])
 def test_the_schedule_moves_the_rate_of_a_rule_of_ones_own(name):
     (moved, constant), traces = trained(make_optimizer(OptimConfig(name=OWN[name]), make_params()), RATES, [0.1] * 3)
     assert traces == 1

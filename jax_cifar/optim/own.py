@@ -32,11 +32,14 @@ def own_rule(function: Callable[[Any], optax.GradientTransformation], params: Py
     @jax.numpy_dtype_promotion("standard")
     def init(params: PyTree) -> PyTree:
         # Copied, because Prodigy's holds the parameters themselves, and a buffer cannot be donated twice.
-        return jax.tree.map(jnp.copy, _build(function, jnp.float32(1)).init(params))
+        return jax.tree.map(jnp.copy, _plain(_build(function, jnp.float32(1)).init(params)))
 
     @jax.numpy_dtype_promotion("standard")
     def update(updates: PyTree, state: PyTree, params: PyTree, hyper: Hyper) -> tuple[PyTree, PyTree]:
-        return _build(function, hyper.lr).update(updates, state, params)
+        built = _build(function, hyper.lr)
+        # A fresh state says which of its leaves are keys; of the rest of it nothing is read, or computed.
+        updates, state = built.update(updates, jax.tree.map(_as_key, built.init(params), state), params)
+        return updates, _plain(state)
 
     own = rule(init, update)
     fault = _fault(function, own, params)
@@ -54,6 +57,19 @@ def _build(function: Callable, rate: Any) -> optax.GradientTransformation:
     if not isinstance(built, optax.GradientTransformation):
         raise TypeError(f"it returned {type(built).__name__}, no optax transformation")
     return built
+
+
+def _plain(state: PyTree) -> PyTree:
+    """A state without keys, as checkpoints hold it: their data in their place."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state)
+
+
+def _as_key(like: Any, leaf: Any) -> Any:
+    return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
 
 
 def _fault(function: Callable, own: Rule, params: PyTree) -> str | None:
