@@ -54,20 +54,16 @@ def conv2d(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
-    return _by_platform(x, kernel, strides, padding, larger=False)
-
-
-def _by_platform(x: Images, kernel: Kernel, strides: Pair, padding: Padding, larger: bool) -> Images:
     options = {"strides": strides, "padding": padding}
     if not isinstance(x.shape[0], int):
         # Of a program that is exported for any number of images, which cannot be cut in parts, and for any platform.
         return _stock_conv(x, kernel, **options)
-    cpu = partial(_cpu_conv, larger=larger, **options)
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=partial(_even_conv, **options))
+    cpu, default = partial(_cpu_conv, **options), partial(_even_conv, **options)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
 def _forward(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> tuple[Images, tuple[Images, Kernel]]:
-    return _by_platform(x, kernel, strides, padding, larger=True), (x, kernel)
+    return _conv(x, kernel, strides, padding), (x, kernel)
 
 
 def _backward(strides: Pair, padding: Padding, saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
@@ -96,9 +92,9 @@ def _even_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Im
     return y[:, rows - top : height - (rows - bottom), columns - left : width - (columns - right)]
 
 
-def _cpu_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding, larger: bool) -> Images:
+def _cpu_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
     if _suits_winograd(kernel, strides, padding, WINOGRAD_CHANNELS):
-        return winograd_conv(x, kernel, padding, larger)
+        return winograd_conv(x, kernel, padding)
     if kernel[..., 0].size <= MAX_PATCH_SIZE:
         return _patch_conv(x, kernel, strides, padding)
     return _stock_conv(x, kernel, strides, padding)

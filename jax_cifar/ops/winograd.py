@@ -1,7 +1,7 @@
 """3x3 convolution of stride 1 by Winograd's F(2x2, 3x3): 16 products per 2x2 outputs, where the definition takes 36.
 
-F(4x4, 3x3) takes 36 where the definition takes 144, at the price of twice the rounding errors: for gradients, and for
-what is computed on the way to them.
+F(4x4, 3x3) takes 36 where the definition takes 144, at the price of twice the rounding errors; it is taken where that
+saves a third of the products.
 
 Source: Lavin and Gray, arXiv 1509.09308. A tile of the image and a 3x3 kernel each become a square of numbers by the
 matrices of a scheme; the products of the two, summed over the channels, become the outputs. Tiles of all images
@@ -100,17 +100,9 @@ def winograd_conv(
     x: Float[Array, "batch height width in_channel"],
     kernel: Float[Array, "3 3 in_channel out_channel"],
     padding: Padding,
-    larger: bool = False,
 ) -> Float[Array, "batch out_height out_width out_channel"]:
-    """Cross-correlate images, padded by ((top, bottom), (left, right)) zeros, with a 3x3 kernel.
-
-    Args:
-        x: the images.
-        kernel: the kernel.
-        padding: pixels.
-        larger: by F(4x4, 3x3) where that takes two thirds of the products or fewer.
-    """
-    scheme = _scheme(_outputs(x, padding), larger)
+    """Cross-correlate images, padded by ((top, bottom), (left, right)) zeros, with a 3x3 kernel."""
+    scheme = _scheme(*_outputs(x, padding))
     return _convolve(x, _kernel_numbers(kernel, scheme), padding, scheme, contract=1)
 
 
@@ -120,7 +112,7 @@ def winograd_turned_conv(
     padding: Padding,
 ) -> Float[Array, "batch out_height out_width in_channel"]:
     """`winograd_conv` with the kernel turned by 180 degrees and its channels exchanged, as the input gradient needs."""
-    scheme = _scheme(_outputs(x, padding), larger=True)
+    scheme = _scheme(*_outputs(x, padding))
     return _convolve(x, _kernel_numbers(kernel, scheme), padding, scheme.turned, contract=2)
 
 
@@ -157,9 +149,9 @@ def _outputs(x: Array, padding: Padding) -> tuple[int, int]:
     return height + top + bottom - 2, width + left + right - 2
 
 
-def _scheme(outputs: tuple[int, int], larger: bool) -> Scheme:
-    """The scheme for so many rows and columns of outputs."""
-    return LARGE if larger and 3 * LARGE.numbers(*outputs) <= 2 * SMALL.numbers(*outputs) else SMALL
+def _scheme(height: int, width: int) -> Scheme:
+    """The scheme for so many outputs: F(4x4, 3x3) where it takes two thirds of the products or fewer."""
+    return LARGE if 3 * LARGE.numbers(height, width) <= 2 * SMALL.numbers(height, width) else SMALL
 
 
 def _convolve(x: Array, factors: list[Array], padding: Padding, scheme: Scheme, contract: int) -> Array:
