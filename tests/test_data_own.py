@@ -312,6 +312,10 @@ NPZ_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "number as name": ({"label_names": [1, 2]}, r"label_names is int64 \[2\]; expected text"),
     "names as objects": ({"label_names": np.array(["a", "b"], object)}, "holds Python objects"),
     "few names": ({"label_names": ["a"]}, "labels of npz run from 0 to 1; expected 0 to 0"),
+    "stray label": (
+        {"labels": [*LABELS[:19], 255], "label_names": ["a", "b"]},
+        "The labels of npz run from 0 to 255; expected 0 to 1",
+    ),
     "names twice": ({"label_names": ["a", "a"]}, "hold 'a' twice"),
     "test labels alone": ({"test_labels": LABELS}, "holds no array 'test_images', only images, labels, test_labels"),
     "test shape": (

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, Int32, UInt8
 
 from jax_cifar.errors import DataError
 
@@ -181,15 +181,20 @@ class Splits:
         if dataset.images.shape[1:] != self.train.images.shape[1:]:
             shapes = f"{list(dataset.images.shape[1:])}, the training images {list(self.train.images.shape[1:])}"
             raise DataError(f"The {part} images of {self.name} have shape {shapes}.")
-        lowest, highest = int(dataset.labels.min()), int(dataset.labels.max())
-        if lowest < 0 or highest >= self.num_classes:
-            expected = f"expected 0 to {self.num_classes - 1}, by the number of label names"
-            raise DataError(f"The {part} labels of {self.name} run from {lowest} to {highest}; {expected}.")
+        check_labels(f"The {part} labels of {self.name}", dataset.labels, self.num_classes)
 
     @property
     def num_classes(self) -> int:
         """Number of classes; labels run from 0 to one less."""
         return len(self.label_names)
+
+
+def check_labels(name: str, labels: Int32[np.ndarray, "n"], num_classes: int) -> None:
+    """Raise `DataError` where one of the labels belongs to no class."""
+    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if lowest < 0 or highest >= num_classes:
+        expected = f"expected 0 to {num_classes - 1}, by the number of label names"
+        raise DataError(f"{name} run from {lowest} to {highest}; {expected}.")
 
 
 def _check_array(name: str, values: object, dtype: type, shape: tuple[int, ...] | None, expected: str) -> None:

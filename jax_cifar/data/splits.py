@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from jax_cifar.config import DataConfig
-from jax_cifar.data.dataset import Decoded, Splits
+from jax_cifar.data.dataset import Decoded, Splits, check_labels
 from jax_cifar.errors import ConfigError, check
 
 # What a stream of random numbers is drawn for; each has one of its own.
@@ -51,6 +51,7 @@ def with_test_part(name: str, decoded: Decoded, origin: str, config: DataConfig)
         check(fraction == default, "data.test_fraction", fraction, expected)
         return Splits(name, parts["train"], parts["test"], parts.get("validation"), names, origin)
     whole = parts[WHOLE]
+    check_labels(f"The labels of {name}", whole.labels, len(names))
     counts = np.bincount(whole.labels, minlength=len(names))
     if 1 in counts:
         single = names[int(np.flatnonzero(counts == 1)[0])]
