@@ -38,6 +38,7 @@ def test_three_hundred_cases_are_trained_or_refused(number):
         ("optim.lr", np.zeros(3)),
         ("optim.lookahead_every", 2**31),
         ("schedule.unit", np.zeros(3)),
+        ("train.skip_nonfinite", 2**31),
         ("train.epochs", 1e9),
         ("train.steps", 10**30),
         ("train.batch_size", 41),

@@ -88,6 +88,11 @@ def test_lengths_in_epochs_become_whole_steps():
     assert make_plan(small_config(), images=200, backend="gpu").steps_per_call == 2
 
 
+def test_lines_that_are_never_due_come_at_the_ends_of_epochs():
+    rare, never = (make_plan(small_config(log={"every": every}), 200, "cpu") for every in (200, 10**10))
+    assert never.calls() == rare.calls()
+
+
 def test_what_happens_every_so_often_also_happens_at_the_end():
     plan = Plan(total_steps=25, steps_per_epoch=10, log_every=4, eval_every=0, checkpoint_every=7, steps_per_call=1)
     assert [step for step in range(1, 26) if plan.is_due(step, plan.checkpoint_every)] == [7, 14, 21, 25]

@@ -216,7 +216,7 @@ class TrainConfig:
     # ResNets, speedrun_net: image sides in turn, each for a share of the run; the last judges
     resolutions: tuple[tuple[Count, Annotated[Positive, between(0, 1)]], ...] = ()
     # skip updates whose loss or gradient is not finite, and stop after so many in a row; 0: stop at the first
-    skip_nonfinite: Annotated[int, at_least(0)] = 0
+    skip_nonfinite: Annotated[int, between(0, 2**31 - 1)] = 0
     # on a GPU: the same bits every time, by algorithms that may be slower; a CPU and a TPU give them anyway
     deterministic: bool = False
     debug_nans: bool = False  # stop at the update that makes a NaN, and name operation and layer (slow)

@@ -132,7 +132,7 @@ def make_plan(config: Config, images: int, backend: str) -> Plan:
     return Plan(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
-        log_every=config.log.every,
+        log_every=min(config.log.every, steps_per_epoch),  # a line is due at an epoch's end anyway
         eval_every=interval(config.eval.every),
         checkpoint_every=interval(config.checkpoint.every),
         steps_per_call=config.train.steps_per_call or default,
