@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 from jax_cifar.errors import ConfigError
 from jax_cifar.signals import last_acts
@@ -159,10 +159,17 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         _being_written.discard(unfinished)
 
 
+def to_disk(file: IO[Any]) -> None:
+    """Have all that was written lie on the disk, so that a power cut finds it there."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text at once or not at all."""
+    """Write UTF-8 text at once or not at all; a power cut leaves the old file or the new one, too."""
     with atomic_write(path) as file:
         file.write(text.encode())
+        to_disk(file)
 
 
 def write_json(path: Path, values: Any) -> None:

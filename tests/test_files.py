@@ -21,6 +21,20 @@ def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_pa
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_record_lies_on_the_disk_before_it_takes_the_old_ones_place(tmp_path, monkeypatch):
+    """A power cut may otherwise leave an empty file: a run without its config.json cannot go on."""
+    path, seen, fsync = tmp_path / "config.json", [], os.fsync
+    write_record(path, {"lr": 0.1})
+
+    def watched(number):
+        fsync(number)
+        seen.append((read_record(path), os.fstat(number).st_size))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_record(path, {"lr": 0.2})
+    assert seen == [({"lr": 0.1}, path.stat().st_size)] and read_record(path) == {"lr": 0.2}
+
+
 def test_a_block_that_fails_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "old")

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from jax_cifar.data.published import ARCHIVES, PublishedArchive, check_archive
 from jax_cifar.errors import DataError
-from jax_cifar.files import open_locked
+from jax_cifar.files import open_locked, to_disk
 from jax_cifar.progress import progress
 
 Tell = Callable[[int, int], None]  # bytes so far, bytes in all
@@ -127,7 +127,7 @@ def _download(archive: PublishedArchive, part: Path, tell: Tell) -> None:
     try:
         with open(part, "ab") as file:
             _complete(archive.url, file, archive.size, tell)
-            os.fsync(file.fileno())
+            to_disk(file)
     finally:
         if part.exists() and part.stat().st_size == 0:
             part.unlink()

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jax_cifar.errors import CheckpointError, print_warning
-from jax_cifar.files import sha256_of_json
+from jax_cifar.files import sha256_of_json, to_disk
 from jax_cifar.run.arrays import STATE, write_arrays
 from jax_cifar.run.manifest import (
     FORMAT,
@@ -263,5 +263,4 @@ def _write_checkpoint(path: Path, save: _Save) -> None:
     body = {"format": FORMAT, "step": save.step, "extra": save.extra, "leaves": leaves, "files": files}
     with (path / MANIFEST).open("w") as file:
         json.dump({"sha256": sha256_of_json(body), **body}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())  # as Orbax does with the arrays: a power cut must not empty all that are kept
+        to_disk(file)  # as Orbax does with the arrays: a power cut must not empty all that are kept

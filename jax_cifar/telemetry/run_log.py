@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from jax_cifar.errors import ConfigError
-from jax_cifar.files import atomic_write
+from jax_cifar.files import atomic_write, to_disk
 
 METRICS_FILE = "metrics.jsonl"
 CHECKSUM = "crc32"  # of the rest of a line; lines of earlier versions have none
@@ -123,6 +123,7 @@ class RunLog:
         else:
             with atomic_write(self._path) as file:
                 file.write(whole)
+                to_disk(file)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
