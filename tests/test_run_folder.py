@@ -6,7 +6,9 @@ import shutil
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from small_runs import small_config
 
@@ -18,6 +20,7 @@ from jax_cifar.run import folder as folder_module
 from jax_cifar.run.folder import RunFolder, input_spec, read_config, read_spec
 from jax_cifar.run.lock import LOCK, RunLock
 from jax_cifar.training.loop import train
+from jax_cifar.training.session import check_loss
 
 SPEC = InputSpec((32, 32, 3), (0.5,) * 3, (0.25,) * 3, None, ("a", "b"))
 
@@ -202,6 +205,33 @@ def test_a_refused_run_leaves_nothing(tmp_path, monkeypatch, sections):
     with pytest.raises(UserError):
         train(small_config(**sections), "new/run" if "train" in sections else None)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("mix", "good", "bad", "message"),
+    [
+        (
+            {},
+            optax.softmax_cross_entropy_with_integer_labels,
+            optax.softmax_cross_entropy,
+            r"failed on .* int32\[2\]: ",
+        ),
+        ({"mixup_alpha": 1.0}, optax.softmax_cross_entropy, jnp.add, r"2 losses, an array float32\[2\], not .*2, 10"),
+        (
+            {"mixup_alpha": 1.0, "probability": 0.0},  # nothing is mixed
+            optax.softmax_cross_entropy_with_integer_labels,
+            optax.softmax_cross_entropy,
+            r"failed on .* int32\[2\]: ",
+        ),
+    ],
+)
+def test_a_loss_of_ones_own_is_tried_on_the_targets_that_it_will_be_given(mix, good, bad, message):
+    def config(loss):
+        return small_config(mix=mix, train={"loss": loss, "label_smoothing": 0.0})
+
+    check_loss(config(good), 10)
+    with pytest.raises(ConfigError, match=rf"^train\.loss = .*{message}"):
+        check_loss(config(bad), 10)
 
 
 def fails_in_training(logits, targets):

@@ -18,7 +18,7 @@ class Callback:
         """Each line of metrics.jsonl: `step`, `epoch`, `split`, `loss`, `accuracy`, `lr`, ..."""
 
     def on_epoch(self, record: Mapping[str, Any]) -> None:
-        """Each row of the console's table: training since the last one, `eval_loss` and `eval_accuracy`."""
+        """Each row of the console's table: training since the epoch began, `eval_loss` and `eval_accuracy`."""
 
     def on_end(self, result: Any) -> None:
         """The end of a finished run, with what `train` returns."""

@@ -20,7 +20,7 @@ class Progress:
     fingerprint: int  # checksum of the training images and labels
     arithmetic: dict[str, Any] = field(default_factory=dict)  # what decides the bits of the numbers
     interval: dict[str, float] = field(default_factory=dict)  # sums since the last log line
-    epoch: dict[str, float] = field(default_factory=dict)  # sums since the last row of the table
+    epoch: dict[str, float] = field(default_factory=dict)  # sums since the epoch began
     train_accuracy: float | None = None  # of the last epoch, as the network saw its images
     best_validation_accuracy: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def means(sums: Mapping[str, float]) -> dict[str, float | None]:
 def epoch_record(
     session: Session, step: int, sums: Mapping[str, float], split: str, report: Report | None
 ) -> dict[str, Any]:
-    """One row of the table: training since the last one, and the evaluation where there was one."""
+    """One row of the table: training since the epoch began, and the evaluation where there was one."""
     return {
         "step": step,
         "epoch": step / session.plan.steps_per_epoch,

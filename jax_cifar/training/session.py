@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jax_cifar.augment import make_mixer
 from jax_cifar.backend.compiler import one_program_at_a_time
 from jax_cifar.backend.hosts import least, several
 from jax_cifar.backend.images import place_images
@@ -326,8 +327,7 @@ def check_loss(config: Config, num_classes: int) -> None:
     if loss is None:
         return
     logits, soft = (jax.ShapeDtypeStruct((2, num_classes), jnp.float32) for _ in range(2))
-    mixes = config.mix.mixup_alpha > 0 or config.mix.cutmix_alpha > 0
-    targets = soft if mixes else jax.ShapeDtypeStruct((2,), jnp.int32)
+    targets = jax.ShapeDtypeStruct((2,), jnp.int32) if make_mixer(config.mix) is None else soft
     name = getattr(loss, "__name__", str(loss))
     given = f"logits float32{list(logits.shape)} and targets {targets.dtype}{list(targets.shape)}"
     try:
