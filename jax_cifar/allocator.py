@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 try:
     import resource
@@ -31,8 +32,9 @@ SECONDS_PER_BYTE = 60e-9
 # Gaps from this size on are filled: in smaller ones glibc need not search, and of each of these it keeps a page.
 SMALLEST_GAP, LARGEST_GAP = 1 << 11, 1 << 27  # bytes
 ROOM = 1 << 26  # bytes of addresses, in one gap that is left open
-# What a container may use of the machine: version 2 and version 1 of Linux' control groups.
-CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+# Linux' control groups: those of this process, and by their version where they lie and what they may use together.
+OWN_GROUPS = "/proc/self/cgroup"
+GROUP_LIMITS = {2: ("/sys/fs/cgroup", "memory.max"), 1: ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
 
 
 @functools.cache
@@ -132,12 +134,15 @@ def _give_back_now_and_then() -> None:
 
 
 def machine_memory() -> float:
-    """Bytes of memory of this machine, or of the container this is; infinite where the system does not tell."""
+    """Bytes of memory of this machine, or of the container or the cluster's job that this process is in.
+
+    Infinite where the system does not tell.
+    """
     try:
         installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return math.inf  # Windows
-    return min([installed, *filter(None, map(_container_limit, CONTAINER_LIMITS))])
+    return min([installed, *filter(None, map(_group_limit, _own_groups()))])
 
 
 def free_memory() -> float:
@@ -159,7 +164,20 @@ def most_resident_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _container_limit(file: str) -> int | None:
+def _own_groups() -> Iterator[str]:
+    """The files that hold the limits of this process's control groups, and of all groups that these lie in."""
+    paths = dict.fromkeys(GROUP_LIMITS, "/")  # a container sees its own group there
+    with contextlib.suppress(OSError), open(OWN_GROUPS) as lines:
+        for _, controllers, path in (line.rstrip("\n").split(":", 2) for line in lines):
+            if not controllers or "memory" in controllers.split(","):
+                paths[1 if controllers else 2] = path
+    for version, (root, name) in GROUP_LIMITS.items():
+        yield f"{root}/{name}"
+        parts = paths[version].strip("/").split("/")
+        yield from ("/".join([root, *parts[:depth], name]) for depth in range(1, len(parts) + 1))
+
+
+def _group_limit(file: str) -> int | None:
     try:
         with open(file) as limit:
             return int(limit.read())

@@ -230,12 +230,27 @@ def test_gaps_are_left_where_no_memory_is_kept():
 
 
 def test_a_container_has_no_more_memory_than_it_is_given(monkeypatch, tmp_path):
-    (tmp_path / "max").write_text("max\n")
-    (tmp_path / "limit").write_text("1000000\n")
-    monkeypatch.setattr(allocator, "CONTAINER_LIMITS", (str(tmp_path / "max"), str(tmp_path / "missing")))
-    whole = allocator.machine_memory()
-    monkeypatch.setattr(allocator, "CONTAINER_LIMITS", (str(tmp_path / "max"), str(tmp_path / "limit")))
-    assert allocator.machine_memory() == 1e6 < whole
+    """It sees its own group at the root; a job of a cluster is in a group within others, and the least limit counts."""
+    groups, job = tmp_path / "cgroup", "slurm/job_1/task_0"
+    limits = {2: (str(tmp_path / "unified"), "max"), 1: (str(tmp_path / "memory"), "limit")}
+    monkeypatch.setattr(allocator, "GROUP_LIMITS", limits)
+    monkeypatch.setattr(allocator, "OWN_GROUPS", str(groups))
+    whole = allocator.machine_memory()  # there are none
+
+    for (root, name), line in zip(
+        limits.values(), (f"0::/{job}\n", f"9:cpu,memory:/{job}\n8:pids:/other\n"), strict=True
+    ):
+        for path, limit in (("", "9223372036854771712"), ("slurm/job_1", "1000000"), (job, "max")):
+            Path(root, path).mkdir(parents=True, exist_ok=True)
+            Path(root, path, name).write_text(f"{limit}\n")
+        groups.write_text("")
+        assert allocator.machine_memory() == whole
+        groups.write_text(line)
+        assert allocator.machine_memory() == 1e6 < whole
+        Path(root, name).write_text("1000\n")
+        groups.write_text("")
+        assert allocator.machine_memory() == 1000
+        Path(root, name).write_text("max\n")
 
 
 def test_the_most_memory_of_a_process_is_its_own_and_not_that_of_who_started_it():
