@@ -13,6 +13,7 @@ from small_runs import Perceptron, untrained_run
 
 from jax_cifar import capture
 from jax_cifar.config.spec import InputSpec
+from jax_cifar.deploy.stablehlo import StablehloModel
 from jax_cifar.errors import ConfigError, DataError
 from jax_cifar.evaluation.layers import activations
 from jax_cifar.models.network import Network
@@ -129,3 +130,29 @@ def test_the_gradient_is_that_of_the_runs_own_loss_on_its_first_batch(tmp_path):
     few = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=2))
     with pytest.raises(ConfigError, match=r"optim\.accumulate"):
         gradient_flow(few, network, variables, splits.train.take(np.arange(1)))
+
+
+class Turn:
+    """A lock that knows whether it is held."""
+
+    held = taken = False
+
+    def __enter__(self):
+        self.held = self.taken = True
+
+    def __exit__(self, *_):
+        self.held = False
+
+
+def test_whatever_runs_the_network_waits_its_turn(twice, monkeypatch):
+    """Programs of several threads at once would have wrong convolutions on a CPU; see `backend.threads`."""
+    turn, wait = Turn(), jax.device_get
+    monkeypatch.setattr("jax_cifar.backend.compiler._turn", turn)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(jax, "device_get", lambda found: wait(found) if turn.held else pytest.fail("out of turn"))
+    exported = StablehloModel(SPEC, {}, lambda images: jnp.full((len(images), 3), float(turn.held)))
+    assert exported.logits(IMAGES).all()
+    for run in (capture, lambda twice, images: activations(*twice, images, ["head"])):
+        turn.taken = False
+        run(twice, IMAGES)
+        assert turn.taken and not turn.held

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
+from jax_cifar.backend.compiler import one_program_at_a_time
 from jax_cifar.config.spec import InputSpec
 from jax_cifar.data.dataset import Images, as_pixels
 from jax_cifar.deploy.model import ExportedModel
@@ -52,7 +53,8 @@ class StablehloModel(ExportedModel):
         for start in range(0, count, max(size, 1)):
             # The last batch is filled up with the last image, so that nothing is compiled for it alone.
             rows = np.minimum(np.arange(start, start + size), count - 1)
-            logits[start : start + size] = self.call(pixels[rows])[: count - start]
+            with one_program_at_a_time():
+                logits[start : start + size] = self.call(pixels[rows])[: count - start]
         return logits
 
 

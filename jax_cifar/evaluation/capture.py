@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from jax_cifar.backend.compiler import one_program_at_a_time
 from jax_cifar.data.dataset import Images, as_pixels
 from jax_cifar.errors import ConfigError
 from jax_cifar.models.layers import statistics_dtype
@@ -66,9 +67,10 @@ def capture(
     names = choose(outputs(network, variables), modules)
     program, captured = jax.jit(make_watched(network, names)), dict[str, np.ndarray]()
     for rows, batch in batches(network, images, batch_size):
-        found = program(variables, batch)
+        with one_program_at_a_time():
+            found = jax.device_get(program(variables, batch))
         for name in names:  # a compiled program has sorted them
-            value = np.asarray(found[name])
+            value = found[name]
             if name not in captured:
                 captured[name] = np.empty((len(images), *value.shape[1:]), value.dtype)
             captured[name][rows] = value[: rows.stop - rows.start]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
+from jax_cifar.backend.compiler import one_program_at_a_time
 from jax_cifar.evaluation.capture import BATCH, batches, make_watched, outputs
 from jax_cifar.models.network import Network
 
@@ -45,7 +46,9 @@ def activations(
     totals = {name: _Total(shapes[name].shape[1:]) for name in names}
     for rows, batch in batches(network, images, batch_size):
         counted = np.arange(len(batch)) < rows.stop - rows.start
-        for name, sums in jax.device_get(summed(variables, batch, counted)).items():
+        with one_program_at_a_time():
+            found = jax.device_get(summed(variables, batch, counted))
+        for name, sums in found.items():
             totals[name].add(rows.stop - rows.start, *sums)
     return {name: total.read() for name, total in totals.items()}
 
