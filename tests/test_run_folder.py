@@ -234,6 +234,14 @@ def test_a_loss_of_ones_own_is_tried_on_the_targets_that_it_will_be_given(mix, g
         check_loss(config(bad), 10)
 
 
+def test_training_images_that_no_memory_can_hold_are_told_as_such(tmp_path, monkeypatch):
+    """Not as a batch that is too large, which would not help."""
+    monkeypatch.setattr("jax_cifar.backend.images.device_memory", lambda: 1e5)
+    with pytest.raises(ConfigError, match=r"^200 training images of 3,072 bytes take 0\.0 GB, .* by --data\.subset"):
+        train(small_config(), tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+
+
 def fails_in_training(logits, targets):
     return logits[:, 0] if len(logits) == 2 else None
 

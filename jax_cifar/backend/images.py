@@ -15,6 +15,7 @@ from jaxtyping import Array, Int, UInt8
 from jax_cifar.backend.hosts import least
 from jax_cifar.backend.memory import device_memory
 from jax_cifar.backend.mesh import AnyMesh, place, replicated, split_batch
+from jax_cifar.errors import ConfigError
 
 # The share of a device's memory up to which the training images lie on it whole: that costs a step nothing, but takes
 # the room of what it makes of a batch. In parts they cost sending each batch, as bytes: little beside its gradients.
@@ -30,11 +31,22 @@ class Parts(NamedTuple):
 def place_images(
     images: UInt8[np.ndarray, "n height width channel"], mesh: Mesh
 ) -> UInt8[Array, "n height width channel"] | Parts:
-    """Images of which every step takes any: whole on each device, or a part on each where they are large for it."""
-    count = mesh.shape["data"]
+    """Images of which every step takes any: whole on each device, or a part on each where they are large for it.
+
+    Raises:
+        ConfigError: they take more than the memory of the devices.
+    """
+    count, memory = mesh.shape["data"], device_memory()
     # The devices of a CPU have one memory, which is the machine's.
-    sharing = jax.local_device_count() if jax.default_backend() == "cpu" else 1
-    if count == 1 or least(images.nbytes * sharing <= WHOLE_SHARE * device_memory()):
+    on_cpu = jax.default_backend() == "cpu"
+    sharing, there = (jax.local_device_count(), memory) if on_cpu else (1, count * memory)
+    if images.nbytes > there:
+        raise ConfigError(
+            f"{len(images):,} training images of {images[0].nbytes:,} bytes take {images.nbytes / 1e9:,.1f} GB, and"
+            f" there are {there / 1e9:,.1f}: keep fewer of them by --data.subset, or of a folder smaller ones by"
+            " --data.image_size."
+        )
+    if count == 1 or least(images.nbytes * sharing <= WHOLE_SHARE * memory):
         return place(jnp.asarray(images), replicated(mesh))
     size = -(-len(images) // count)
     missing = count * size - len(images)
