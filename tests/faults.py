@@ -23,6 +23,7 @@ import resume_matrix
 from fault_runs import silence
 from fuzzing import fuzz
 from resume_matrix import Result, run_matrix
+from stamp import stamp
 
 from jax_cifar.backend.threads import cpu_count
 from jax_cifar.cli import Parser, run
@@ -144,19 +145,20 @@ def kept(text: str) -> dict[str, Result]:
     return found
 
 
-def page(results: Iterable[tuple[Row, Result]]) -> str:
-    """The page, as Markdown."""
+def page(results: Iterable[tuple[Row, Result]], only: Sequence[str] = ()) -> str:
+    """The page, as Markdown; `only`: the words of the rows that were played now, where not all were."""
     results = list(results)
     lines = [f"| {row.fault} | {found.rounds} | {found.survived} | {len(found.lost)} |" for row, found in results]
     meanings = [f"| {row.fault} | {cell(row.survived)} |" for row, _ in results]
     lost = [f"- {row.fault}: {cell(each)}" for row, found in results for each in found.lost]
     total, gone = sum(found.rounds for _, found in results), len(lost)
+    played = f"the rows of {', '.join(only)}, the others before" if only else "every row"
     disk = "a tmpfs of 2 MB" if rows.mounts() else "a limit of the size of files, as nothing could be mounted"
     parts = [
         "# What happens to runs",
         "Written by `make faults`; do not edit. `make test-all` plays every row, `make test` two of them.",
         f"CPU, {cpu_count()} cores, {platform.system()}, {describe_versions()}. The disk that fills is {disk}.",
-        f"{total:,} rounds, {gone:,} lost.",
+        f"{total:,} rounds, {gone:,} lost. Played last ({stamp()}): {played}.",
         "\n".join(["| fault | rounds | survived | lost |", "|-|-|-|-|", *lines]),
         "## What survived means",
         "\n".join(["| fault | a round is survived where |", "|-|-|", *meanings]),
@@ -188,12 +190,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--rounds-factor", type=float, default=1.0, help="so many times the rounds, at least one, but of what is a list"
     )
-    parser.add_argument("--only", metavar="WORD", nargs="+", default=[""], help="the rows that hold one of these words")
+    parser.add_argument("--only", metavar="WORD", nargs="+", default=[], help="the rows that hold one of these words")
     options = parser.parse_args(arguments)
-    chosen = [row for row in ROWS if any(word in row.fault for word in options.only)]
+    chosen = [row for row in ROWS if any(word in row.fault for word in options.only or [""])]
     played = {row.fault: found for row, found in play_all(chosen, options.rounds_factor)}
     found = {**kept(options.out.read_text() if options.out.exists() else ""), **played}
-    options.out.write_text(page((row, found[row.fault]) for row in ROWS if row.fault in found))
+    rows_found = [(row, found[row.fault]) for row in ROWS if row.fault in found]
+    options.out.write_text(page(rows_found, options.only))
     sys.exit(int(any(one.lost for one in played.values())))
 
 

@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 
 from matrix_environments import ENVIRONMENTS, ROOT, Built, build, execute, find_python
 from packaging.utils import canonicalize_name
+from stamp import stamp
 
 from jax_cifar.backend.threads import cpu_count
 from jax_cifar.cli import Parser, run
@@ -71,7 +72,7 @@ class Page:
     def __init__(self, path: Path) -> None:
         self.path, text = path, path.read_text() if path.exists() else ""
         heads = (
-            ("environment", *FOLDERS, "quickstart"),
+            ("environment", *FOLDERS, "quickstart", "commit, day"),
             ("float64 flagship", *(f"{network}: {name}" for network in NETWORKS for name in QUANTITIES)),
             ("versions", "packages"),
         )
@@ -90,7 +91,8 @@ class Page:
             "\n".join(about),
             "## Tests",
             "All but the slow ones. `parity_tests` are run where PyTorch can be had without CUDA; what needs it of"
-            " `tests` is skipped elsewhere. `quickstart` is the test accuracy of `configs/quickstart.py`.",
+            " `tests` is skipped elsewhere. `quickstart` is the test accuracy of `configs/quickstart.py`."
+            " The last column is the commit, and the day, at which the row was written.",
             results,
             *(["### What failed", "\n".join(wrong)] if wrong else []),
             "## 20 steps in float64",
@@ -200,7 +202,7 @@ def fill(page: Page, name: str, chosen: Sequence[str], bar: Bar) -> None:
         note("flagship")
         cells, over = judge_flagship(built)
     results, flagship, versions = (table.lines for table in page.tables)
-    results[name] = [*(NONE if count is None else str(count) for count in counts), accuracy]
+    results[name] = [*(NONE if count is None else str(count) for count in counts), accuracy, stamp()]
     flagship[name] = cells
     versions[name] = [describe(built)]
     page.failed[name] = [test for count in counts if count is not None for test in count.failed] + over

@@ -7,6 +7,7 @@ import pytest
 from fault_runs import copied, evaluates, goes_on, stopped
 from faults import ROWS, Row, kept, page, play_all, rounds_of
 from resume_matrix import Result, forgetting
+from stamp import stamp
 
 from jax_cifar import files
 from jax_cifar.backend import compiler
@@ -37,13 +38,14 @@ def test_the_page_counts_what_was_lost_and_says_what_it_was(capsys):
     ]
     text = page(play_all(rows, 0.1))
     assert "| a stroke of lightning | 3 | 2 | 1 |\n| rain | 1 | 1 | 0 |\n" in text
-    assert "\n4 rounds, 1 lost.\n" in text
+    assert f"\n4 rounds, 1 lost. Played last ({stamp()}): every row.\n" in text
     assert "- a stroke of lightning: round 1: KeyError: '&lt;gone>'" in text
     assert "a stroke of lightning: 2 of 3" in capsys.readouterr().out
     lost = ["round 1: KeyError: '&lt;gone>'"]
     assert kept(text) == {"a stroke of lightning": (3, 2, lost), "rain": (1, 1, [])}
     assert page([(row, kept(text)[row.fault]) for row in rows]) == text
-    assert "What was lost" not in page([(rows[1], Result(1, 1, []))])
+    alone = page([(rows[1], Result(1, 1, []))], only=["rain", "snow"])
+    assert "What was lost" not in alone and "): the rows of rain, snow, the others before.\n" in alone
 
 
 @pytest.mark.slow

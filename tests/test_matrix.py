@@ -1,6 +1,8 @@
 """`make matrix`: what is installed in its environments, what is refused, and what its page keeps."""
 
 import json
+import re
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +10,7 @@ import flagship
 import matrix
 import matrix_environments
 import pytest
+import stamp
 from matrix import Count, Page, read_report
 from matrix_environments import ENVIRONMENTS, build, extra, find_python, lowest, needed
 from packaging.requirements import Requirement
@@ -107,15 +110,14 @@ def test_a_row_is_written_and_those_of_other_environments_stay(tmp_path, monkeyp
     monkeypatch.setattr(matrix, "run_tests", lambda built, targets: Count(3, ("test_x",), len(targets)))
     monkeypatch.setattr(matrix, "train_quickstart", lambda built: "99.16%")
     monkeypatch.setattr(matrix, "judge_flagship", lambda built: (["1.0e-12"] * 8, []))
+    monkeypatch.setattr(stamp, "git_commit", lambda root: f"{'1a2b3c4' * 5}d00dd-dirty")
     file = tmp_path / "platforms.md"
     with progress("environments") as bar:
         matrix.fill(Page(file), "newest", [], bar)
         matrix.fill(Page(file), "colab", ["tests/test_cli.py"], bar)
     text = file.read_text()
-    colab, newest = (
-        "| colab | 3 passed, 1 failed, 1 skipped | - | - |",
-        "| newest | 3 passed, 1 failed, 1 skipped | - |",
-    )
+    colab = f"| colab | 3 passed, 1 failed, 1 skipped | - | - | 1a2b3c4-dirty, {date.today().isoformat()} |"
+    newest = "| newest | 3 passed, 1 failed, 1 skipped | - |"
     assert text.index(colab) < text.index(newest) and "| 99.16% |" in text
     assert "- colab: test_x\n- newest: test_x" in text
     assert "| newest | 1.0e-12 |" in text and "| colab | python 3.13.0, jax 0.7.2, scikit-learn 1.6.1 |" in text
@@ -143,3 +145,4 @@ def test_the_page_in_the_repository_is_whole_and_nothing_has_failed():
     rows = [list(table.lines) for table in found.tables]
     assert rows == [list(ENVIRONMENTS)] * 3, "docs/platforms.md is of other environments: run `make matrix`"
     assert not any(found.failed.values())
+    assert all(re.search(r"^\w{7}(-dirty)?, \d{4}-\d\d-\d\d$", line[-1]) for line in found.tables[0].lines.values())
