@@ -2,14 +2,14 @@
 
     python scripts/train.py --config configs/quickstart.py
     python scripts/train.py --config configs/cifar10_simple_cnn.py --optim.lr 0.01 --workdir runs/try
-    python scripts/train.py --config configs/cifar100_cnn.py --init-from runs/try
+    python scripts/train.py --config configs/cifar10_simple_cnn.py --data.name cifar100 --init-from runs/try
 
 Given a --workdir that holds checkpoints of the same experiment, the run goes on from the newest. --init-from
-starts from the weights of another run, all but the head where the classes differ, with a fresh schedule: more epochs
-for a finished run are --init-from its folder --train.epochs N, in a --workdir of their own. A run is resumed where JAX
-draws and computes other numbers than it was begun with, or code of your own has changed, only with
---allow-different-numbers. --profile tells first
-where the time of an update goes (docs/looking-inside.md), and trains as without.
+starts from the weights of another run of the same network, all but the head where the classes differ, with a fresh
+schedule: more epochs for a finished run are --init-from its folder --train.epochs N, in a --workdir of their own. A run
+is resumed where JAX draws and computes other numbers than it was begun with, or code of your own has changed, only with
+--allow-different-numbers. --profile tells first where the time of an update goes (docs/looking-inside.md), and trains
+as without.
 Exit codes: 0 done; 2 bad input; 3 the loss stopped being finite; 75 stopped by a signal, after saving what there was.
 """
 

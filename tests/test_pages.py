@@ -69,6 +69,17 @@ def test_a_command_of_the_pages_has_only_options_that_there_are(command, monkeyp
         assert {word for word in words if word.startswith("--")} <= known
 
 
+def test_the_run_that_help_and_readme_start_from_is_one_of_the_same_network(monkeypatch):
+    configs = []
+    monkeypatch.setattr(loop, "train", lambda config, *arguments, **options: configs.append(config))
+    main = runpy.run_path(str(ROOT / "scripts/train.py"))["main"]
+    first, second = [line.strip() for line in SCRIPTS["train.py"].splitlines() if "runs/try" in line]
+    for command in (first, second):
+        main(shlex.split(command)[2:])
+    assert "--init-from" in second and configs[0].model == configs[1].model
+    assert second.replace("runs/try", "DIR") in TEXT["README.md"]
+
+
 @pytest.mark.parametrize("page", sorted(TEXT))
 def test_no_two_trainings_of_a_page_have_one_folder(page):
     in_shell = r"^ *python scripts/train\.py (?!.*--distributed).*--workdir (\S+)"

@@ -213,7 +213,8 @@ class TrainConfig:
     # updates inside one compiled call; default: a second's worth on a CPU, else log.every
     steps_per_call: Count | None = None
     compilation_cache: bool = True  # keep compiled programs in the user's cache folder
-    # ResNets, speedrun_net: image sides in turn, each for a share of the run; the last judges
+    # image sides in turn, each for a share of the run, the last judges; by networks whose parameters fit every side:
+    # ResNets, speedrun_net, or one's own that averages over the image
     resolutions: tuple[tuple[Count, Annotated[Positive, between(0, 1)]], ...] = ()
     # skip updates whose loss or gradient is not finite, and stop after so many in a row; 0: stop at the first
     skip_nonfinite: Annotated[int, between(0, 2**31 - 1)] = 0
