@@ -3,7 +3,8 @@
 python scripts/train.py --config configs/cifar100_speedrun.py
 
 For GPU and TPU; on 2 cores of an older machine it takes 2.9 hours, and reaches 75.21 %, or 77.06 % by six views (n = 1,
-RESULTS.md). Time on a GPU: not measured yet (python scripts/benchmark.py speedrun --recipes cifar100-75).
+recorded at 5a77fd5, RESULTS.md). Time on a GPU: not measured yet (python scripts/benchmark.py speedrun --recipes
+cifar100-75).
 
 Network and rates are those of configs/cifar10_speedrun.py:96 (its sources and what differs from them stand there), with
 the milder augmentation of its 94, for half as many epochs: airbench96's recipe reaches 79.27 % here after 37 epochs of
