@@ -74,14 +74,14 @@ def measure(options: argparse.Namespace) -> Iterator[Runtimes]:
     splits = trained.splits(options.data_dir)
     test = splits.test.take(np.arange(len(splits.test))[: options.images])
     network = make_twin(trained)
-    model = export.to_onnx(network, trained.network.spec)
+    exported = export.to_onnx(network, trained.network.spec)
     with tempfile.TemporaryDirectory() as folder:
         for precision in options.precision:
-            if precision == "int8":
-                model = quantize.to_int8(model, quantize.TrainingImages(splits)).model
+            float32 = precision == "float32"
+            model = exported if float32 else quantize.to_int8(exported, quantize.TrainingImages(splits)).model
             path = Path(folder, f"{precision}.onnx")
             path.write_bytes(model.SerializeToString())
-            openers = network_openers(trained, network) if precision == "float32" else {}
+            openers = network_openers(trained, network) if float32 else {}
             openers |= file_openers(path, test)
             chosen = {name: opener for name, opener in openers.items() if name in options.runtimes}
             yield run_all(precision, chosen, test, options.seconds)

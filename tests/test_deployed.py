@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,6 +103,34 @@ def test_what_the_suite_cannot_do_is_told(arguments, message):
     runtimes.add_options(parser)
     with pytest.raises(ConfigError, match=message):
         next(runtimes.measure(parser.parse_args(arguments)))
+
+
+@pytest.mark.parametrize("asked", [["int8", "float32"], ["int8", "int8", "float32", "float32"]])
+def test_each_precision_has_its_own_file_in_any_order(monkeypatch, asked):
+    def as_file(text):
+        return SimpleNamespace(SerializeToString=text.encode)
+
+    def to_int8(model, _):
+        return SimpleNamespace(model=as_file(f"int8 of {model.SerializeToString().decode()}"))
+
+    def run_all(precision, openers, test, seconds):
+        ran.append((precision, openers["openvino"].args[0].read_text(), "jax" in openers))
+        return runtimes.Runtimes(precision, {})
+
+    ran, splits = [], SimpleNamespace(test=TEST)
+    run = SimpleNamespace(splits=lambda folder: splits, network=SimpleNamespace(spec=None), logits=None)
+    monkeypatch.setattr(runtimes, "load_run", lambda *_, **__: run)
+    monkeypatch.setattr(runtimes, "make_twin", lambda run: None)
+    monkeypatch.setattr(runtimes, "network_openers", lambda *_: {"jax": None})
+    monkeypatch.setattr(runtimes, "run_all", run_all)
+    monkeypatch.setattr(runtimes.export, "to_onnx", lambda *_: as_file("float32"))
+    monkeypatch.setattr(runtimes.quantize, "TrainingImages", lambda splits: splits)
+    monkeypatch.setattr(runtimes.quantize, "to_int8", to_int8)
+    parser = argparse.ArgumentParser()
+    runtimes.add_options(parser)
+    assert len(list(runtimes.measure(parser.parse_args(["--workdir", "x", "--precision", *asked])))) == len(asked)
+    rows = {"float32": ("float32", "float32", True), "int8": ("int8", "int8 of float32", False)}
+    assert ran == [rows[precision] for precision in asked]
 
 
 @pytest.mark.slow
