@@ -82,6 +82,19 @@ def test_forward_mode_is_looked_at_where_it_is_asked_for():
         gradcheck(wrong_forward, VECTOR, modes=("forward",))
 
 
+@pytest.mark.parametrize("modes", ["reverse", "forward", (), ("reverse", "forwards")], ids=repr)
+def test_modes_that_would_compare_nothing_are_refused(modes):
+    allowed = re.escape(f"modes = {modes!r} is not allowed: give some of ('reverse', 'forward'), such as ('reverse',)")
+    with pytest.raises(ValueError, match=allowed):
+        gradcheck(jnp.sin, VECTOR, modes=modes)
+
+
+@pytest.mark.parametrize("directions", [0, -1])
+def test_no_direction_is_refused(directions):
+    with pytest.raises(ValueError, match=rf"directions = {directions} is not allowed: it must be at least 1"):
+        gradcheck(jnp.sin, VECTOR, directions=directions)
+
+
 def test_sums_that_cancel_and_large_values_are_no_false_alarm():
     gradcheck(lambda x: x - x.mean() + 1e6, X)
     gradcheck(lambda x: jnp.log(x), 1e7 * (2 + np.sin(X)))

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -77,8 +77,10 @@ def gradcheck(
 
     Raises:
       WrongGradient: names the argument and the index, with both values.
-      ValueError: nothing to compare: no floating argument, or the function gives something else than float64.
+      ValueError: nothing to compare: no floating argument, no mode or none that there is, no direction; or the function
+        gives something else than float64.
     """
+    _require_something_to_do(modes, directions)
     with float64():
         leaves, tree = jax.tree_util.tree_flatten_with_path(arguments)
         moving = [i for i, (_, leaf) in enumerate(leaves) if jnp.issubdtype(np.asarray(leaf).dtype, jnp.floating)]
@@ -168,6 +170,14 @@ def _forward(case: _Case) -> Told:
         return case.weighted(push(case.leaves, tangents))
 
     return told
+
+
+def _require_something_to_do(modes: Sequence[str], directions: int) -> None:
+    known = get_args(Mode)
+    if isinstance(modes, str) or not modes or not set(modes) <= set(known):  # a string is a sequence of letters
+        raise ValueError(f"modes = {modes!r} is not allowed: give some of {known}, such as ('reverse',).")
+    if directions < 1:
+        raise ValueError(f"directions = {directions} is not allowed: it must be at least 1.")
 
 
 def _require_float64(function: Callable[..., Any], outputs: list[np.ndarray]) -> None:
