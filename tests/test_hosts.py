@@ -118,7 +118,7 @@ def alone(tmp_path_factory):
 )
 def test_processes_train_as_one_and_one_of_them_writes(alone, tmp_path, count, devices, config):
     (_, said), *others = trained(tmp_path, count, devices, config=config)
-    assert any(f"4 x cpu on {count} hosts" in line for line in said)
+    assert any(f"4 x cpu in {count} processes" in line for line in said)
     assert [lines for _, lines in others] == [[]] * (count - 1)
     assert not any("ompiling" in line for line in said)
     here, there = figures(tmp_path / "run"), figures(alone)

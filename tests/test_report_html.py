@@ -23,7 +23,7 @@ from jax_cifar.telemetry.html.charts import Curve, line_chart, linear_axis, log_
 from jax_cifar.telemetry.html.classes import Judged, class_table, confused_pairs, heat_map
 from jax_cifar.telemetry.html.markup import VOID, tag
 from jax_cifar.telemetry.html.page import report_page
-from jax_cifar.telemetry.html.sections import figures
+from jax_cifar.telemetry.html.sections import environment, figures
 from jax_cifar.telemetry.html.shown import Shown
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +166,23 @@ def test_a_run_without_anything_but_a_name_is_a_page():
     )
     assert "It has logged nothing yet." in page.text and "It logged no figures." in page.text
     assert page.text.count("no data") == 3 and "no network" in page.text
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["scripts/train.py", "--config", "my runs.py"], "python scripts/train.py --config 'my runs.py'"),
+        (["/lib/ipykernel_launcher.py", "-f", "/tmp/kernel-1.json"], None),
+        (["/lib/colab_kernel_launcher.py", "-f", "/tmp/kernel-1.json"], None),
+        (["/usr/bin/ipython"], None),
+        (["-c"], None),
+        ([""], None),
+    ],
+)
+def test_the_command_that_makes_a_run_again_is_a_scripts(argv, command):
+    found = Page(environment(Shown("run", "runs/run", environment={"argv": argv, "process_count": 2})))
+    assert found.text.partition("To make it again, on this commit:")[2] == (command or "")
+    assert "Processes2" in found.text and "Host" not in found.text
 
 
 @pytest.mark.parametrize("values", [[np.nan] * 3, [0.0, 0.0, 0.0], [1e-8, 1.0, 1e8], [-1.0, np.nan, 5.0], [2.0]])

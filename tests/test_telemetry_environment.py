@@ -35,6 +35,13 @@ def test_lines_for_the_console(monkeypatch):
     assert f"jax {jax.__version__}" in environment.describe_versions()
 
 
+def test_several_processes_are_told_which_may_share_a_host(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    devices, _, rest = environment.describe_devices().partition(";")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert environment.describe_devices() == f"{devices} in 2 processes;{rest}"
+
+
 def test_a_package_that_is_not_installed_is_left_out(monkeypatch):
     monkeypatch.setitem(environment.PACKAGES, "ghost", "no-such-distribution")
     assert "ghost" not in environment.package_versions()

@@ -36,7 +36,7 @@ def package_versions() -> dict[str, str]:
 
 
 def describe_devices() -> str:
-    """One line, such as `8 x TPU v4 (tpu) on 2 hosts; CPU cores: 96`.
+    """One line, such as `8 x TPU v4 (tpu) in 2 processes; CPU cores: 96`.
 
     Where the environment says which platforms JAX may use, that ends the line: it is the usual reason for a GPU that
     lies idle. Of a jaxlib without CUDA beside an NVIDIA GPU JAX itself warns.
@@ -47,9 +47,10 @@ def describe_devices() -> str:
 
     kinds = Counter((device.device_kind, device.platform) for device in find_devices())
     parts = [f"{count} x {kind}" + ("" if kind == name else f" ({name})") for (kind, name), count in kinds.items()]
-    hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+    count = jax.process_count()  # JAX does not know on how many hosts
+    processes = f" in {count} processes" if count > 1 else ""
     allowed = f"; JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}" if os.environ.get("JAX_PLATFORMS") else ""
-    return f"{', '.join(parts)}{hosts}; CPU cores: {cpu_count()}{allowed}"
+    return f"{', '.join(parts)}{processes}; CPU cores: {cpu_count()}{allowed}"
 
 
 def describe_versions() -> str:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from jax_cifar.telemetry.html.charts import line_chart as chart
@@ -220,13 +221,13 @@ def _bar(share: float) -> Markup:
 
 
 def environment(run: Shown) -> Markup:
-    """Devices, versions, commit, and the command that makes the run again."""
+    """Devices, versions, commit, and the command that makes the run again, where a script made it."""
     found = run.environment
     devices, versions = (found.get(name) for name in ("devices", "versions"))
     told = {
         "Devices": _pairs(devices, lambda name, count: f"{count} x {name}"),
         "CPU cores": found.get("cpu_count"),
-        "Hosts": found.get("process_count"),
+        "Processes": found.get("process_count"),
         "System": found.get("platform"),
         "Versions": _pairs(versions, lambda name, version: f"{name} {version}"),
         "Commit": found.get("commit"),
@@ -238,10 +239,16 @@ def environment(run: Shown) -> Markup:
     )
     argv = found.get("argv")
     command = None
-    if isinstance(argv, list) and argv:
+    if isinstance(argv, list) and argv and not _typed_in(str(argv[0])):
         line = "python " + shlex.join(map(str, argv))
         command = [tag("p", "To make it again, on this commit:"), tag("pre", line, tabindex=0)]
     return tag("div", tag("dl", rows, class_="facts"), command)
+
+
+def _typed_in(program: str) -> bool:
+    """Whether what ran was typed into a notebook or an interpreter, whose command would not run it again."""
+    name = PurePath(program).name
+    return name in ("", "-c", "-", "ipython", "ipython3") or name.endswith("kernel_launcher.py")
 
 
 def _pairs(values: Any, form: Any) -> str:
