@@ -25,7 +25,7 @@ from benchmarks.networks import network_config
 from benchmarks.per_image import chain, mix_reference
 from benchmarks.step import MODELS
 from benchmarks.tables import markdown
-from benchmarks.timing import Case, Timing, Work, interleave
+from benchmarks.timing import Case, Timing, Work, add_rounds, interleave
 from benchmarks.torchvision_peer import load_torchvision, torchvision_transform
 from jax_cifar.augment import (
     CLAHE,
@@ -104,6 +104,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["cifar_cnn", "resnet18"], help="train steps of")
     parser.add_argument("--batch", metavar="N", type=int, default=128, help="images per batch (default 128)")
     parser.add_argument("--data", choices=get_args(DatasetName), default="cifar10", help="digits need no download")
+    add_rounds(parser)
 
 
 def cases(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.networks import network_config, random_batch
 from benchmarks.step import MODELS
-from benchmarks.timing import Case, in_turn, interleave
+from benchmarks.timing import Case, add_rounds, in_turn, interleave
 from jax_cifar.config import Config
 from jax_cifar.config.spec import InputSpec
 from jax_cifar.errors import check
@@ -43,6 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""
     parser.add_argument("--models", nargs="+", choices=MODELS, default=DEFAULT, help=f"default: {' '.join(DEFAULT)}")
     parser.add_argument("--dir", metavar="DIR", type=expand, help="where to save (default: where temporary files are)")
+    add_rounds(parser)
 
 
 def cases(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from benchmarks.networks import network_config
 from benchmarks.scan import epoch_and_memory, random_images
 from benchmarks.step import MODELS
 from benchmarks.tables import disturbed, shown_ratio, shown_time
-from benchmarks.timing import Case, Timing, Work, interleave
+from benchmarks.timing import Case, Timing, Work, add_rounds, interleave
 from jax_cifar.config import Config
 from jax_cifar.lab import tables
 from jax_cifar.training.many import train_many
@@ -77,7 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this suite."""
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES), help="what grows (default: all)")
     parser.add_argument("--model", choices=MODELS, default="simple_cnn", help="network (default simple_cnn)")
-    parser.set_defaults(rounds=3)
+    add_rounds(parser, 3)
 
 
 def cases(options: argparse.Namespace) -> int:

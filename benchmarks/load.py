@@ -16,7 +16,7 @@ from benchmarks.machine import Condition
 from benchmarks.networks import TORCH_WAYS
 from benchmarks.step import MODELS
 from benchmarks.tables import markdown
-from benchmarks.timing import Case, interleave
+from benchmarks.timing import Case, add_rounds, interleave
 from benchmarks.trainings import JAX
 from benchmarks.way import Subject, in_processes
 from jax_cifar.errors import check
@@ -52,6 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", metavar="N", type=int, default=128, help="images per step (default 128)")
     parser.add_argument("--neighbours", metavar="N", nargs="+", type=int, default=[0, 1, 2, 3], help="default: 0 1 2 3")
     parser.add_argument("--torch", nargs="*", choices=TORCH_WAYS, default=list(TORCH_WAYS), help="ways to run PyTorch")
+    add_rounds(parser)
 
 
 def cases(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.processes import ROOT, run_python
-from benchmarks.timing import Case, Measurement, in_turn
+from benchmarks.timing import Case, Measurement, add_rounds, in_turn
 from benchmarks.trainings import BARE
 from jax_cifar.backend.threads import cpu_count
 from jax_cifar.config.files import load_config
@@ -34,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", metavar="N", nargs="+", type=float, default=[3.0], help="lengths (default 3)")
     others = WAYS[1:]
     parser.add_argument("--against", nargs="*", choices=others, default=others, help="what train_many is compared with")
+    add_rounds(parser)
 
 
 def cases(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.networks import network_config
 from benchmarks.step import MODELS
-from benchmarks.timing import Case, Work, interleave
+from benchmarks.timing import Case, Work, add_rounds, interleave
 from jax_cifar.config import Config
 from jax_cifar.data import Dataset, Splits
 from jax_cifar.errors import check
@@ -28,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=SMALL, help=f"default: {' '.join(SMALL)}")
     parser.add_argument("--batch", metavar="N", type=int, default=128, help="images per step (default 128)")
     parser.add_argument("--steps", metavar="N", type=int, default=10, help="steps inside one call (default 10)")
+    add_rounds(parser)
 
 
 def cases(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import REPORT, ROOT, report, run_python
-from benchmarks.timing import Case, in_turn
+from benchmarks.timing import Case, add_rounds, in_turn
 from jax_cifar.errors import ConfigError
 
 SETTINGS = ("--config", str(ROOT / "configs/cifar10_simple_cnn.py"), "--data.name", "synthetic", "--train.steps", "1")
@@ -44,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     kinds, ways = ["cold", "warm", "import"], [way for way in FIRST_STEP if way != "jax"]
     parser.add_argument("--what", nargs="+", choices=kinds, default=kinds, help="first step by cache; imports")
     parser.add_argument("--torch", nargs="*", choices=ways, default=ways, help="ways to run PyTorch")
+    add_rounds(parser)
 
 
 def cases(options: argparse.Namespace) -> int:

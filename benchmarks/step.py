@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 
 from benchmarks.networks import TORCH_WAYS
-from benchmarks.timing import Case, interleave
+from benchmarks.timing import Case, add_rounds, interleave
 from benchmarks.trainings import JAX
 from benchmarks.way import Subject, in_processes
 from jax_cifar.config import ModelConfig
@@ -22,6 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", metavar="N", type=int, default=128, help="images per step (default 128)")
     parser.add_argument("--what", nargs="+", choices=["train", "inference"], default=["train", "inference"])
     parser.add_argument("--torch", nargs="*", choices=TORCH_WAYS, default=list(TORCH_WAYS), help="ways to run PyTorch")
+    add_rounds(parser)
 
 
 def cases(options: argparse.Namespace) -> int:

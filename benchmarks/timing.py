@@ -1,5 +1,6 @@
 """Time several ways to do the same work in turn, so that a machine whose speed drifts is fair to all."""
 
+import argparse
 import math
 import statistics
 import time
@@ -78,6 +79,12 @@ class Case:
     def disturbed(self) -> tuple[Condition, ...]:
         """The rounds among them in which the machine was not calm."""
         return tuple(condition for condition in self.conditions if not condition.calm)
+
+
+def add_rounds(parser: argparse.ArgumentParser, default: int = 7) -> None:
+    """The option of a suite that times its ways in turn, as often as that says."""
+    told = f"times each way is measured (default {default})"
+    parser.add_argument("--rounds", metavar="N", type=int, default=default, help=told)
 
 
 def interleave(

@@ -50,7 +50,6 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser(f"{__doc__}\nsuites:\n{known}", add_help=False)
     parser.add_argument("suite", metavar="SUITE", nargs="?", choices=SUITES, help="what to measure, see above")
     parser.add_json("write every single time there, with versions")
-    parser.add_argument("--rounds", metavar="N", type=int, default=7, help="times each way is measured (default 7)")
     parser.add_argument("--quick", action="store_true", help="a part of it, in about a minute")
     parser.add_argument("-h", "--help", action="store_true", help="show this and the options of SUITE")
     options, _ = parser.parse_known_args(arguments)
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.help:
         print(parser.format_help())
         return
-    if options.rounds < 1:
+    if getattr(options, "rounds", 1) < 1:
         parser.error(f"--rounds {options.rounds} is not allowed: it must be at least 1")
 
     options.environment = dict(os.environ)  # the user's own, for a suite that measures child processes only

@@ -147,7 +147,8 @@ def test_a_transform_without_a_reference_is_named():
 def options_for(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     augment.add_options(parser)
-    return argparse.Namespace(rounds=1, **vars(parser.parse_args([*arguments, "--data", "synthetic"])))
+    parser.set_defaults(rounds=1)
+    return parser.parse_args([*arguments, "--data", "synthetic"])
 
 
 @pytest.fixture

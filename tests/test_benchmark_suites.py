@@ -74,8 +74,8 @@ def small(monkeypatch):
 def measure(suite: ModuleType, *arguments: str) -> list[Case]:
     """What a suite measures in one round, checked to fit into both kinds of table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=1)
     suite.add_options(parser)
+    parser.set_defaults(rounds=1)
     options = parser.parse_args(arguments)
     options.environment = {**os.environ, "OF_THE_USER": "1"}
     cases = list(suite.measure(options))
@@ -91,7 +91,6 @@ def test_every_suite_of_the_script_has_its_parts():
     for name in runpy.run_path(str(SCRIPT))["SUITES"]:
         suite = __import__(f"benchmarks.{name}", fromlist=["measure"])
         parser = argparse.ArgumentParser()
-        parser.add_argument("--rounds", type=int)
         suite.add_options(parser)
         assert callable(suite.measure)
         assert suite.__doc__
@@ -101,6 +100,8 @@ def test_every_suite_of_the_script_has_its_parts():
             allowed = getattr(known[option], "choices", None)
             values = value if isinstance(value, list) else [value]
             assert allowed is None or set(values) <= set(allowed)
+        # An option that a suite has is one that it reads.
+        assert ("rounds" in known) == ("options.rounds" in Path(suite.__file__).read_text()), name
 
 
 @pytest.mark.slow

@@ -152,8 +152,8 @@ def timed(monkeypatch):
 
 def measured(suite, *arguments):
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=2)
     suite.add_options(parser)
+    parser.set_defaults(rounds=2)
     options = parser.parse_args(arguments)
     cases = list(suite.measure(options))
     assert len(cases) == suite.cases(options)

@@ -245,6 +245,7 @@ def test_a_process_that_fails_is_named_with_its_last_words():
         ("step --models alexnet", "invalid choice: 'alexnet'"),
         ("step --batch 0", "train.batch_size = 0 is not allowed"),
         ("step --speed 9", "unrecognized arguments: --speed 9"),
+        ("speedrun --rounds 3", "unrecognized arguments: --rounds 3"),  # which has seeds
     ],
 )
 def test_a_wrong_command_ends_in_one_line(main, monkeypatch, capsys, arguments, message):
@@ -266,3 +267,6 @@ def test_help_says_what_each_suite_is_and_shows_its_options(main, capsys):
     assert "--batch" not in printed
     main(["step", "--help"])
     assert "--batch" in capsys.readouterr().out
+    for suite, default in (("step", 7), ("growth", 3)):
+        main([suite, "--help"])
+        assert f"times each way is measured (default {default})" in " ".join(capsys.readouterr().out.split())

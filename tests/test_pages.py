@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import sys
 import tomllib
 
 import faults
@@ -64,6 +65,12 @@ def test_a_command_of_the_pages_has_only_options_that_there_are(command, monkeyp
                 main(words[1:])
         else:
             main([word for word in words[1:] if word != "..."])
+    elif words[0] == "scripts/benchmark.py" and words[1] != "SUITE":
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        main = runpy.run_path(str(target))["main"]
+        monkeypatch.setitem(main.__globals__, "measure", lambda suite, options: None)
+        main(words[1:])
     elif words[0].startswith("scripts/"):
         known = script_options(target.name) | {f"--{name}" for name in field_types()} | {"--help"}
         assert {word for word in words if word.startswith("--")} <= known
