@@ -1,9 +1,14 @@
-"""One network in JAX and in PyTorch, with the same configuration and images, each ready to be timed."""
+"""One network in JAX and in PyTorch, with the same configuration and images, each ready to be timed.
+
+A train step is that of the configuration, with the averaging of its weights where it has that, at a constant rate: any
+number of updates is made, and a schedule would come to the end of its run. Of `train.skip_nonfinite`, which PyTorch's
+has not, ours alone bears the time.
+"""
 
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +24,7 @@ from jax_cifar.backend.threads import cpu_count
 from jax_cifar.config import Config, DistributedConfig, ModelConfig, ModelName, OptimConfig, ScheduleConfig, TrainConfig
 from jax_cifar.evaluation.predict import by_portions
 from jax_cifar.models import create_model, frozen_parameters, init_variables
-from jax_cifar.optim.rules import Hyper, make_optimizer
+from jax_cifar.optim.rules import Hyper, constant_momentum, make_optimizer
 from jax_cifar.training.keys import Purpose, purpose_key, run_key
 from jax_cifar.training.session import compute_dtype
 from jax_cifar.training.state import TrainState, create_train_state
@@ -29,6 +34,7 @@ from torch_ref.speedrun import StartsFromImages
 from torch_ref.steps import Trainer
 from torch_ref.steps import compute_dtype as torch_compute_dtype
 
+What = Literal["train", "inference"]
 # Ways to run PyTorch: memory format, and whether torch.compile is used.
 TORCH_WAYS = {
     "torch": (torch.contiguous_format, False),
@@ -47,6 +53,13 @@ def network_config(name: ModelName, batch: int) -> Config:
         schedule=ScheduleConfig(name="constant"),
         train=TrainConfig(batch_size=batch),
     )
+
+
+def torch_has(config: Config, what: What) -> bool:
+    """Whether PyTorch has the network of a configuration, and for training its loss and update rule too."""
+    if not isinstance(config.model, ModelConfig):
+        return False
+    return what == "inference" or (config.train.loss is None and isinstance(config.optim.name, str))
 
 
 class Batch(NamedTuple):
@@ -75,14 +88,16 @@ def jax_train_step(config: Config, batch: Batch) -> Work:
     variables = init_variables(model, purpose_key(run_key(0), Purpose.INIT), jnp.asarray(batch.images))
     optimizer = make_optimizer(config.optim, variables["params"], frozen_parameters(model))
     step = make_train_step(model, optimizer, config)
-    hyper, key = Hyper(*map(jnp.float32, (config.optim.lr, config.optim.momentum, 0.0))), run_key(1)
+    optim, key = config.optim, run_key(1)
+    hyper = Hyper(*map(jnp.float32, (optim.lr, constant_momentum(optim), optim.weight_decay)))
 
     def steps(state: TrainState, images: jax.Array, labels: jax.Array, count: int | jax.Array) -> TrainState:
         return jax.lax.fori_loop(0, count, lambda _, state: step(state, images, labels, hyper, key)[0], state)
 
     steps, everywhere = by_shares(steps, mesh), replicated(mesh)
     jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere, compiler_options=compiler_options())
-    state: Any = jax.device_put(create_train_state(variables, optimizer, ema=False), everywhere)
+    ema, skips = optim.ema_decay > 0, config.train.skip_nonfinite > 0
+    state: Any = jax.device_put(create_train_state(variables, optimizer, ema, skips), everywhere)
     if jax.default_backend() == "cpu":
         any_number = jit(steps)
 
@@ -132,7 +147,8 @@ def torch_train_step(config: Config, batch: Batch, way: str) -> Work:
     """The same in PyTorch; under bfloat16 autocast where JAX computes in bfloat16."""
     model, images, labels = _torch_network(config, batch, way)
     dtype = torch_compute_dtype(config, images.device)
-    trainer = Trainer(config, model, 1, 1, dtype=dtype, compiled=TORCH_WAYS[way][1])
+    steady = replace(config, schedule=ScheduleConfig(name="constant"))
+    trainer = Trainer(steady, model, 1, 1, dtype=dtype, compiled=TORCH_WAYS[way][1])
 
     def work(count: int) -> None:
         for _ in range(count):

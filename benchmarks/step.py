@@ -3,11 +3,10 @@
 import argparse
 from collections.abc import Iterator
 
-from benchmarks.networks import TORCH_WAYS
+from benchmarks.networks import TORCH_WAYS, torch_has
 from benchmarks.timing import Case, add_rounds, interleave
 from benchmarks.trainings import JAX
 from benchmarks.way import Subject, in_processes
-from jax_cifar.config import ModelConfig
 
 MODELS = ("simple_cnn", "tiny_cnn", "cifar_cnn", "speedrun_net", "resnet18", "resnet34", "resnet50")
 
@@ -31,14 +30,14 @@ def cases(options: argparse.Namespace) -> int:
 
 
 def measure(options: argparse.Namespace) -> Iterator[Case]:
-    """Time every network; one of one's own, which has no PyTorch twin, alone."""
+    """Time every network; with a network, a loss or an update rule of one's own, which PyTorch has not, ours alone."""
     names = options.models or ([] if options.config else MODELS)
     subjects = [Subject("model", name, options.batch) for name in names]
     subjects += [Subject("config", name, options.batch) for name in options.config]
     configs = [subject.config() for subject in subjects]  # a mistake is told before anything is timed
     for subject, config in zip(subjects, configs, strict=True):
-        others = options.torch if isinstance(config.model, ModelConfig) else []
         for what in options.what:
+            others = options.torch if torch_has(config, what) else []
             with in_processes([JAX, *others], what, subject) as ways:
                 timings = interleave(ways, options.rounds)
             yield Case(f"{config.name}, {what}", timings, options.batch)

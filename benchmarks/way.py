@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from benchmarks.networks import (
+    What,
     jax_inference,
     jax_train_step,
     network_config,
@@ -29,8 +30,6 @@ from benchmarks.timing import Work
 from benchmarks.trainings import JAX
 from jax_cifar.config import Config, ModelName
 from jax_cifar.config.files import load_config
-
-What = Literal["train", "inference"]
 
 
 class Subject(NamedTuple):

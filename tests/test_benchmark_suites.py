@@ -22,7 +22,7 @@ from benchmarks.processes import REPORT
 from benchmarks.tables import as_json, markdown
 from benchmarks.timing import Case, Timing
 from benchmarks.trainings import Epoch, Training
-from jax_cifar.config import LogConfig, ModelConfig
+from jax_cifar.config import LogConfig, ModelConfig, OptimConfig, ScheduleConfig
 from jax_cifar.config.files import load_config
 from jax_cifar.errors import ConfigError
 from jax_cifar.run.checkpoint import Checkpoints
@@ -174,6 +174,59 @@ def test_off_the_cpu_a_call_knows_its_number_of_updates_and_is_compiled_before_i
         assert (compiled, numbers) == (2, [3, 1])
     else:
         assert (compiled, len(numbers)) == (0, 1) and not isinstance(numbers[0], int)
+
+
+def tiny(**sections):
+    config = networks.network_config("simple_cnn", 2)
+    return dataclasses.replace(config, model=ModelConfig(name="simple_cnn", width=2), **sections)
+
+
+@pytest.fixture
+def trainers(monkeypatch):
+    """The trainers of PyTorch that a way makes."""
+    made = []
+
+    class Recorded(torch_steps.Trainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(networks, "Trainer", Recorded)
+    return made
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ScheduleConfig(name="onecycle"),
+        ScheduleConfig(name="cosine", warmup=5, eta_min=0.001),
+        ScheduleConfig(name="step", milestones=(30, 60)),
+        ScheduleConfig(name="warm_restarts", t_0=10),
+        ScheduleConfig(name=lambda step, total: step / total),
+    ],
+    ids=["onecycle", "cosine", "step", "warm_restarts", "own"],
+)
+def test_pytorch_makes_any_number_of_updates_whatever_the_schedule_of_a_config(schedule, trainers):
+    config = tiny(schedule=schedule)
+    work = networks.torch_train_step(config, networks.random_batch(2), "torch")
+    work(1)
+    work(2)
+    ((group,),) = [[group for optimizer in each.optimizers for group in optimizer.param_groups] for each in trainers]
+    assert (group["lr"], group["momentum"]) == (config.optim.lr, config.optim.momentum)
+
+
+def test_a_step_of_a_config_averages_its_weights_in_both_frameworks(trainers, monkeypatch):
+    states, wait = [], jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda state: states.append(jax.device_get(state)) or wait(state))
+    config = tiny(optim=OptimConfig(lr=0.5, ema_decay=0.9))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, skip_nonfinite=2))
+    networks.jax_train_step(config, networks.random_batch(2))(2)
+    networks.torch_train_step(config, networks.random_batch(2), "torch")(2)
+    (state,), (trainer,) = states, trainers
+    assert (int(state.step), int(state.skipped)) == (2, 0)
+    pairs = zip(jax.tree.leaves(state.ema["params"]), jax.tree.leaves(state.params), strict=True)
+    assert any((average != weights).any() for average, weights in pairs)
+    assert int(trainer.average.n_averaged) == 3  # the first is a copy
 
 
 def test_training_waits_for_the_hand_over_only(monkeypatch):

@@ -37,6 +37,25 @@ def get_config():
 """
 
 
+OWN_PARTS = """
+from typing import Literal
+
+import optax
+from jax_cifar.config import *
+
+def loss(logits, targets):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+def get_config(variant: Literal["loss", "rule", "neither"] = "neither"):
+    parts = {
+        "loss": dict(train=TrainConfig(loss=loss)),
+        "rule": dict(optim=OptimConfig(name=optax.lion)),
+        "neither": {},
+    }
+    return Config(name=variant, model=ModelConfig(name="cifar_cnn"), **parts[variant])
+"""
+
+
 def serving(file):
     return worker(["-c", SERVING, str(file)], os.environ)
 
@@ -175,6 +194,15 @@ def test_a_network_of_ones_own_is_timed_alone(timed, monkeypatch):
     monkeypatch.setattr(step.Subject, "config", lambda self: own)
     assert measured(step, "--config", "own.py", "--what", "inference") == ["own, inference"]
     assert [ways for ways, *_ in timed] == [("jax",)]
+
+
+def test_training_by_a_loss_or_rule_of_ones_own_is_timed_alone(timed, tmp_path):
+    file = tmp_path / "parts.py"
+    file.write_text(OWN_PARTS)
+    variants = [f"{file}:{name}" for name in ("loss", "rule", "neither")]
+    measured(step, "--config", *variants, "--torch", "torch")
+    both = ("jax", "torch")
+    assert [ways for ways, *_ in timed] == [("jax",), both, ("jax",), both, both, both]
 
 
 def test_load_times_the_same_processes_beside_every_number_of_neighbours(timed, monkeypatch):
