@@ -1,8 +1,9 @@
 """Several seeds of one experiment: in one process by `scripts/train_many.py`, and in a process each.
 
-Seconds are those of whole processes, import and data included, divided by the runs. Compiled programs come from a cache
-that a process before has filled. Separate processes run one after another, or as many at once as there are cores. As
-`train_many` does, they evaluate at the end alone; they save their last state and write no curves and pictures.
+Seconds are those of whole processes, import and data included, divided by the runs. Each finds the programs that one
+before it has left, as a user's second run does. Separate processes run one after another, or as many at once as there
+are cores. As `train_many` does, they evaluate at the end alone; they save their last state and write no curves and
+pictures.
 """
 
 import argparse
@@ -11,9 +12,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
-from benchmarks.processes import ROOT, run_python
+from benchmarks.processes import ROOT, own_programs, run_python
 from benchmarks.timing import Case, Measurement, add_rounds, in_turn
 from benchmarks.trainings import BARE
 from jax_cifar.backend.threads import cpu_count
@@ -48,8 +48,7 @@ def measure(options: argparse.Namespace) -> Iterator[Case]:
     name = load_config(options.config).name
     for epochs in options.epochs:
         common = ["--config", options.config, "--train.epochs", str(epochs)]
-        with tempfile.TemporaryDirectory() as cache:
-            kept = caching(options.environment, Path(cache))
+        with own_programs(options.environment) as kept:
             ways = {way: make_way(way, common, options.runs, kept) for way in (WAYS[0], *options.against)}
             for way in ways.values():
                 way(0)  # fills the cache
@@ -61,13 +60,6 @@ def measure(options: argparse.Namespace) -> Iterator[Case]:
         yield Case(f"{title}, seconds of each", per_run)
         if in_one_call:
             yield Case(f"{title}, in one call", {"train_many": per_run["train_many"], **in_one_call})
-
-
-def caching(environment: Mapping[str, str], cache: Path) -> Mapping[str, str]:
-    """An environment in which compiled programs are kept in `cache`."""
-    # Not XDG_CACHE_HOME, where data sets lie too.
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
-    return {**environment, **kept}
 
 
 def make_way(way: str, common: Sequence[str], runs: int, environment: Mapping[str, str]) -> Measurement:

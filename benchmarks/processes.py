@@ -17,6 +17,7 @@ from typing import Any
 
 from jax_cifar.allocator import give_back
 from jax_cifar.errors import ConfigError
+from jax_cifar.files import user_cache_dir
 from jax_cifar.progress import print_above
 from jax_cifar.signals import ending_with_us
 
@@ -79,6 +80,31 @@ def run_python(
             if on_report is not None:
                 on_report(value)
     return reports
+
+
+def keeping_programs(environment: Mapping[str, str], caches: Path) -> dict[str, str]:
+    """An environment whose processes keep compiled programs as a user's do, in this folder."""
+    kept = {**environment, "XDG_CACHE_HOME": str(caches)}
+    # It would take the place of the user's cache folder, and whole programs (`backend.stored`) are kept there alone.
+    kept.pop("JAX_COMPILATION_CACHE_DIR", None)
+    return kept
+
+
+@contextlib.contextmanager
+def own_programs(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Inside, such an environment with a folder that has none at first, and goes with the block.
+
+    Images, which lie in the user's cache folder too, stay there: neither is loaded nor decoded anew for this.
+    """
+    from jax_cifar.data.cifar import ENVIRONMENT_VARIABLE, default_data_dir  # not needed by a process that is timed
+
+    decoded = user_cache_dir() / "decoded"
+    with tempfile.TemporaryDirectory() as caches:
+        own = Path(caches, user_cache_dir().name)
+        own.mkdir()
+        if decoded.is_dir():
+            (own / decoded.name).symlink_to(decoded.resolve())
+        yield {**keeping_programs(environment, Path(caches)), ENVIRONMENT_VARIABLE: str(default_data_dir())}
 
 
 @contextlib.contextmanager

@@ -15,14 +15,13 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks import machine, trainings
-from benchmarks.processes import ROOT, report, run_python
+from benchmarks.processes import ROOT, own_programs, report, run_python
 from benchmarks.tables import disturbed
 from benchmarks.timing import Case, Timing
 from jax_cifar.allocator import keep_memory
@@ -34,7 +33,6 @@ from jax_cifar.progress import print_above
 
 CONFIGS = ROOT / "configs"
 BASELINE = f"{CONFIGS}/cifar10_simple_cnn.py"
-CACHES = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 @dataclass(frozen=True)
@@ -143,8 +141,7 @@ def speedrun(
 ) -> Speedrun:
     """Train one seed in a process of its own, with an empty cache of programs, then all of them in a second process."""
     first = seeds  # of the seeds, the one that no run has
-    with tempfile.TemporaryDirectory() as cache:
-        kept = {**environment, **CACHES, "JAX_COMPILATION_CACHE_DIR": cache}
+    with own_programs(environment) as kept:
         started = time.perf_counter()
         cold = run_child({**job, "seeds": [first]}, kept)
         cold_process = time.perf_counter() - started

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import REPORT, ROOT, report, run_python
+from benchmarks.processes import REPORT, ROOT, keeping_programs, report, run_python
 from benchmarks.timing import Case, add_rounds, in_turn
 from jax_cifar.errors import ConfigError
 
@@ -81,12 +81,10 @@ def first_step(command: Sequence[str], environment: Mapping[str, str], caches: P
     from jax_cifar.backend.threads import cpu_count  # not needed by the process that is timed
 
     environment = {
-        **environment,
-        "XDG_CACHE_HOME": str(caches),
+        **keeping_programs(environment, caches),
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
         "OMP_NUM_THREADS": str(cpu_count()),  # as many as XLA has
     }
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # would take the place of the user's cache folder
     return _reported(["-m", "benchmarks.startup", *command, *SETTINGS], environment)
 
 

@@ -354,6 +354,23 @@ def test_a_process_without_a_time_is_named():
         startup.run_code("sys.exit()", os.environ)
 
 
+def test_the_many_suite_finds_the_programs_of_a_process_before(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "the user's own")
+    found = []
+
+    def fake(command, environment):
+        assert environment["OF_THE_USER"] == "1" and "JAX_COMPILATION_CACHE_DIR" not in environment
+        programs = Path(environment["XDG_CACHE_HOME"], "jax_cifar/programs")
+        way = "--how" in command
+        found.append((way, (programs / str(way)).exists()))
+        programs.mkdir(exist_ok=True)
+        (programs / str(way)).touch()
+
+    monkeypatch.setattr(many, "run_python", fake)
+    measure(many, "--runs", "1", "--against", "one by one")
+    assert found == [(True, False), (False, False), (True, True), (False, True)]
+
+
 def test_the_accuracy_suite_trains_every_seed_in_turn(monkeypatch, tmp_path):
     (tmp_path / "small.py").write_text(CONFIG)
     seeds = []

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import machine, timing
 from benchmarks.machine import Condition
-from benchmarks.processes import run_python
+from benchmarks.processes import own_programs, run_python
 from benchmarks.tables import as_json, machine_line, markdown
 from benchmarks.timing import Case, Timing, Work, in_turn, interleave
 from jax_cifar.cli import run
@@ -225,6 +225,27 @@ def test_a_process_reports_among_what_else_it_prints(monkeypatch, tmp_path):
     seen, root = [], str(SCRIPT.parents[1])
     reports = run_python(["-c", REPORTING, "last"], os.environ | {"PYTHONPATH": "users"}, seen.append)
     assert reports == seen == [{"path": os.pathsep.join([root, "users"]), "where": str(tmp_path)}, "last"]
+
+
+def test_programs_of_its_own_and_the_images_of_the_user(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_CIFAR_DATA", raising=False)
+    users = tmp_path / "jax_cifar"
+    environment = {"A": "b", "XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "theirs"}
+    with own_programs(environment) as nothing_decoded:
+        assert not list(Path(nothing_decoded["XDG_CACHE_HOME"], "jax_cifar").iterdir())
+    for folder in ("decoded", "programs"):
+        (users / folder).mkdir(parents=True)
+    (users / "decoded/cifar10.npys").touch()
+    with own_programs(environment) as kept:
+        caches = Path(kept.pop("XDG_CACHE_HOME"))
+        assert kept == {"A": "b", "JAX_CIFAR_DATA": str(users)}
+        assert [path.name for path in (caches / "jax_cifar").iterdir()] == ["decoded"]
+        assert (caches / "jax_cifar/decoded/cifar10.npys").exists()
+    assert not caches.exists() and (users / "decoded/cifar10.npys").exists()
+    monkeypatch.setenv("JAX_CIFAR_DATA", "elsewhere")
+    with own_programs(environment | {"JAX_CIFAR_DATA": "elsewhere"}) as kept:
+        assert kept["JAX_CIFAR_DATA"] == "elsewhere"
 
 
 def test_a_process_that_fails_is_named_with_its_last_words():
