@@ -5,7 +5,8 @@ uint8 image after another on one core, as a data loader's worker does (benchmark
 `torchvision.transforms.v2`, one uint8 tensor after another on one core, where it has the transform; without torchvision
 its column stays empty. `torch_ref` is this project's PyTorch, whole batches on the device, for the few that it has.
 
-The train step is the product's: gathering, augmenting, mixing, normalising and the update in one compiled call.
+The train step is the product's: gathering, augmenting, mixing, normalising and the update in one compiled call. All of
+JAX's programs are compiled with the product's options.
 """
 
 import argparse
@@ -51,7 +52,9 @@ from jax_cifar.augment import (
     compose,
     make_mixer,
 )
+from jax_cifar.backend.compiler import compiler_options
 from jax_cifar.backend.mesh import make_mesh, replicated
+from jax_cifar.backend.portions import by_shares
 from jax_cifar.backend.threads import cpu_count
 from jax_cifar.config import Config, DataConfig, DatasetName, MixConfig
 from jax_cifar.config.files import load_config
@@ -211,7 +214,7 @@ def mixing_ways(mix: MixUp | CutMix, sample: Dataset, classes: int, v2: Any) -> 
 def jax_way(apply: Callable[[jax.Array, Any], Any], values: Any) -> Work:
     """`apply(key, values)` under jit, with another key each time."""
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def run(values: Any, count: jax.Array) -> tuple[Any, jax.Array]:
         return apply(jax.random.fold_in(run_key(0), count), values), count + 1
 
@@ -280,8 +283,9 @@ def step_way(config: Config, splits: Splits, data: DeviceData) -> Work:
     """Updates as a run makes them, each in one compiled call, from the images on the device."""
     mesh, network = make_mesh(config), make_network(config, input_spec(config, splits))
     state, optimizer = initial_state(config, network, splits.train.images)
-    steps = make_train_steps(network, optimizer, config, mesh)
-    program = jax.jit(partial(steps, count=1), out_shardings=replicated(mesh), donate_argnums=0)
+    steps = partial(by_shares(make_train_steps(network, optimizer, config, mesh), mesh), count=1)
+    options = compiler_options(config.train.deterministic)
+    program = jax.jit(steps, out_shardings=replicated(mesh), donate_argnums=0, compiler_options=options)
     order = epoch_order(run_key(0), jnp.asarray(0), len(splits.train), config.train.batch_size)
     # One entry serves all steps: a place beyond the end of an array is taken to be its last.
     tables = Hyper(*(jnp.full(1, value, jnp.float32) for value in (config.optim.lr, config.optim.momentum, 0.0)))
@@ -300,7 +304,7 @@ def step_way(config: Config, splits: Splits, data: DeviceData) -> Work:
 
 def prepare_way(config: Config, splits: Splits, data: DeviceData) -> Work:
     """The part of a step before the network, compiled on its own: gather, augment, mix, normalise."""
-    network = make_network(config, input_spec(config, splits))
-    prepare, start = make_prepare(config, network, make_mesh(config)), jnp.asarray(0)
+    mesh, network = make_mesh(config), make_network(config, input_spec(config, splits))
+    prepare, start = by_shares(make_prepare(config, network, mesh), mesh), jnp.asarray(0)
     index = epoch_order(run_key(0), start, len(splits.train), config.train.batch_size)[0]
     return jax_way(lambda key, values: prepare(values[0], values[1], start, start, key), (data, index))

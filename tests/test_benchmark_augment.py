@@ -16,6 +16,7 @@ from pages import ROOT
 import jax_cifar.augment as library
 from benchmarks import augment
 from benchmarks.augment import TRANSFORMS
+from benchmarks.networks import network_config
 from benchmarks.per_image import chain, mix_reference, reference
 from benchmarks.timing import Case, Timing
 from benchmarks.torchvision_peer import load_torchvision, torchvision_transform
@@ -39,10 +40,11 @@ from jax_cifar.augment import (
     ToGray,
     Transform,
 )
-from jax_cifar.config import MixConfig
-from jax_cifar.data import Dataset
+from jax_cifar.config import DataConfig, MixConfig
+from jax_cifar.data import Dataset, load_data
 from jax_cifar.errors import ConfigError
 from jax_cifar.lab.pictures import describe
+from jax_cifar.training.steps import DeviceData
 
 
 def photographs(count: int) -> np.ndarray:
@@ -203,6 +205,20 @@ def test_the_suite_measures_train_steps(quick_compile, without_torchvision, unti
     assert (with_it.augment, with_it.mix) == (augment.load_config(config).augment, augment.load_config(config).mix)
     assert (without.augment, without.mix) == ((), MixConfig())
     assert with_it.model == without.model
+
+
+def test_the_train_step_is_compiled_as_the_products_is(monkeypatch):
+    shared, config = [], network_config("simple_cnn", 4)
+    splits = load_data(DataConfig(name="synthetic"))
+    data = DeviceData(jnp.asarray(splits.train.images), jnp.asarray(splits.train.labels))
+    monkeypatch.setattr(augment, "initial_state", lambda *_: (jnp.zeros(()), None))
+    monkeypatch.setattr(augment, "make_train_steps", lambda *_: lambda state, sums, *_, count: (state, sums))
+    monkeypatch.setattr(augment, "by_shares", lambda function, mesh: shared.append(function) or function)
+    monkeypatch.setattr(augment, "compiler_options", lambda *_: {"no_such_option": True})
+    for way in (augment.step_way, augment.prepare_way):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option: 'no_such_option'"):
+            way(config, splits, data)(1)
+    assert len(shared) == 2
 
 
 def test_the_usual_pipelines_have_references():
