@@ -29,6 +29,7 @@ from jax_cifar.deploy.onnx import load_onnx
 from jax_cifar.errors import CheckpointError, ConfigError, ExportError
 from jax_cifar.evaluation import latency
 from jax_cifar.files import read_record
+from jax_cifar.lab import deployed
 from jax_cifar.models import TinyCNN
 from torch_ref import convert, export
 from torch_ref.twin import load_twin, make_twin
@@ -256,7 +257,8 @@ def Twin(net, image_shape):
 """
 
 
-def test_a_network_of_ones_own_is_timed_before_and_after_folding(tmp_path, monkeypatch):
+@pytest.mark.parametrize("float_input", [False, True])
+def test_a_network_of_ones_own_is_timed_before_and_after_folding(tmp_path, monkeypatch, float_input):
     monkeypatch.setattr(latency, "measure_latencies", functools.partial(latency.measure_latencies, seconds=0, least=2))
     file = tmp_path / "own.py"
     file.write_text(TWIN)
@@ -264,9 +266,21 @@ def test_a_network_of_ones_own_is_timed_before_and_after_folding(tmp_path, monke
     images = np.zeros((128, 32, 32, 3), np.uint8)
     source: Any = SimpleNamespace(run=original.folded(), original=original, test=SimpleNamespace(images=images))
     twin = f"{file}:Twin"
-    content = export.to_onnx(make_twin(source.run, twin), original.network.spec).SerializeToString()
-    told = list(runpy.run_path(str(SCRIPT))["fold_latencies"](source, content, twin))
+    content = export.to_onnx(make_twin(source.run, twin), original.network.spec, float_input).SerializeToString()
+    told = list(runpy.run_path(str(SCRIPT))["fold_latencies"](source, content, twin, float_input))
     assert told[0].startswith("latency         ONNX Runtime on ") and len(told) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("option", "timed"), [("--float-input", True), ("--bfloat16", False)])
+def test_before_and_after_folding_one_variant_is_timed(finished, tmp_path, monkeypatch, capsys, option, timed):
+    """A smaller variant has its own table; beside an unfolded float32 network its gain would not be folding's."""
+    measure = latency.measure_latencies
+    for module in (deployed, latency):
+        monkeypatch.setattr(module, "measure_latencies", lambda ways, *_: measure(ways, seconds=0, least=2))
+    call("--workdir", finished.workdir, "--out", tmp_path / "model.onnx", "--fold", option)
+    told = capsys.readouterr().out
+    assert "written" in told and ("unfolded" in told) is timed
 
 
 def cut_short(folder):

@@ -56,8 +56,8 @@ def main(arguments: Sequence[str]) -> None:
     runtime = "ONNX Runtime" if to_onnx else "JAX from the file"
     for line in summary(source, options.float_input, agreement, (logits, runtime), out):
         print(line)
-    if options.fold:
-        for line in fold_latencies(source, content if to_onnx else None, options.torch_twin):
+    if options.fold and variant == "float32":  # of another one the table tells the times, beside the float model's
+        for line in fold_latencies(source, content if to_onnx else None, options.torch_twin, options.float_input):
             print(line)
 
 
@@ -67,7 +67,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--workdir", metavar="DIR", required=True, help="run folder that scripts/train.py wrote")
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write, .onnx or .stablehlo")
     parser.add_argument("--overwrite", action="store_true", help="replace a file even if it is no export of this run")
-    parser.add_argument("--fold", action="store_true", help="fold batch norms into convolutions, and compare times")
+    parser.add_argument(
+        "--fold", action="store_true", help="fold batch norms into convolutions; in float32, compare times too"
+    )
     parser.add_argument(
         "--float-input",
         action="store_true",
@@ -222,24 +224,29 @@ def summary(source: "Source", float_input: bool, agreement: Any, judged: tuple[A
     yield f"written         {out}, {out.stat().st_size / 1e6:.1f} MB, after another process had loaded it and predicted"
 
 
-def fold_latencies(source: "Source", content: bytes | None, torch_twin: str | None = None) -> Iterator[str]:
-    """Times before and after folding: of ONNX Runtime where `content` is the folded model, else of JAX."""
-    from jax_cifar.evaluation.latency import latency_lines
+def fold_latencies(
+    source: "Source", content: bytes | None, torch_twin: str | None = None, float_input: bool = False
+) -> Iterator[str]:
+    """Times before and after folding: of ONNX Runtime where `content` is the folded float32 model, else of JAX."""
+    from jax_cifar.evaluation.latency import BATCHES, latency_lines
     from jax_cifar.telemetry.environment import describe_devices
 
     ways = {"unfolded": source.original.logits, "folded": source.run.logits}
+    images, spec = source.test.images[: max(BATCHES)], source.run.network.spec
     if content is not None:
         import onnx
 
+        from jax_cifar.data.dataset import normalize
         from torch_ref.export import open_session, predict, to_onnx
         from torch_ref.twin import make_twin
 
-        before = to_onnx(make_twin(source.original, torch_twin), source.run.network.spec)
+        images = normalize(images, spec.mean, spec.std) if float_input else images
+        before = to_onnx(make_twin(source.original, torch_twin), spec, float_input)
         models = {"unfolded": before, "folded": onnx.load_model_from_string(content)}
         sessions = {name: open_session(model) for name, model in models.items()}
         ways = {name: lambda images, on=on: predict(on, images, len(images)) for name, on in sessions.items()}
     yield f"latency         {'JAX' if content is None else 'ONNX Runtime'} on {describe_devices()}"
-    yield from latency_lines(ways, source.test.images)
+    yield from latency_lines(ways, images)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Num
 
 from jax_cifar.progress import progress
 
@@ -54,7 +54,7 @@ def of_calls(seconds: Sequence[float]) -> Latency:
 
 
 def latency_lines(
-    ways: Mapping[str, Callable[[np.ndarray], object]], images: UInt8[np.ndarray, "n height width channel"]
+    ways: Mapping[str, Callable[[np.ndarray], object]], images: Num[np.ndarray, "n axis1 axis2 axis3"]
 ) -> Iterator[str]:
     """Ways of predicting, timed in turn with each of `BATCHES` images: a line for each batch.
 
