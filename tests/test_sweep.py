@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from small_runs import Perceptron, a_lot, tiny_config, with_fields
 
+from jax_cifar.config import Config
+from jax_cifar.config.files import to_record
 from jax_cifar.config.modules import running
 from jax_cifar.data import load_data
 from jax_cifar.errors import ConfigError
+from jax_cifar.files import sha256_of_json, write_record
 from jax_cifar.lab import lots as lots_module
+from jax_cifar.lab import sweep_folder
 from jax_cifar.lab.space import parse_space
 from jax_cifar.lab.sweep import draw, sweep
 from jax_cifar.lab.sweep_folder import Search
@@ -135,6 +139,44 @@ def test_the_same_sweep_again_trains_nothing_and_finds_the_same(found, monkeypat
     config = with_fields(config_of(), log={"tensorboard": True})
     again = sweep(config, SPACE, workdir=found.folder, grid=True, seeds=2, baseline=True)
     assert again == found
+
+
+def test_a_sweep_goes_on_in_a_version_with_more_fields(tmp_path, monkeypatch):
+    def of_a_version_before(config: Config) -> dict[str, Any]:
+        values = to_record(config)
+        del values["train"]["skip_nonfinite"], values["mix"]
+        return values
+
+    given = {"space": ["optim.lr=[0.1]"], "workdir": tmp_path, "grid": True, "seeds": 1, "baseline": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_folder, "to_record", of_a_version_before)
+        before = sweep(config_of(), **given)
+    monkeypatch.setattr(lots_module, "train_group", lambda *_: pytest.fail("trained"))
+    assert sweep(config_of(), **given) == before
+
+
+def test_a_sweep_whose_studies_were_called_by_all_that_was_given_goes_on(tmp_path):
+    """As they were once: by what is free to change, too, which `config_of` has otherwise than it is by default."""
+    given, other = config_of(), config_of(train={"compilation_cache": True})
+    values = to_record(given)
+    write_record(tmp_path / "sweep.json", {"config": values, "space": [], "grid": True, "code": {}})
+    hashed = {name: value for name, value in values.items() if name not in ("log", "checkpoint", "eval")}
+    hashed["distributed"] = None
+    name = f"small-{sha256_of_json({'config': hashed, 'space': [], 'grid': True})[:12]}"
+    assert {Search(one, [], True).make_folder(tmp_path)[1].name for one in (given, other)} == {name}
+    assert Search(given, [], True).name == Search(other, [], True).name != name
+
+
+def test_of_two_processes_that_begin_a_sweep_at_once_neither_is_refused(tmp_path, monkeypatch):
+    one, glob = Search(config_of(), parse_space(SPACE, config_of()), True), Path.glob
+
+    def after_the_other_began(folder: Path, pattern: str):
+        if pattern == "*.json":
+            one.write(folder)
+        return glob(folder, pattern)
+
+    monkeypatch.setattr(Path, "glob", after_the_other_began)
+    assert one.make_folder(tmp_path / "sweep")[1].name == one.name
 
 
 @pytest.mark.parametrize(

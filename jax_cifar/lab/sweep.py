@@ -122,7 +122,7 @@ def sweep(
     pruning = pruning or ("none" if grid else "median")
     with compilation_cache(config):
         lots.session(with_setting(held_out, {axis.field: axis.ends[0] for axis in axes}))  # or it cannot be trained
-        folder = search.make_folder(workdir)
+        folder, search = search.make_folder(workdir)
         on_folder(folder)
         with Store(folder, storage) as store:
             trials_of = Trials(store, search.name, axes, settings, config.train.seed, pruning)
@@ -132,7 +132,7 @@ def sweep(
             _require_one(found)
             again = {"winner": with_setting(config, found.setting)} | ({"baseline": config} if baseline else {})
             for what, one in again.items():
-                name = f"{search.name}/{Search(one, [SEEDS], False).digest}"
+                name = f"{search.name}/{search.of(one, [SEEDS]).digest}"
                 found = dataclasses.replace(found, **{what: _train_again(store, name, one, seeds, lots, what)})
                 search.write(folder, **found.results)
     return found
