@@ -186,6 +186,28 @@ def test_a_run_is_known_by_all_that_changes_its_result(tmp_path, monkeypatch):
     assert len({identity(with_fields(config, **change)) for change in [{}, *other]}) == 5
 
 
+@pytest.mark.parametrize("model", [{"name": "tiny_cnn"}, Perceptron()])
+def test_the_runs_of_a_version_with_fewer_fields_are_known(model, trained, tmp_path):
+    configs = [recipe(model=model, train={"seed": seed}) for seed in range(3)]
+    Ledger(tmp_path / "runs.json").train(configs, lambda result: None)
+    kept = json.loads((tmp_path / "runs.json").read_text())["runs"]
+    for run in kept.values():
+        del run["config"]["train"]["skip_nonfinite"], run["config"]["mix"]
+    by_names_of_then = {f"then {name}": run for name, run in kept.items()}
+    (tmp_path / "runs.json").write_text(json.dumps({"runs": by_names_of_then}))
+    assert not Ledger(tmp_path / "runs.json").missing(configs)
+
+
+def test_runs_that_were_kept_without_the_text_of_their_code_are_known_by_their_names(trained, tmp_path):
+    known, unknown = recipe(), recipe(train={"seed": 1})
+    Ledger(tmp_path / "runs.json").train([known], lambda result: None)
+    ((name, run),) = json.loads((tmp_path / "runs.json").read_text())["runs"].items()
+    del run["code"]
+    other = {**run, "config": {"train": {"rate": 1}}}  # of fields that are gone
+    (tmp_path / "runs.json").write_text(json.dumps({"runs": {name: run, "of then": other}}))
+    assert Ledger(tmp_path / "runs.json").missing([known, unknown]) == [unknown]
+
+
 @pytest.mark.parametrize("name", ["folder", "npz"])
 def test_of_images_of_ones_own_the_place_says_which_they_are(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -6,14 +6,15 @@ ledger[configs[0]]["test_accuracy"]
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jax_cifar.config import Config
-from jax_cifar.config.files import experiment_fields, to_record
+from jax_cifar.config.files import experiment_fields, from_dict, to_record
+from jax_cifar.config.revive import has_placeholders
 from jax_cifar.config.source import own_code
-from jax_cifar.errors import CheckpointError
+from jax_cifar.errors import CheckpointError, ConfigError
 from jax_cifar.files import read_record, sha256_of_json, write_record
 from jax_cifar.training.many import ManyResult, train_many
 from jax_cifar.training.programs import program_of
@@ -24,8 +25,25 @@ def identity(config: Config) -> str:
 
     Code of the user's own counts by its text, the library's does not.
     """
-    own = {"name": None, "eval.tta": config.eval.tta, "code": own_code(config)}
-    return sha256_of_json(experiment_fields(to_record(config)) | own)
+    return _identity(to_record(config), own_code(config))
+
+
+def _identity(record: Mapping[str, Any], code: Mapping[str, str]) -> str:
+    own = {"name": None, "eval.tta": record["eval"]["tta"], "code": code}
+    return sha256_of_json(experiment_fields(record) | own)
+
+
+def _identity_now(run: Mapping[str, Any], kept: str) -> str:
+    """What a kept run is known by in this version, which may have more fields than the one that kept it.
+
+    That stays `kept` where it cannot be told: of code whose text was not recorded once, and of fields that are gone.
+    """
+    try:
+        if "code" not in run and has_placeholders(from_dict(run["config"])):
+            return kept
+        return _identity(run["config"], run.get("code", {}))
+    except (ConfigError, KeyError, TypeError):
+        return kept
 
 
 class Ledger:
@@ -40,8 +58,8 @@ class Ledger:
         self.runs: dict[str, dict[str, Any]] = {}
         if path.exists():
             try:
-                self.runs = dict(read_record(path)["runs"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                self.runs = {_identity_now(run, kept): run for kept, run in read_record(path)["runs"].items()}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 told = f"{type(error).__name__}: {error}"
                 raise CheckpointError(f"{path} holds no finished runs ({told}). Choose another folder.") from None
 
@@ -69,7 +87,8 @@ class Ledger:
         def keep(result: ManyResult) -> None:
             nonlocal began
             now = time.perf_counter()
-            own = {"config": to_record(result.config), "wall_seconds": now - began, "environment": here}
+            own = {"config": to_record(result.config), "code": own_code(result.config)}
+            own |= {"wall_seconds": now - began, "environment": here}
             self.runs[identity(result.config)] = result.to_dict() | own
             write_record(self.path, {"runs": self.runs})
             began = now
