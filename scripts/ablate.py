@@ -10,7 +10,7 @@ decay, momentum, norms, dropout, schedule, averaged weights and so on. --add als
 (jax_cifar/lab/ingredients.py has the values). --variants puts the experiments of one file side by side instead.
 All that is changed at a time is the ingredient: the rate is not tuned anew. Accuracy is that of the validation images
 where there are any (the set's own, or --data.val_fraction 0.1), else of the test images, with test-time augmentation
-where every experiment has it: an ablation tells, it chooses nothing.
+where every experiment has the same: an ablation tells, it chooses nothing.
 
 Every finished run is kept in the folder at once, with a picture at the end; the same command goes on from there.
 Exit codes: 0 done, also where some runs diverged, which the table tells; 2 bad input; 75 stopped by a signal, after the

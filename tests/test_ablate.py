@@ -129,9 +129,10 @@ def test_validation_images_that_a_set_has_of_its_own_judge_as_well(trained, tmp_
     assert cosine.diverged == 3 and "| validation accuracy |" in ablation.table()
 
 
-@pytest.mark.parametrize("ways", [("none", "mirror"), ("mirror", "none")])
+@pytest.mark.parametrize("ways", [("none", "mirror"), ("mirror", "none"), ("mirror", "mirror-translate")])
 def test_variants_are_judged_by_what_all_have(ways, trained, tmp_path):
-    base, other = (recipe(eval={"tta": way}, optim={"lr": rate}) for way, rate in zip(ways, (0.1, 0.2), strict=True))
+    parts = ({"eval": {"tta": way}, "data": {"seed": seed}} for seed, way in enumerate(ways))  # none is held out by it
+    base, other = (recipe(**sections) for sections in parts)
     ablation = Ablation(base, variants(base, {"other": other}), range(3), Ledger(tmp_path / "runs.json"))
     assert ablation.figure == "test_accuracy"
     ablation.ledger.train(ablation.members(), lambda result: None)
@@ -333,10 +334,16 @@ def test_the_script_refuses_in_one_message(options, message, script, trained, tm
     [
         ("model={'width': None}", ["--against", "model.width"], "a number: it is None in other"),
         ("data={'val_fraction': 0.1}", [], r"data\.val_fraction = 0\.1 is not allowed: other would be judged by"),
+        (
+            "data={'val_fraction': 0.25 if variant == 'other' else 0.5}",
+            [],
+            r"data\.val_fraction = 0\.25 is not allowed: .* which has 0\.5; .* such as --data\.val_fraction 0\.25",
+        ),
+        ("data={'seed': 7 * (variant == 'other')}", ["--data.val_fraction", "0.1"], r"data\.seed = 7 is not allowed"),
     ],
 )
 def test_the_script_refuses_variants_that_do_not_compare(fields, options, message, script, trained, tmp_path):
-    both = f"small_config() if variant == 'one' else small_config({fields})"
+    both = f"small_config({fields if 'variant' in fields else ''}) if variant == 'one' else small_config({fields})"
     head = CONFIG.replace('"two", "four"', '"other"').partition("    width")[0]
     (tmp_path / "nets.py").write_text(f"{head}    return {both}\n")
     for also in ([], ["--list"]):

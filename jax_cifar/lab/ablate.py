@@ -74,7 +74,7 @@ class Ablation:
     """An experiment, what it is compared with, and the runs of both that are finished.
 
     Raises:
-        ConfigError: some of them hold out training images, and others do not.
+        ConfigError: they would be judged by different images: not all hold out the same ones, or any.
     """
 
     config: Config
@@ -83,12 +83,12 @@ class Ablation:
     ledger: Ledger
 
     def __post_init__(self) -> None:
-        ours = self.config.data.val_fraction
+        ours = self.config.data
         for arm in self.arms:
-            theirs = arm.config.data.val_fraction
-            expected = f"{arm.name} would be judged by other images than what it is compared with, which has {ours:g};"
-            expected += " give all the same, such as --data.val_fraction 0.1"
-            check((theirs > 0) == (ours > 0), "data.val_fraction", theirs, expected)
+            theirs = arm.config.data
+            _check_judge(arm.name, "data.val_fraction", ours.val_fraction, theirs.val_fraction)
+            if ours.val_fraction > 0:
+                _check_judge(arm.name, "data.seed", ours.seed, theirs.seed)
 
     @property
     def configs(self) -> list[Config]:
@@ -99,15 +99,15 @@ class Ablation:
     def figure(self) -> str:
         """What runs are judged by: validation images where there are any, else the test images.
 
-        The latter with test-time augmentation where every experiment has it. Whether a data set has validation images
-        of its own, finished runs tell.
+        The latter with test-time augmentation where every experiment has the same. Whether a data set has validation
+        images of its own, finished runs tell.
         """
         found = [run for config in self.configs for run in self._finished(config).values()]
         own = {run["validation_accuracy"] is not None for run in found if run["diverged_at"] is None}
         if self.config.data.val_fraction > 0 or own == {True}:
             return "validation_accuracy"
-        plain = any(config.eval.tta == "none" for config in self.configs)
-        return "test_accuracy" if plain else "test_accuracy_tta"
+        views = {config.eval.tta for config in self.configs}
+        return "test_accuracy" if len(views) > 1 or "none" in views else "test_accuracy_tta"
 
     def members(self) -> list[Config]:
         """Every experiment with every seed."""
@@ -159,6 +159,12 @@ class Ablation:
             worth = difference(ours, theirs, paired=True)
         cost = _mean(there.seconds[seed] - other.seconds[seed] for seed in both)
         return Row(arm.name, arm.way, arm.change, *self._figures(seen), worth=worth, cost=cost)
+
+
+def _check_judge(arm: str, field: str, ours: float, theirs: float) -> None:
+    """Raise `ConfigError` where a field that says which images judge is not the same on both sides."""
+    expected = f"{arm} would be judged by other images than what it is compared with, which has {ours}; give all the"
+    check(ours == theirs, field, theirs, f"{expected} same, such as --{field} {theirs or ours}")
 
 
 def with_seed(config: Config, seed: int) -> Config:
