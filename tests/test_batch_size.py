@@ -84,6 +84,18 @@ def test_no_more_than_the_most_is_found_where_more_is_configured(limit, tried_fi
         find_batch_size(["--config", "x.py"], 0, 0.0, 3)
 
 
+def test_what_is_told_of_the_memory_belongs_together_where_ever_less_is_free(monkeypatch):
+    free = itertools.count(1000, -10)
+
+    def run_probe(arguments, batch, margin, facts):
+        facts |= {"there": next(free), "parts": 1, "images": 500}
+        return tried(batch or 8, 0, 1, 1, 100)
+
+    monkeypatch.setattr(batch_size, "run_probe", run_probe)
+    found = find_batch_size(["--config", "x.py"], 0, 0.25, 500)
+    assert len(found.probes) > 1 and (found.there, found.limit) == (1000, 750)
+
+
 @pytest.mark.parametrize(
     ("code", "errors", "fits"),
     [(0, "", True), (3, "", False), (-6, "terminate called", False), (1, "std::bad_alloc", False), (-9, "", False)],

@@ -99,11 +99,12 @@ def find_batch_size(
     first = probe(0)
     if not facts:
         raise ConfigError("Not even compiling the configured batch got through: give more --memory.")
+    there = facts["there"]  # now: what is free of a machine's memory is another amount at every look
     most, parts = min(most, int(facts["images"])), int(facts["parts"])
     check(parts <= most, "--most", most, f"the devices and optim.accumulate need a multiple of {parts} images")
-    limit = (1 - margin) * facts["there"]
+    limit = (1 - margin) * there
     probes = search(probe, first, sizes(parts, most), limit)
-    return Search(sorted(probes, key=lambda probe: probe.batch), facts["there"], limit, most)
+    return Search(sorted(probes, key=lambda probe: probe.batch), there, limit, most)
 
 
 def sizes(multiple: int, most: int) -> list[int]:
