@@ -88,8 +88,9 @@ def test_one_run_on_a_side_tells_nothing():
 
 
 def test_figures_that_do_not_spread_give_no_verdict_but_that_they_are_the_same():
-    same = compare(some_runs([0.7, 0.8], *FASTER), some_runs([0.7, 0.8]))
-    assert same.verdict == "no difference: every run gave the same figure."
+    for figures, which in (([0.7, 0.8], "each pair"), ([0.7, 0.7], "every run")):
+        same = compare(some_runs(figures, *FASTER), some_runs(figures))
+        assert same.verdict == f"no difference: {which} gave the same figure."
     apart = compare(some_runs([0.7, 0.7], *FASTER), some_runs([0.71, 0.71], first=3))
     assert apart.verdict.startswith("cannot tell: 1.00 points apart in every run")
     assert json.loads(json.dumps(apart.to_dict(), allow_nan=False))["difference"]["p"] is None

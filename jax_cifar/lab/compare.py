@@ -93,7 +93,8 @@ class Comparison:
         if not gap.known:
             return f"cannot tell: {self._seen} apart in every run, so that how far seeds spread is not known."
         if gap.sd == 0:
-            return "no difference: every run gave the same figure."
+            figures = {*self.this.values, *self.that.values}
+            return f"no difference: {'every run' if len(figures) == 1 else 'each pair'} gave the same figure."
         half = metric.show((gap.high - gap.low) / 2, metric.unit)
         if gap.decided:
             word = metric.words[0] if gap.difference > 0 else metric.words[1]
