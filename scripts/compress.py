@@ -29,8 +29,6 @@ from jax_cifar.lab.tables import markdown
 if TYPE_CHECKING:
     from jax_cifar.run.load import Run
 
-BATCHES = (1, 128)  # images in a call whose latency is measured
-
 
 def make_parser() -> Parser:
     """The options that are no fields of a configuration."""
@@ -82,7 +80,7 @@ def table(runs: "dict[str, Run]") -> str:
 
     from jax_cifar.backend.threads import cpu_count
     from jax_cifar.compress.cost import multiply_adds
-    from jax_cifar.evaluation.latency import measure_latencies
+    from jax_cifar.evaluation.latency import BATCHES, measure_latencies
     from jax_cifar.models import parameter_table
 
     *_, last = runs.values()
