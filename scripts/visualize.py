@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from jax_cifar.data import Dataset
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Parse, compute, draw."""
+CONFIG = "configs/quickstart.py"  # where neither another one is named nor a run
+# What shows anything of an option, where not everything does.
+SHOWN_BY = {"image": ("augment", "filters"), "columns": ("augment",), "split": ("layers",), "images": ("layers",)}
+
+
+def make_parser() -> Parser:
+    """The options that are no fields of a configuration."""
     parser = Parser(__doc__)
     parser.add_argument("what", choices=["augment", "filters", "layers"], help="what to draw")
-    parser.add_argument(
-        "--config", metavar="FILE", default="configs/quickstart.py", help="config file: data, augmentation"
-    )
+    parser.add_argument("--config", metavar="FILE", help=f"config file: data, augmentation (default {CONFIG})")
     parser.add_argument("--workdir", metavar="DIR", help="run: filters show its first layer too, layers all of them")
     parser.add_argument("--image", metavar="N", type=int, default=0, help="first image of the data set to show")
     parser.add_argument("--columns", metavar="N", type=int, default=8, help="augment: draws beside each image")
@@ -39,13 +42,30 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the run's data set lies now")
     parser.add_argument("--trust-code", action="store_true", help="run the network's own code that the folder recorded")
     parser.add_argument("--out", metavar="FILE.png", type=expand, required=True, help="picture to write")
-    options, overrides = parser.parse_known_args(arguments)
+    return parser
+
+
+def check_options(parser: Parser, options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` for a place that cannot be, and for what would be ignored."""
     if options.out.suffix != ".png" or not options.out.parent.is_dir():
         raise ConfigError(f"--out {options.out} must be a .png file in a folder that exists.")
-    if options.workdir and overrides:
-        parser.error(f"{' '.join(overrides)}: with --workdir the run's own configuration holds")
     if options.what == "layers" and not options.workdir:
         parser.error("layers are those of a run: say --workdir DIR")
+    given = [*(["--config", options.config] if options.config else []), *overrides]
+    if options.workdir and given:
+        parser.error(f"{' '.join(given)}: with --workdir the run's own configuration holds")
+    if options.trust_code and not options.workdir:
+        parser.error("--trust-code does nothing without --workdir")
+    for name, shows in SHOWN_BY.items():
+        if options.what not in shows and getattr(options, name) != parser.get_default(name):
+            parser.error(f"--{name} does nothing with {options.what}, only with {' and '.join(shows)}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, compute, draw."""
+    parser = make_parser()
+    options, overrides = parser.parse_known_args(arguments)
+    check_options(parser, options, overrides)
 
     from jax_cifar import load_config
     from jax_cifar.data import load_data
@@ -63,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
         trained = load_run(options.workdir, data_dir=data_dir, trust_code=options.trust_code)
         config, splits = trained.config, trained.splits(data_dir)
     else:
-        config = load_config(options.config, [*overrides, *(["--data.dir", data_dir] if data_dir else [])])
+        config = load_config(options.config or CONFIG, [*overrides, *(["--data.dir", data_dir] if data_dir else [])])
         splits = load_data(config.data)
     images = splits.train.images
     check(0 <= options.image < len(images), "--image", options.image, f"there are {len(images):,} training images")

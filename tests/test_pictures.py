@@ -168,6 +168,23 @@ def test_bad_arguments_are_refused(main, monkeypatch, tmp_path, arguments, messa
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("augment --workdir run --config other.py", "--config other.py: with --workdir the run's own"),
+        ("filters --workdir run --optim.lr 1", "--optim.lr 1: with --workdir the run's own"),
+        ("augment --split test", "--split does nothing with augment, only with layers"),
+        ("filters --images 9", "--images does nothing with filters, only with layers"),
+        ("filters --columns 9", "--columns does nothing with filters, only with augment"),
+        ("layers --workdir run --image 1", "--image does nothing with layers, only with augment and filters"),
+        ("augment --trust-code", "--trust-code does nothing without --workdir"),
+    ],
+)
+def test_options_that_nothing_is_shown_of_are_refused(main, arguments, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        main([*arguments.split(), "--out", str(tmp_path / "x.png")])
+
+
 @pytest.mark.parametrize("what", ["augment", pytest.param("filters", marks=pytest.mark.slow)])
 def test_the_script_writes_the_picture(what, main, tmp_path, capsys):
     options = ["--config", str(SCRIPT.parents[1] / "configs" / "quickstart.py"), "--out", str(tmp_path / "a.png")]
