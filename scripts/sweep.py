@@ -50,9 +50,7 @@ def make_parser() -> ExperimentParser:
     parser.add_argument("--no-prune", action="store_true", help="the same as --prune none")
     ways = ["auto", "sequential", "vmap", "devices"]
     parser.add_argument("--how", choices=ways, default="auto", help="one after another, in one call, or on all devices")
-    parser.add_argument(
-        "--chunk", metavar="N", type=int, default=8, help="vmap: so many trials in one call (default 8)"
-    )
+    parser.add_argument("--chunk", metavar="N", type=int, help="vmap: so many trials in one call (default 8)")
     parser.add_json("write what is in sweep.json there too")
     return parser
 

@@ -23,6 +23,7 @@ from jax_cifar.training.state import TrainState
 
 # Programs kept between trials, each with its images on the device; a search comes back to those of late.
 KEPT = 4
+CHUNK = 8  # trials of "vmap" in one call, which are proposed before any of them is trained
 
 
 class Lots:
@@ -31,16 +32,19 @@ class Lots:
     Args:
         config: the experiment that varies.
         how: as in `train_many`.
-        chunk: trials in one call of "vmap".
+        chunk: trials in one call of "vmap"; default: 8.
         splits: images of one's own in place of those that `config.data` names.
     """
 
-    def __init__(self, config: Config, how: How | Literal["auto"], chunk: int, splits: Splits | None = None) -> None:
+    def __init__(
+        self, config: Config, how: How | Literal["auto"], chunk: int | None, splits: Splits | None = None
+    ) -> None:
         check(how in ("auto", *get_args(How)), "how", how, "it must be auto, sequential, vmap or devices")
-        check(chunk >= 1, "chunk", chunk, "give at least 1")
         devices = config.distributed.devices or len(find_devices())
         self.how: How = choose_way(config, devices) if how == "auto" else how
-        self.size = {"sequential": 1, "devices": devices, "vmap": chunk}[self.how]
+        good = chunk is None or (self.how == "vmap" and chunk >= 1)
+        check(good, "chunk", chunk, "give at least 1, and only with vmap")
+        self.size = {"sequential": 1, "devices": devices, "vmap": chunk or CHUNK}[self.how]
         self._given, self._splits = splits, {}
         self._sessions: dict[str, Session] = {}
 

@@ -84,7 +84,7 @@ def sweep(
     baseline: bool = False,
     pruning: Pruning | None = None,
     how: How | Literal["auto"] = "auto",
-    chunk: int = 8,
+    chunk: int | None = None,
     splits: Splits | None = None,
     say: Callable[[str], object] = print,
     on_folder: Callable[[Path], object] = lambda folder: None,
@@ -102,7 +102,7 @@ def sweep(
       baseline: train the configuration itself with these seeds too.
       pruning: by which rule trials are given up early, as often as `eval.every` says; default: "median", and none in a
         grid. A trial that is given up counts as one.
-      how, chunk: as in `train_many`; "vmap" has so many trials proposed and trained at once.
+      how, chunk: as in `train_many`; "vmap" has so many trials proposed and trained at once, 8 by default.
       splits: images of one's own in place of those that `config.data` names.
       say: is told what a user should know, a line at a time.
       on_folder: is told the folder as soon as there is one.
@@ -116,6 +116,9 @@ def sweep(
     settings = grid_of(axes, config) if grid else None
     total = _total(trials, settings)
     check(seeds >= 0, "--seeds", seeds, "it must be at least 0")
+    check(seeds > 0 or not baseline, "--seeds", seeds, "--baseline trains the configuration with these seeds")
+    expected = "trials are judged early every --eval.every epochs, here never"
+    check(config.eval.every > 0 or pruning in (None, "none"), "--prune", pruning, expected)
     search = Search(config, axes, grid)
     lots = Lots(config, how, chunk, splits)
     held_out = config if lots.load(config).validation is not None else _holding_out(config, say)
