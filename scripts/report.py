@@ -13,8 +13,10 @@ name and what changes no result (logging, checkpoints, evaluation). Runs that di
 each with a line on stderr.
 
 With --against: what differs between two experiments, both means, the difference with its 95 % interval, and a verdict:
-better, worse, or how many more seeds would tell. Where both have the same seeds they are compared in pairs. Besides run
-folders these may be files of `scripts/train_many.py --json`, or some of the runs in one: FILE.json:lr=0.05,seed=0-49.
+better, worse, or how many more seeds would tell. Where both have the same seeds they are compared in pairs.
+
+Besides run folders both take files of `scripts/train_many.py --json`, or some of the runs in one:
+FILE.json:lr=0.05,seed=0-49.
 
 `report.py html --help`, `report.py note --help` and `report.py variants --help` say what these do.
 """
@@ -32,12 +34,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jax_cifar.cli import Parser, run
-from jax_cifar.errors import ConfigError, check
+from jax_cifar.errors import CheckpointError, ConfigError, check
 from jax_cifar.files import expand, read_record, write_json, write_text
 from jax_cifar.lab.compare import METRICS, require_one_experiment
 from jax_cifar.lab.compare import compare as comparison
 from jax_cifar.lab.results import named_runs
-from jax_cifar.lab.runs import finished_runs, overview, tell
+from jax_cifar.lab.runs import finished_runs, overview, read_run, tell
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -59,7 +61,10 @@ def compare(arguments: Sequence[str]) -> None:
         return
     for name in ("metric", "least", "out", "json"):
         check(getattr(options, name) is None, f"--{name}", str(getattr(options, name)), "it needs --against")
-    print(overview(finished_runs(map(expand, runs))))
+    found = named_runs(runs, told({}))
+    if not found:
+        raise CheckpointError("There is no finished run to show.")
+    print(overview(found))
 
 
 def show_comparison(runs: Sequence[str], options: Namespace) -> None:
@@ -107,6 +112,8 @@ def html(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     folders = options.workdir
+    for folder in folders:
+        read_run(folder)  # what is no run is told as that, before its folder is refused as a place for the page
     out = options.out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
     good = out.suffix in (".html", ".htm") and out.parent.is_dir() and not out.is_dir()
     check(good, "--out", str(out), "it must be a file that ends in .html, in a folder that is there")

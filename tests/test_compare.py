@@ -252,6 +252,14 @@ def test_results_of_many_runs_are_chosen_by_their_settings(tmp_path):
             named_runs([wrong], lambda *_: None)
 
 
+def test_a_table_has_the_results_of_many_runs_too(tmp_path, capsys):
+    path = results_file(tmp_path / "all.json", *({"lr": lr, "seed": seed} for lr in (0.1, 0.3) for seed in range(2)))
+    main, row = runpy.run_path(str(SCRIPT))["main"], "| small | 2 | "
+    for words, rows in (([str(path)], 2), ([f"{path}:lr=0.3"], 1)):
+        main(["compare", *words])
+        assert [line[: len(row)] for line in capsys.readouterr().out.splitlines()[2:]] == [row] * rows
+
+
 def test_results_that_differ_in_the_seventh_digit_are_all_counted(tmp_path):
     settings = [{"seed": seed, "lr": lr} for seed in (1234567, 1234568, 2**32 - 1) for lr in (0.1, 0.1000001)]
     runs = named_runs([str(results_file(tmp_path / "all.json", *settings))], lambda *_: None)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jax_cifar.data import load_data
-from jax_cifar.errors import ConfigError
+from jax_cifar.errors import CheckpointError, ConfigError
 from jax_cifar.evaluation.calibration import calibrate
 from jax_cifar.files import read_record, write_record
 from jax_cifar.lab.page import html_report
@@ -310,3 +310,5 @@ def test_the_command_writes_a_page_and_refuses_another_kind_of_file(finished_run
     for wrong in ("model.onnx", "missing/page.html"):
         with pytest.raises(ConfigError, match="--out"):
             main(["html", "--workdir", str(folder), "--out", str(tmp_path / wrong)])
+    with pytest.raises(CheckpointError, match="typo is no run folder"):
+        main(["html", "--workdir", str(tmp_path / "typo")])
