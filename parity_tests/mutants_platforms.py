@@ -9,7 +9,7 @@ PLATFORMS = (
     Mutant(
         "cuda: a convolution as on a CPU",
         CONV,
-        "default=partial(_even_conv, **options))",
+        "default=default)",
         "default=cpu)",
         f"{LOWERED}::test_convolutions_are_jaxs_own_in_bfloat16[simple_cnn-1-cuda]",
     ),
