@@ -71,6 +71,7 @@ class Page:
 
     def __init__(self, path: Path) -> None:
         self.path, text = path, path.read_text() if path.exists() else ""
+        self.stamp = stamp()  # now, as the page that is written is a change of the checkout
         heads = (
             ("environment", *FOLDERS, "quickstart", "commit, day"),
             ("float64 flagship", *(f"{network}: {name}" for network in NETWORKS for name in QUANTITIES)),
@@ -202,7 +203,7 @@ def fill(page: Page, name: str, chosen: Sequence[str], bar: Bar) -> None:
         note("flagship")
         cells, over = judge_flagship(built)
     results, flagship, versions = (table.lines for table in page.tables)
-    results[name] = [*(NONE if count is None else str(count) for count in counts), accuracy, stamp()]
+    results[name] = [*(NONE if count is None else str(count) for count in counts), accuracy, page.stamp]
     flagship[name] = cells
     versions[name] = [describe(built)]
     page.failed[name] = [test for count in counts if count is not None for test in count.failed] + over

@@ -110,16 +110,18 @@ def test_a_row_is_written_and_those_of_other_environments_stay(tmp_path, monkeyp
     monkeypatch.setattr(matrix, "run_tests", lambda built, targets: Count(3, ("test_x",), len(targets)))
     monkeypatch.setattr(matrix, "train_quickstart", lambda built: "99.16%")
     monkeypatch.setattr(matrix, "judge_flagship", lambda built: (["1.0e-12"] * 8, []))
-    monkeypatch.setattr(stamp, "git_commit", lambda root: f"{'1a2b3c4' * 5}d00dd-dirty")
     file = tmp_path / "platforms.md"
+    monkeypatch.setattr(stamp, "git_commit", lambda root: f"{'1a2b3c4' * 5}d00dd{'-dirty' * file.exists()}")
+    page = Page(file)
     with progress("environments") as bar:
-        matrix.fill(Page(file), "newest", [], bar)
+        matrix.fill(page, "oldest", ["tests/test_cli.py"], bar)
+        matrix.fill(page, "newest", [], bar)
         matrix.fill(Page(file), "colab", ["tests/test_cli.py"], bar)
     text = file.read_text()
     colab = f"| colab | 3 passed, 1 failed, 1 skipped | - | - | 1a2b3c4-dirty, {date.today().isoformat()} |"
-    newest = "| newest | 3 passed, 1 failed, 1 skipped | - |"
-    assert text.index(colab) < text.index(newest) and "| 99.16% |" in text
-    assert "- colab: test_x\n- newest: test_x" in text
+    newest = f"| newest | 3 passed, 1 failed, 1 skipped | - | 99.16% | 1a2b3c4, {date.today().isoformat()} |"
+    assert text.index(colab) < text.index(newest)
+    assert "- colab: test_x\n- oldest: test_x\n- newest: test_x" in text
     assert "| newest | 1.0e-12 |" in text and "| colab | python 3.13.0, jax 0.7.2, scikit-learn 1.6.1 |" in text
     assert "newest: 3 passed, 1 failed, 1 skipped, -, 99.16%" in capsys.readouterr().out
     Page(file).write()
