@@ -76,7 +76,7 @@ def test_training_goes_on_from_the_weights(finished, tmp_path, monkeypatch, caps
 
     runs = named_runs([str(tmp_path / name) for name in "ab"], lambda *_: None)
     assert [one.init_from for one in runs] == [str(finished), None] and len(experiments(runs)) == 2
-    with pytest.raises(CheckpointError, match=r"was begun from its network's own start, not from those to start from"):
+    with pytest.raises(CheckpointError, match=r"was begun from its network's own weights, not from those to start"):
         train(config, tmp_path / "b", init_from=finished)
     (tmp_path / "a/summary.json").unlink()  # as of one that was stopped on the way
     assert train(config, tmp_path / "a").summary["init_from"] == str(finished)

@@ -66,7 +66,7 @@ class FinishedRun:
     def init_from(self) -> str | None:
         """The run whose weights it began with, as it was named; None: its network's own start."""
         if "init_from" in self.summary:
-            return self.summary["init_from"]
+            return None if (named := self.summary["init_from"]) is None else str(named)
         return self.typed("--init-from", "--init_from")  # of an earlier version, or not finished
 
     def typed(self, *names: str) -> str | None:

@@ -243,7 +243,7 @@ def resume(
             f" now {fresh.fingerprint:08x}). Restore the data set, or choose another --workdir."
         )
     if fresh.start not in (None, progress.start):
-        begun = "its network's own start" if progress.start is None else "other weights"
+        begun = "its network's own weights" if progress.start is None else "other weights"
         raise CheckpointError(
             f"{checkpoints.directory} was begun from {begun}, not from those to start from now. Go on without"
             " --init-from, or choose another --workdir."
