@@ -152,7 +152,7 @@ def test_whatever_runs_the_network_waits_its_turn(twice, monkeypatch):
     monkeypatch.setattr(jax, "device_get", lambda found: wait(found) if turn.held else pytest.fail("out of turn"))
     exported = StablehloModel(SPEC, {}, lambda images: jnp.full((len(images), 3), float(turn.held)))
     assert exported.logits(IMAGES).all()
-    for run in (capture, lambda twice, images: activations(*twice, images, ["head"])):
+    for run in (capture, lambda run, images: activations(run[0], run[1], images, ["head"])):
         turn.taken = False
         run(twice, IMAGES)
         assert turn.taken and not turn.held
