@@ -167,14 +167,13 @@ def most_resident_memory() -> float:
 def _own_groups() -> Iterator[str]:
     """The files that hold the limits of this process's control groups, and of all groups that these lie in."""
     paths = dict.fromkeys(GROUP_LIMITS, "/")  # a container sees its own group there
-    with contextlib.suppress(OSError), open(OWN_GROUPS) as lines:
+    with contextlib.suppress(OSError, ValueError), open(OWN_GROUPS) as lines:
         for _, controllers, path in (line.rstrip("\n").split(":", 2) for line in lines):
             if not controllers or "memory" in controllers.split(","):
                 paths[1 if controllers else 2] = path
     for version, (root, name) in GROUP_LIMITS.items():
-        yield f"{root}/{name}"
-        parts = paths[version].strip("/").split("/")
-        yield from ("/".join([root, *parts[:depth], name]) for depth in range(1, len(parts) + 1))
+        folders = list(filter(None, paths[version].split("/")))
+        yield from ("/".join([root, *folders[:depth], name]) for depth in range(len(folders) + 1))
 
 
 def _group_limit(file: str) -> int | None:

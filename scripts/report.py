@@ -34,12 +34,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jax_cifar.cli import Parser, run
-from jax_cifar.errors import CheckpointError, ConfigError, check
+from jax_cifar.errors import ConfigError, check
 from jax_cifar.files import expand, read_record, write_json, write_text
 from jax_cifar.lab.compare import METRICS, require_one_experiment
 from jax_cifar.lab.compare import compare as comparison
-from jax_cifar.lab.results import named_runs
-from jax_cifar.lab.runs import finished_runs, overview, read_run, tell
+from jax_cifar.lab.results import finished_runs, named_runs, tell_left_out
+from jax_cifar.lab.runs import overview, read_run
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -61,10 +61,7 @@ def compare(arguments: Sequence[str]) -> None:
         return
     for name in ("metric", "least", "out", "json"):
         check(getattr(options, name) is None, f"--{name}", str(getattr(options, name)), "it needs --against")
-    found = named_runs(runs, told({}))
-    if not found:
-        raise CheckpointError("There is no finished run to show.")
-    print(overview(found))
+    print(overview(finished_runs(runs)))
 
 
 def show_comparison(runs: Sequence[str], options: Namespace) -> None:
@@ -91,7 +88,7 @@ def told(left_out: dict[str, str]) -> Callable[[str, str], None]:
 
     def leave_out(name: str, why: str) -> None:
         left_out[name] = why
-        tell(f"{name} is left out: {why}.")
+        tell_left_out(name, why)
 
     return leave_out
 
@@ -142,7 +139,7 @@ def note(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     from jax_cifar.lab.note import append, entry, find_parent, require_text
 
-    runs = finished_runs(map(expand, options.workdir))
+    runs = finished_runs(options.workdir)
     require_one_experiment(runs, "--workdir")
     said = (require_text("--hypothesis", options.hypothesis), require_text("--conclusion", options.conclusion))
     text = entry(runs, find_parent(runs[0], options.parent), *said, time.strftime("%Y-%m-%d"))

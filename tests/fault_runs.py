@@ -19,7 +19,8 @@ from resume_matrix import stop_at
 from small_runs import loop, same_bits, small_config
 
 from jax_cifar.errors import UserError
-from jax_cifar.lab.runs import finished_runs, overview
+from jax_cifar.lab.results import finished_runs
+from jax_cifar.lab.runs import overview
 from jax_cifar.run.arrays import read_verified
 from jax_cifar.run.load import load_run
 from jax_cifar.run.reading import steps
@@ -70,7 +71,7 @@ def whole() -> TrainResult:
 @functools.cache
 def sound_table() -> str:
     """What scripts/report.py says of it."""
-    return overview(finished_runs([whole().workdir]))
+    return overview(finished_runs([str(whole().workdir)]))
 
 
 @functools.cache
@@ -133,7 +134,7 @@ def goes_on(folder: Path, **options: Any) -> None:
 def reports(folder: Path) -> str:
     """scripts/report.py: the row that it was, or none."""
     try:
-        found = overview(finished_runs([folder]))
+        found = overview(finished_runs([str(folder)]))
     except UserError as error:
         return str(error)
     require(found == sound_table(), "the table has other numbers")

@@ -4,12 +4,13 @@
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jax_cifar.config.files import from_dict
-from jax_cifar.errors import CheckpointError, ConfigError, check
+from jax_cifar.errors import CheckpointError, ConfigError, check, printable
 from jax_cifar.files import expand, read_json
 from jax_cifar.lab.runs import FinishedRun, read_run, row
 from jax_cifar.lab.tables import shown_value
@@ -17,6 +18,19 @@ from jax_cifar.lab.tables import shown_value
 # A setting of train_many, and the field that it stands for; momentum's depends on the update rule.
 SETTINGS = {"seed": "train.seed", "lr": "optim.lr", "momentum": "optim.momentum", "weight_decay": "optim.weight_decay"}
 _RANGE = re.compile(r"(\d+)-(\d+)")
+
+
+def tell_left_out(name: str, why: str) -> None:
+    """A line on stderr."""
+    print(printable(f"{name} is left out: {why}."), file=sys.stderr)
+
+
+def finished_runs(words: Iterable[str], leave_out: Callable[[str, str], object] = tell_left_out) -> list[FinishedRun]:
+    """As `named_runs`; raises `CheckpointError` where there is none."""
+    runs = named_runs(words, leave_out)
+    if not runs:
+        raise CheckpointError("There is no finished run to show.")
+    return runs
 
 
 def named_runs(words: Iterable[str], leave_out: Callable[[str, str], object]) -> list[FinishedRun]:

@@ -2,15 +2,14 @@
 
 import json
 import statistics
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from jax_cifar.config.files import experiment_fields, from_dict
-from jax_cifar.errors import CheckpointError, ConfigError, printable
+from jax_cifar.errors import CheckpointError, ConfigError
 from jax_cifar.files import read_record
 from jax_cifar.lab.tables import markdown, spread
 
@@ -137,29 +136,6 @@ def read_run(folder: Path) -> FinishedRun | str:
         return one if one.summary["test_loss"] is not None else "it diverged: its test loss is not finite"
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
         return f"its files are not those of a run of this version ({type(error).__name__}: {error})"
-
-
-def tell(line: str) -> None:
-    """A line on stderr."""
-    print(printable(line), file=sys.stderr)
-
-
-def finished_runs(folders: Iterable[Path], say: Callable[[str], object] = tell) -> list[FinishedRun]:
-    """The finished runs, each once, however often it was named; `say` receives a line for each that is left out.
-
-    Raises:
-        CheckpointError: a folder holds no run, or none is finished.
-    """
-    runs = []
-    for folder in dict.fromkeys(folder.resolve() for folder in folders):
-        one = read_run(folder)
-        if isinstance(one, str):
-            say(f"{folder} is left out: {one}.")
-        else:
-            runs.append(one)
-    if not runs:
-        raise CheckpointError("There is no finished run to show.")
-    return runs
 
 
 def experiments(runs: Iterable[FinishedRun]) -> list[list[FinishedRun]]:
