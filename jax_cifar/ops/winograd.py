@@ -7,10 +7,11 @@ Source: Lavin and Gray, arXiv 1509.09308. A tile of the image and a 3x3 kernel e
 matrices of a scheme; the products of the two, summed over the channels, become the outputs. Tiles of all images
 together make a matrix product for each number of the square.
 
-A transformed array is a list over the columns of the square, each [rows, ...]: so the products are a few batched ones,
-and XLA has few, large loops to compile.
+A transformed array is [numbers of the square, ...], column after column: so all products are one batched one, and XLA
+has few loops to compile, each of which costs it about 20 ms however small it is.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -93,7 +94,7 @@ def large(a: float) -> Scheme:
 LARGE = large(2 / 3)
 
 # The transformed tiles of one chunk of the batch should stay in a CPU's cache; the optimum is flat.
-CHUNK_BYTES = 8 * 2**20
+CHUNK_BYTES = 4 * 2**20
 
 
 def winograd_conv(
@@ -128,20 +129,17 @@ def winograd_kernel_gradient(
 
     def gradient(images: Array, grad: Array) -> Array:
         grad = jnp.pad(grad, ((0, 0), (0, -height % step), (0, -width % step), (0, 0)))
-        pairs = zip(
-            _tiles(scheme.image, _pad(images, height, width, padding, step), height, width, step),
-            _tiles(_transposed(scheme.output), grad, height, width, step),
-            strict=True,
-        )
-        return jnp.stack([lax.dot_general(tiles, spread, (((1,), (1,)), ((0,), (0,)))) for tiles, spread in pairs])
+        tiles = _tiles(scheme.image, _pad(images, height, width, padding, step), height, width, step)
+        spread = _tiles(_transposed(scheme.output), grad, height, width, step)
+        return lax.dot_general(tiles, spread, (((1,), (1,)), ((0,), (0,))))
 
     channels = (x.shape[-1], grad.shape[-1])
     # Every chunk reads and writes the whole sum: with many channels, larger chunks.
     size = max(CHUNK_BYTES, len(scheme.image) ** 2 * channels[0] * channels[1] * x.dtype.itemsize)
     tiles = scheme.numbers(height, width) * max(channels) * x.dtype.itemsize
     total = sum_chunks(gradient, (x, grad), max(1, size // tiles))
-    by_column = _combine(_transposed(scheme.kernel), list(total))
-    return jnp.stack([jnp.stack(_combine(_transposed(scheme.kernel), list(column))) for column in by_column], 1)
+    by_row = _combine(_transposed(scheme.kernel), list(_square(total)), axis=1)
+    return _combine(_transposed(scheme.kernel), list(by_row))
 
 
 def _outputs(x: Array, padding: Padding) -> tuple[int, int]:
@@ -154,17 +152,16 @@ def _scheme(height: int, width: int) -> Scheme:
     return LARGE if 3 * LARGE.numbers(height, width) <= 2 * SMALL.numbers(height, width) else SMALL
 
 
-def _convolve(x: Array, factors: list[Array], padding: Padding, scheme: Scheme, contract: int) -> Array:
+def _convolve(x: Array, factors: Array, padding: Padding, scheme: Scheme, contract: int) -> Array:
     (height, width), step = _outputs(x, padding), scheme.outputs
     rows, columns = -(-height // step), -(-width // step)
 
     def convolve(images: Array) -> Array:
         tiles = _tiles(scheme.image, _pad(images, height, width, padding, step), height, width, step)
-        sums = (((2,), (contract,)), ((0,), (0,)))
-        products = [lax.dot_general(t, factor, sums) for t, factor in zip(tiles, factors, strict=True)]
+        products = _square(lax.dot_general(tiles, factors, (((2,), (contract,)), ((0,), (0,)))))
         # Rows first, and kept: columns, added as they are interleaved, would read the products against the grain.
-        by_row = lax.optimization_barrier([jnp.stack(_combine(scheme.output, list(column))) for column in products])
-        parts = jnp.stack(_combine(scheme.output, by_row), 2)
+        by_column = lax.optimization_barrier(_combine(scheme.output, list(products.swapaxes(0, 1)), axis=1))
+        parts = _combine(scheme.output, list(by_column), axis=2)
         whole = parts.reshape(step, len(images), rows, columns, step, -1).transpose(1, 2, 0, 3, 4, 5)
         return whole.reshape(len(images), step * rows, step * columns, -1)[:, :height, :width]
 
@@ -172,19 +169,19 @@ def _convolve(x: Array, factors: list[Array], padding: Padding, scheme: Scheme, 
     return map_chunks(convolve, x, max(1, CHUNK_BYTES // tiles))
 
 
-def _kernel_numbers(kernel: Array, scheme: Scheme) -> list[Array]:
-    """The kernel transformed: for each column of the square [rows, in_channel, out_channel]."""
-    by_row = lax.optimization_barrier(jnp.stack(_combine(scheme.kernel, list(kernel))))
-    return _combine(scheme.kernel, [by_row[:, i] for i in range(3)])
+def _kernel_numbers(kernel: Array, scheme: Scheme) -> Array:
+    """The kernel transformed: [numbers of the square, in_channel, out_channel]."""
+    by_row = lax.optimization_barrier(_combine(scheme.kernel, list(kernel)))
+    return _combine(scheme.kernel, [by_row[:, i] for i in range(3)]).reshape(-1, *kernel.shape[2:])
 
 
-def _tiles(matrix: Matrix, images: Array, height: int, width: int, step: int) -> list[Array]:
-    """Tiles `step` rows and columns apart, transformed: for each column [rows, tiles, channel]."""
+def _tiles(matrix: Matrix, images: Array, height: int, width: int, step: int) -> Array:
+    """Tiles `step` rows and columns apart, transformed: [numbers of the square, tiles, channel]."""
     taps = range(len(matrix[0]))
-    by_row = jnp.stack(_combine(matrix, [images[:, i : i + height : step] for i in taps]))
+    by_row = _combine(matrix, [images[:, i : i + height : step] for i in taps])
     by_row = lax.optimization_barrier(by_row)  # else XLA would compute it anew for every column
     tiles = _combine(matrix, [by_row[:, :, :, j : j + width : step] for j in taps])
-    return [t.reshape(len(matrix), -1, t.shape[-1]) for t in tiles]
+    return tiles.reshape(len(matrix) ** 2, -1, images.shape[-1])
 
 
 def _pad(images: Array, height: int, width: int, padding: Padding, step: int) -> Array:
@@ -193,13 +190,19 @@ def _pad(images: Array, height: int, width: int, padding: Padding, step: int) ->
     return jnp.pad(images, ((0, 0), (top, bottom + -height % step), (left, right + -width % step), (0, 0)))
 
 
-def _combine(matrix: Matrix, terms: Sequence[Array]) -> list[Array]:
-    """matrix @ terms, written out without the zeros."""
+def _square(numbers: Array) -> Array:
+    """[columns, rows, ...] of what is [numbers of the square, ...]."""
+    side = math.isqrt(len(numbers))
+    return numbers.reshape(side, side, *numbers.shape[1:])
+
+
+def _combine(matrix: Matrix, terms: Sequence[Array], axis: int = 0) -> Array:
+    """matrix @ terms, written out without the zeros, along a new axis."""
     sums = []
     for row in matrix:
         parts = [term if factor == 1 else factor * term for factor, term in zip(row, terms, strict=True) if factor]
         sums.append(sum(parts[1:], start=parts[0]))
-    return sums
+    return jnp.stack(sums, axis)
 
 
 def _transposed(matrix: Matrix) -> Matrix:
