@@ -8,19 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import Perceptron, StopAt, largest_difference, same_bits, small_config
+from small_runs import Perceptron, StopAt, largest_difference, same_bits, small_config, with_fields
 
 from jax_cifar import train
 from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
 from jax_cifar.config import Config
+from jax_cifar.config.files import to_record
 from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
-from jax_cifar.files import read_record
+from jax_cifar.files import read_record, sha256_of_json
 from jax_cifar.run.checkpoint import Checkpoints
 from jax_cifar.run.load import load_run
 from jax_cifar.telemetry import console, read_metrics
@@ -212,6 +213,38 @@ def test_another_configuration_is_refused_by_name(copied):
         train(small_config(optim={"lr": 0.1}), copied)
     # What changes no number may change.
     train(small_config(log={"every": 3}), copied)
+
+
+def manifest_with(checkpoint: Path, **changes: Any) -> None:
+    """Write the manifest of a checkpoint anew, its own sum with it, with other values in `extra`."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    del manifest["sha256"]
+    body = manifest | {"extra": manifest["extra"] | changes}
+    (checkpoint / "manifest.json").write_text(json.dumps({"sha256": sha256_of_json(body), **body}))
+
+
+def test_the_checkpoint_of_a_run_with_another_seed_is_refused(tmp_path):
+    config = small_config(model=Perceptron(), train={"seed": 1, "epochs": 1})
+    for seed in (1, 2):
+        train(with_fields(config, train={"seed": seed}), tmp_path / str(seed))
+    shutil.rmtree(tmp_path / "1" / "checkpoints")
+    shutil.copytree(tmp_path / "2" / "checkpoints", tmp_path / "1" / "checkpoints")
+    message = r"Checkpoint .*1/checkpoints/6 is of another configuration .*:\n  train\.seed: 2 there, 1 here\n"
+    with pytest.raises(CheckpointError, match=message):
+        train(config, tmp_path / "1")
+
+
+def test_a_checkpoint_that_does_not_know_its_configuration_or_has_fewer_fields_is_gone_on_with(copied):
+    checkpoint = copied / "checkpoints" / "12"
+    recorded = json.loads((checkpoint / "manifest.json").read_text())["extra"]["config"]
+    assert recorded == to_record(small_config())
+    fewer = recorded | {"train": {name: value for name, value in recorded["train"].items() if name != "patience"}}
+    for config in (None, fewer, recorded | {"log": {}, "eval": {"every": 7.0}}):
+        manifest_with(checkpoint, config=config)
+        train(small_config(), copied)
+    manifest_with(checkpoint, config=recorded | {"optim": recorded["optim"] | {"lr": 0.1}})
+    with pytest.raises(CheckpointError, match=r"optim\.lr: 0\.1 there, 0\.05 here"):
+        train(small_config(), copied)
 
 
 def test_other_images_are_refused(copied, monkeypatch):

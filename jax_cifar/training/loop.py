@@ -26,7 +26,7 @@ from jax_cifar.backend.hosts import (
 from jax_cifar.backend.mesh import place as spread
 from jax_cifar.backend.mesh import replicated
 from jax_cifar.config import Config
-from jax_cifar.config.files import check_recordable, flat, known_figure, to_dict
+from jax_cifar.config.files import check_recordable, differing_fields, flat, known_figure, to_dict, to_record
 from jax_cifar.config.source import own_code
 from jax_cifar.data import Splits, divide_training, load_data
 from jax_cifar.errors import CheckpointError, ConfigError
@@ -208,13 +208,14 @@ def announce_network(console: Console, session: Session, state: TrainState) -> N
 def fresh_progress(
     session: Session, start: dict[str, PyTree] | None, init_from: str | Path | Mapping[str, PyTree] | None
 ) -> Progress:
-    """What a run writes down of its images, its arithmetic and the weights `start` that it is begun from, if any."""
+    """What a run writes down of what it is: its images, arithmetic, configuration, and the weights `start`, if any."""
     dtype, devices = compute_dtype(session.config.train.dtype), session.replicas.mesh.size
     return Progress(
         session.splits.train.checksum,
         arithmetic(dtype, devices, own_code(session.config)),
         start=None if start is None else checksum(start),
         init_from=str(init_from) if isinstance(init_from, str | Path) else None,
+        config=to_record(session.config),
     )
 
 
@@ -228,15 +229,16 @@ def resume(
 ) -> tuple[TrainState, Progress]:
     """The newest sound checkpoint and what it keeps, or the state and the progress of a run that is begun now.
 
-    Raises `CheckpointError` where the images have changed, weights to start from are given and it was begun from
-    others, or what decides the numbers has changed unless that is allowed.
+    Raises `CheckpointError` where it is of another configuration, the images have changed, weights to start from are
+    given and it was begun from others, or what decides the numbers has changed unless that is allowed.
     """
     restored = restore(checkpoints, state, session)
     if restored is None:
         return state, fresh
     progress = Progress(**restored.extra)
+    require_same_config(checkpoints.directory / str(restored.step), progress.config, fresh.config)
     require_same_numbers(progress.arithmetic, fresh.arithmetic, allow_different_numbers, console.line)
-    progress.arithmetic = fresh.arithmetic
+    progress.arithmetic, progress.config = fresh.arithmetic, fresh.config
     if progress.fingerprint != fresh.fingerprint:
         raise CheckpointError(
             f"{checkpoints.directory} was trained on other images (checksum {progress.fingerprint:08x},"
@@ -251,6 +253,20 @@ def resume(
     session.clock.add(progress.seconds)
     console.line(f"resuming at step {restored.step:,} of {session.plan.total_steps:,}")
     return restored.state, progress
+
+
+def require_same_config(checkpoint: Path, there: dict[str, Any] | None, here: dict[str, Any] | None) -> None:
+    """Raise `CheckpointError` for a checkpoint of another run: that of the folder, config.json says, is this one.
+
+    Its arrays have the same shapes with another seed or rate. One of an earlier version does not know what it is of.
+    """
+    differing = [] if there is None or here is None else differing_fields(there, here)
+    if differing:
+        shown = "\n  ".join(differing[:8])
+        raise CheckpointError(
+            f"Checkpoint {checkpoint} is of another configuration than its folder:\n  {shown}\n"
+            "It was put there from another run. Move it away, or choose another --workdir."
+        )
 
 
 def restore(checkpoints: Checkpoints, state: TrainState, session: Session) -> Restored | None:

@@ -30,6 +30,7 @@ class Progress:
     stopped_early: bool = False  # train.patience has ended the run
     start: str | None = None  # checksum of the weights that the run was begun from; None: its network's own start
     init_from: str | None = None  # the folder that they were in, as it was named; None where they were given
+    config: dict[str, Any] | None = None  # as config.json has it; None in a checkpoint of an earlier version
 
     @property
     def origin(self) -> str | None:
