@@ -202,7 +202,7 @@ def test_checkpoints_that_cannot_be_read_at_the_same_time_are_told_and_the_end_i
 
     checkpoints: Any = SimpleNamespace(latest_step=latest_step)
     nothing: Any = None
-    unfinished = trainer.Trainer(nothing, tmp_path, str(tmp_path), checkpoints, nothing, nothing, nothing, nothing)
+    unfinished = trainer.Trainer(nothing, tmp_path, str(tmp_path), nothing, checkpoints, *[nothing] * 4)
     expected = f"became inf between steps 7 and 9. What was saved before is in {tmp_path}/checkpoints. The"
     with pytest.raises(Diverged) as caught:
         unfinished.raise_diverged("training loss", math.inf, 7, 9)

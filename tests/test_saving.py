@@ -2,12 +2,16 @@
 
 import errno
 import os
+import shutil
 
+import numpy as np
 import pytest
-from small_runs import Perceptron, StopAt, loop, same_bits, small_config
+from small_runs import Perceptron, StopAt, loop, same_bits, small_config, with_fields
 
-from jax_cifar.errors import CheckpointError, Interrupted
+from jax_cifar.config.spec import InputSpec
+from jax_cifar.errors import CheckpointError, ConfigError, Interrupted
 from jax_cifar.run import checkpoint
+from jax_cifar.run.folder import RunFolder
 from jax_cifar.telemetry import read_metrics
 from jax_cifar.training import trainer
 
@@ -64,3 +68,56 @@ def test_a_last_checkpoint_that_cannot_be_saved_ends_the_run_with_one_message(tm
     monkeypatch.undo()
     assert loop.train(CONFIG, tmp_path).summary["steps"] == 12, "the same command, as the message says"
     assert (tmp_path / "metrics.jsonl.unsaved").exists()
+
+
+def everything(folder):
+    return {str(path.relative_to(folder)): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+class Move:
+    """A callback that moves the run folder away at a line of the log, and puts another in its place where there is."""
+
+    def __init__(self, folder, split, step, other=None):
+        self._folder, self._at, self._other = folder, (split, step), other
+
+    def on_log(self, record):
+        if (record["split"], record["step"]) == self._at:
+            self._folder.rename(self._folder.with_name("moved"))
+            if self._other is not None:
+                shutil.copytree(self._other, self._folder)
+
+
+@pytest.mark.parametrize(("split", "step"), [("train", 4), ("train", 12), ("test", 12)])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_run_whose_folder_was_moved_or_replaced_writes_nothing_there_and_says_so(tmp_path, split, step, replaced):
+    config, folder, other = with_fields(CONFIG, data={"val_fraction": 0.2}), tmp_path / "run", None
+    config = with_fields(config, train={"steps": 12}, log={"plots": True})
+    if replaced:
+        other = tmp_path / "other"
+        with RunFolder(config, other, pytest.fail) as place:
+            place.make(InputSpec((32, 32, 3), (0.5,) * 3, (0.25,) * 3, None, ("a", "b")), None)
+        (other / "metrics.jsonl").write_text("what the other run logs")
+    with pytest.raises(ConfigError, match=rf"{folder} was moved, deleted or replaced .* is gone, or of another run\."):
+        loop.train(config, folder, callbacks=[Move(folder, split, step, other)])
+    assert everything(folder) == (everything(other) if other else {})
+    assert folder.exists() is replaced
+    result = loop.train(config, tmp_path / "moved")
+    assert result.summary["steps"] == 12
+
+
+def test_a_save_that_is_on_its_way_when_the_folder_goes_makes_none_above(tmp_path, monkeypatch):
+    folder, write = tmp_path / "run", checkpoint._write_checkpoint
+
+    def moved_meanwhile(path, save):
+        if save.step == 12:
+            folder.rename(tmp_path / "moved")
+        write(path, save)
+
+    monkeypatch.setattr(checkpoint, "_write_checkpoint", moved_meanwhile)
+    with pytest.raises(ConfigError, match="moved, deleted or replaced"):
+        loop.train(CONFIG, folder)
+    assert not folder.exists()
+    with checkpoint.Checkpoints(tmp_path / "nowhere" / "checkpoints", 1) as saves, pytest.raises(CheckpointError):
+        saves.save(1, {"weights": np.zeros(2)}, {})
+        saves.wait()
+    assert not (tmp_path / "nowhere").exists()

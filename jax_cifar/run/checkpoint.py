@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jax_cifar.errors import CheckpointError, print_warning
+from jax_cifar.errors import CheckpointError, UserError, print_warning
 from jax_cifar.files import sha256_of_json, to_disk
 from jax_cifar.run.arrays import STATE, write_arrays
 from jax_cifar.run.manifest import (
@@ -67,10 +67,11 @@ class Checkpoints:
     """The checkpoints of one run. A context manager; leaving it waits for the saves under way.
 
     Args:
-        directory: folder of the checkpoints, made at the first save; relative paths are resolved.
+        directory: folder of the checkpoints, made at the first save in one that is there; relative paths are resolved.
         keep: how many of the newest checkpoints stay; the best is kept apart and does not count.
         warn: receives one line for each thing that is not as it should be; default: a line on stderr.
         former_path: where a leaf of the template lies in a checkpoint of the first format.
+        require_place: raises a `UserError` where nothing may be written into the folder any more; asked at every save.
 
     A save that fails harms no older checkpoint and stops no training: it is warned of, once for each cause, and tried
     again with the next, which has the newer state (a best state is kept for that). If the last save fails too, that is
@@ -83,11 +84,13 @@ class Checkpoints:
         keep: int,
         warn: Callable[[str], None] = print_warning,
         former_path: Callable[[str], str] = lambda path: path,
+        require_place: Callable[[], None] = lambda: None,
     ) -> None:
         self.directory = Path(directory).expanduser().absolute()
         self._keep = keep
         self._warn = warn
         self._former_path = former_path
+        self._require_place = require_place
         self._pending: list[tuple[_Save, Future]] = []
         self._failed: dict[Path, tuple[_Save, BaseException]] = {}  # by folder, what has not been saved since
         self._causes: list[str] = []  # of all saves that failed
@@ -100,15 +103,16 @@ class Checkpoints:
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             self.close()
-        except CheckpointError as failure:
+        except UserError as failure:
             if kind is None:
                 raise
-            self._warn(str(failure))  # the error that is already on its way matters more
+            if str(failure) != str(error):
+                self._warn(str(failure))  # the error that is already on its way matters more
 
     def save(self, step: int, state: PyTree, extra: dict) -> None:
         """Save `state` after `step` completed updates; returns once the arrays are copied to the host.
 
-        A step that is saved already is left as it is. `extra` is small JSON.
+        A step that is saved already is left as it is. `extra` is small JSON. Raises what `require_place` does.
         """
         self._submit(self.directory, step, state, extra, self._keep)
 
@@ -158,6 +162,7 @@ class Checkpoints:
         """
         self._settle(0)
         if self._failed:
+            self._require_place()
             save, error = list(self._failed.values())[-1]
             self._failed.clear()
             self._causes.clear()
@@ -190,6 +195,7 @@ class Checkpoints:
         self._settle(MAX_PENDING - 1)
         if jax.process_index() != 0:
             return  # every host holds the whole state; one writes it
+        self._require_place()
         extra = json.loads(json.dumps(extra))  # as it will be read back, and a mistake shows at the caller's line
         # A copy of our own: the next training step may be given the memory of `state` to write in (donation).
         arrays = {path: np.array(leaf) for path, leaf in leaves_by_path(state).items()}
@@ -211,7 +217,9 @@ class Checkpoints:
         final = folder / str(step)
         if is_finished(final):
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        self._require_place()
+        for made in (self.directory, folder):  # and none above: a run that was moved away has no folder here
+            made.mkdir(exist_ok=True)
         _remove_leftovers(folder)
         if os.path.lexists(final):
             self._quarantine(final, f"it has no {MANIFEST}")
@@ -220,12 +228,24 @@ class Checkpoints:
         partial.mkdir()
         try:
             _write_checkpoint(partial, save)
+            self._require_place()
             partial.rename(final)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)  # the next save may need its space
+            self._require_place_or_leave(folder)
             raise
         _remove_leftovers(folder)  # again: threads of a save that failed have written while they were removed
         self._prune(folder, step, save.keep)
+
+    def _require_place_or_leave(self, folder: Path) -> None:
+        """Where the run's folder has gone meanwhile, remove what TensorStore has made anew of it, and raise."""
+        try:
+            self._require_place()
+        except UserError:
+            for made in (folder, self.directory, self.directory.parent):
+                with suppress(OSError):  # somebody else's: there is something in it
+                    made.rmdir()
+            raise
 
     def _prune(self, folder: Path, newest: int, keep: int) -> None:
         """Delete the oldest checkpoints; what cannot be deleted now is tried again after the next save."""

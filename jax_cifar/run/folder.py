@@ -19,7 +19,7 @@ from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Splits
 from jax_cifar.errors import CheckpointError, ConfigError, check
 from jax_cifar.files import expand, write_record
-from jax_cifar.run.lock import RunLock
+from jax_cifar.run.lock import LOCK, RunLock
 from jax_cifar.telemetry import read_metrics, write_environment
 
 CHECKPOINTS = "checkpoints"
@@ -113,6 +113,15 @@ class RunFolder:
             undo.pop_all()
         return self.path
 
+    def require_held(self) -> None:
+        """Raise `ConfigError` where the folder was moved away since it was made: nothing is to be written there."""
+        if not self._lock.is_held():
+            raise ConfigError(
+                f"The run folder {self.path} was moved, deleted or replaced while this run wrote into it: its {LOCK} is"
+                " gone, or of another run. What was saved lies where it was moved to: to go on from there, run the same"
+                " command with that place as --workdir."
+            )
+
     def keep_up(self, spec: InputSpec, data_name: str | None) -> None:
         """Have a run that goes on say what it goes on with: settings of the log, versions, devices.
 
@@ -161,7 +170,7 @@ class RunFolder:
         """Lock the folder, and see to it that nothing in it would be lost."""
         if not self.path.is_dir():
             raise ConfigError(f"{self._shown} is a file, not a folder. Choose another --workdir.")
-        self._locked.enter_context(RunLock(self.path, self._shown, self._warn))
+        self._lock = self._locked.enter_context(RunLock(self.path, self._shown, self._warn))
         self._is_mine = True
         self._check_content()
 

@@ -40,12 +40,12 @@ class RunLock:
             OSError: the folder cannot be written to.
         """
         try:
-            self._descriptor, has_locks = open_locked(self._path)
+            self._descriptor, self._has_locks = open_locked(self._path)
         except BlockingIOError:
             raise ConfigError(
                 f"{self._shown} is in use by {_holder(self._path)}: wait for it to end, or choose another --workdir."
             ) from None
-        if not has_locks:
+        if not self._has_locks:
             self._warn(f"{self._shown} lies where files cannot be locked: see to it that no other process writes there")
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         holder = {"process": os.getpid(), "host": platform.node(), "since": since}
@@ -60,6 +60,16 @@ class RunLock:
         last_acts.remove(self._remove)
         self._remove()
         os.close(self._descriptor)
+
+    def is_held(self) -> bool:
+        """Whether the folder is still the one that was locked: it may have been moved away, and another put there."""
+        try:
+            # Where files cannot be locked, one file may have another number each time it is looked at.
+            return not self._has_locks or os.path.samestat(os.fstat(self._descriptor), self._path.lstat())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # a network folder that is away for a while
+            return True
 
     def _remove(self) -> None:
         # Removed before it is let go, and looked at: nobody's lock but one's own may be removed.

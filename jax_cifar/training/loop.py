@@ -120,7 +120,8 @@ def train(
         folder = together(lambda: place.make(*seen))
         keep = config.checkpoint.keep
         stack.enter_context(log_of_nothing_set_aside(folder))
-        checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path))
+        checkpoints = Checkpoints(folder / CHECKPOINTS, keep, console.warn, former_path, place.require_held)
+        stack.enter_context(checkpoints)
         fresh = fresh_progress(session, start, init_from)
         state, progress = resume(session, checkpoints, state, fresh, console, allow_different_numbers)
         told = Callbacks(callbacks if is_main() else (), console.warn)
@@ -139,11 +140,13 @@ def train(
             console.facts(profile_step(session, state, profile, folder / PROFILE).facts())
 
         told_by = {"say": console.line, "warn": console.warn}
+        together(place.require_held)  # compiling may have taken minutes
         log = together(
             lambda: RunLog(folder, config.log.tensorboard, int(state.step) or None, progress.row_due, **told_by)
         )
         stack.enter_context(log)
-        trainer = Trainer(session, folder, on_main(lambda: str(folder)), checkpoints, console, log, told, progress)
+        named = on_main(lambda: str(folder))
+        trainer = Trainer(session, folder, named, place.require_held, checkpoints, console, log, told, progress)
         state = trainer.fit(state)
         return trainer.finish(state)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,6 +40,7 @@ class Trainer:
     session: Session
     folder: Path  # of this process
     named: str  # the run folder, as it is told
+    require_held: Callable[[], None]  # raises `ConfigError` where the folder is another one by now
     checkpoints: Checkpoints
     console: Console
     log: RunLog
@@ -217,7 +219,7 @@ class Trainer:
         with clock("checkpoint"):
             self.progress.seconds = clock.report()
             write = self.checkpoints.save_best if best else self.checkpoints.save
-            write(step, state, dataclasses.asdict(self.progress))
+            together(lambda: write(step, state, dataclasses.asdict(self.progress)))
 
     def finish(self, state: TrainState) -> TrainResult:
         """The final weights on the test images, then summary, reports and pictures."""
@@ -232,6 +234,7 @@ class Trainer:
                 self.write(eval_record(session, end, "test", report))
         if config.eval.tta != "none":
             with_tta = session.report("test", session.logits(variables, "test", config.eval.tta, plain=logits))
+        together(self.require_held)
         if config.log.plots and is_main():
             self.draw(report)
         figures, unwritten = summary(session, self.progress, state, report, with_tta), None
