@@ -8,6 +8,7 @@ import pytest
 from small_runs import Perceptron, loop, same_bits, small_config
 
 from jax_cifar.config import Config
+from jax_cifar.config.files import differing_fields, to_dict
 from jax_cifar.errors import CheckpointError, ConfigError
 from jax_cifar.telemetry import read_metrics
 from jax_cifar.telemetry.describe import describe_summary
@@ -145,3 +146,17 @@ def test_more_epochs_for_a_finished_run_are_refused_with_the_way_on(stopped: Tra
     with pytest.raises(CheckpointError) as caught:
         loop.train(impatient(optim={"lr": 0.01}), stopped.workdir)
     assert "--init-from" not in str(caught.value)
+
+
+def test_how_often_validation_is_looked_at_is_a_part_of_what_patience_decides(stopped: TrainResult) -> None:
+    with pytest.raises(CheckpointError, match=r"eval\.every: 1\.0 there, 0\.5 here"):
+        loop.train(impatient(eval={"every": 0.5}), stopped.workdir)
+    with pytest.raises(CheckpointError) as caught:
+        loop.train(impatient(eval={"every": 0.5}, train={"epochs": 6, "patience": 0}), stopped.workdir)
+    assert "train.patience: 2 there, 0 here" in str(caught.value) and "eval.every" not in str(caught.value)
+    loop.train(impatient(eval={"tta": "mirror"}), shutil.copytree(stopped.workdir, stopped.workdir.with_name("judged")))
+
+
+def test_without_patience_it_may_change() -> None:
+    often, seldom = (to_dict(impatient(train={"patience": 0}, eval={"every": every})) for every in (0.5, 2.0))
+    assert not differing_fields(often, seldom)

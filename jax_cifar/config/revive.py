@@ -25,7 +25,8 @@ ELEMENTWISE = (  # of jax.numpy
     *("abs", "arctan", "clip", "cos", "exp", "log1p", "maximum", "minimum", "negative", "reciprocal", "sign", "sin"),
     *("sinh", "sqrt", "square", "tan", "tanh"),
 )
-# These change what a run shows and keeps, not what it computes, so a resumed run may set them anew.
+# These change what a run shows and keeps, not what it computes, so a resumed run may set them anew; but see
+# `computed_fields`.
 FREE_TO_CHANGE = re.compile(
     r"(log|checkpoint|eval)\..*|data\.dir|train\.(compilation_cache|debug_nans)|distributed\..*"
 )
@@ -244,9 +245,13 @@ def has_placeholders(config: Config) -> bool:
 
 
 def computed_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that change what is computed, flat, as `from_dict` reads them: one not named counts by its default."""
+    """The fields that change what is computed, flat, as `from_dict` reads them: one not named counts by its default.
+
+    How often validation images are looked at is one of them where `train.patience` ends a run by what they say.
+    """
     fields = flat(to_dict(from_dict(values)))
-    return {name: value for name, value in fields.items() if not FREE_TO_CHANGE.fullmatch(name)}
+    decides = ("eval.every",) if fields["train.patience"] else ()
+    return {name: value for name, value in fields.items() if name in decides or not FREE_TO_CHANGE.fullmatch(name)}
 
 
 def experiment_fields(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,9 +267,11 @@ def differing_fields(
 ) -> list[str]:
     """Lines such as `optim.lr: 0.1 there, 0.2 here` for the fields that change what is computed."""
     before, after = fields_of(old), fields_of(new)
+    # What decides by another field in one of the two alone: the line of that field says all.
+    idle = {name for name in before.keys() ^ after.keys() if FREE_TO_CHANGE.fullmatch(name)}
     return [
         f"{name}: {before.get(name)!r} there, {after.get(name)!r} here"
-        for name in sorted(before.keys() | after.keys())
+        for name in sorted((before.keys() | after.keys()) - idle)
         if before.get(name) != after.get(name)
     ]
 
