@@ -28,7 +28,7 @@ from jax_cifar.config.files import apply_overrides, to_record
 from jax_cifar.files import write_json
 from jax_cifar.lab.tables import markdown, spread
 from jax_cifar.progress import progress
-from jax_cifar.signals import last_acts, say
+from jax_cifar.signals import at_end_say, last_acts, say
 
 if TYPE_CHECKING:
     from jax_cifar.training.many import ManyResult
@@ -113,26 +113,28 @@ def main(arguments: Sequence[str]) -> None:
     if options.seeds < 1:
         parser.error(f"--seeds {options.seeds} is not allowed: it must be at least 1")
     configs = members(options, config)
+    count = len(configs)
 
     from jax_cifar.training.many import choose_way, train_many
 
-    how = choose_way(config, len(configs)) if options.how == "auto" else options.how
+    how = choose_way(config, count) if options.how == "auto" else options.how
     results: list[ManyResult] = []
     momentum = "b1" if config.optim.name in ("adam", "adamw") else "momentum"
 
     def report(result: "ManyResult") -> None:
         results.append(result)
+        if options.json is not None:
+            write_json(options.json, as_json(config, how, results))
+        at_end_say(f"Results {'shown' if options.json is None else f'in {options.json}'}: {len(results)} of {count}.")
         accuracy = result.test_accuracy
         end = "diverged" if accuracy is None else f"test accuracy {accuracy:.2%}"
         seed, lr, m, decay = result.setting.values()
         setting = f"seed {seed}, lr {lr:g}, {momentum} {m:g}, decay {decay:g}"
-        bar.print(f"{len(results)} of {len(configs)} ({how}): {setting}: {end}", sys.stderr)
-        if options.json is not None:
-            write_json(options.json, as_json(config, how, results))
+        bar.print(f"{len(results)} of {count} ({how}): {setting}: {end}", sys.stderr)
 
     last_acts.append(lambda: results and say(table(results, momentum), 1))
     try:
-        with progress("trained", total=len(configs), form=",.1f") as bar:
+        with progress("trained", total=count, form=",.1f") as bar:
             train_many(configs, how=how, chunk=options.chunk, on_result=report, on_update=bar.update)
     finally:
         if results:

@@ -231,6 +231,23 @@ def test_the_script_prints_what_had_finished_when_it_is_stopped(script, tmp_path
     assert len(json.loads((tmp_path / "some.json").read_text())["results"]) == 1
 
 
+@pytest.mark.parametrize("to_file", [True, False])
+def test_a_result_is_in_the_file_before_it_is_shown_and_a_signal_is_told_of_it(
+    script, tmp_path, capsys, monkeypatch, to_file
+):
+    path, told = tmp_path / "some.json", []
+
+    def remember(what_remains):
+        kept = len(json.loads(path.read_text())["results"]) if to_file else None
+        told.append((what_remains, kept, capsys.readouterr().err.count("(sequential)")))
+
+    monkeypatch.setattr("jax_cifar.signals.at_end_say", remember)
+    script("--seeds", "2", *(["--json", str(path)] if to_file else []))
+    where = f"in {path}" if to_file else "shown"
+    kept = [1, 2] if to_file else [None, None]
+    assert told == [(f"Results {where}: 1 of 2.", kept[0], 0), (f"Results {where}: 2 of 2.", kept[1], 1)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

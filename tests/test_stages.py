@@ -111,7 +111,7 @@ def test_other_scripts_end_at_once_and_leave_nothing(finished_run, tmp_path, mon
 def test_a_stopped_lot_of_runs_shows_the_results_that_it_has(config):
     ended = run_script("train_many", ["--config", config, "--seeds", "3"], [Signal("start", "SIGTERM", 2, LONG)])
     assert ended.code == 75
-    assert ended.err.splitlines()[-1] == "Stopped by SIGTERM. There was nothing to save."
+    assert ended.err.splitlines()[-1] == "Stopped by SIGTERM. Results shown: 1 of 3."
     head, _, row = ended.out.splitlines()
     assert head.split("|")[4].strip() == "seeds"
     assert row.split("|")[4].strip() == "1"
