@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TextIO, cast
 
 from jax_cifar.config import Config
 from jax_cifar.config.files import help_text, load_config
-from jax_cifar.config.modules import in_one_line, is_of_a_program
+from jax_cifar.config.modules import in_one_line, is_of_a_program, unreadable_setting
 from jax_cifar.config.overrides import of_other_fields
 from jax_cifar.errors import ConfigError, UserError, check, is_out_of_memory, printable
 from jax_cifar.files import expand, shipped
@@ -210,6 +210,8 @@ def exit_code(main: Callable[[Sequence[str]], object]) -> int:
                 "A smaller --train.batch_size (scripts/find_batch_size.py finds one) or --eval.batch_size needs less."
             )
             message, code = f"Out of memory ({told[0]}). {way_out}", 2
+        elif (setting := unreadable_setting(error)) is not None:
+            message, code = setting, 2
         elif is_of_a_program(error):
             message, code = f"{in_one_line(error)}.", 2
         else:

@@ -106,10 +106,43 @@ CLOSE = " (set JAX_PLATFORMS='' to automatically choose an available backend)"
     ids=lambda text: text.partition("backend ")[2][:40],
 )
 def test_what_keeps_a_device_away_is_one_line_with_its_way_out(monkeypatch, told, way_out):
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     monkeypatch.setattr(jax, "devices", lambda: (_ for _ in ()).throw(RuntimeError(told)))
     with pytest.raises(ConfigError, match=way_out) as caught:
         find_devices()
     assert "\n" not in str(caught.value) and "ALLOW_MULTIPLE" not in str(caught.value)
+
+
+def test_what_is_to_be_installed_is_said_to_who_asks_for_it(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: (_ for _ in ()).throw(RuntimeError("Unable to initialize backend")))
+    for platforms, is_said in {"cuda,cpu": True, "TPU": True, "nonsense": False, "cpu": False}.items():
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+        with pytest.raises(ConfigError, match=r"Unset it to take what there is") as caught:
+            find_devices()
+        assert ("pip install" in str(caught.value)) is is_said
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("JAX_ENABLE_X64", "maybe", "JAX_ENABLE_X64=maybe cannot be read by JAX: invalid truth value 'maybe' for"),
+        ("JAX_NUM_CPU_DEVICES", "x", 'JAX_NUM_CPU_DEVICES=x cannot be read by JAX: Invalid value "x" for JAX flag'),
+    ],
+)
+def test_a_variable_that_jax_cannot_read_is_named_and_no_file_is_blamed(finished_run, script, name, value, message):
+    of_what = {"train": ["--config", "quickstart"], "evaluate": ["--workdir", str(finished_run.workdir)]}[script]
+    command = [sys.executable, f"scripts/{script}.py", *of_what]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {name: value}, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: The environment variable {message}") and done.stderr.count("\n") == 1
+
+
+def test_a_value_that_a_config_file_gives_jax_is_blamed_on_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    (tmp_path / "own.py").write_text("import jax\njax.config.update('jax_num_cpu_devices', 'x')")
+    with pytest.raises(ConfigError, match=r"own\.py, line 2: ValueError: new int config value"):
+        load_config(tmp_path / "own.py")
 
 
 def test_a_program_sets_logging_up_after_it_has_trained(tmp_path):
@@ -176,9 +209,9 @@ def test_a_run_works_whatever_is_set_around_it(tmp_path, python, environment):
     [
         ({"JAX_PLATFORMS": "cuda"}, "error: JAX finds no devices with JAX_PLATFORMS=cuda: "),
         ({"JAX_PLATFORMS": "nonsense"}, "error: JAX finds no devices with JAX_PLATFORMS=nonsense: Unable to "),
-        ({"JAX_NUM_CPU_DEVICES": "0"}, "error: JAX finds no devices with JAX_NUM_CPU_DEVICES=0: "),
+        ({"JAX_NUM_CPU_DEVICES": "0"}, "error: JAX_NUM_CPU_DEVICES = 0 is not allowed: it must be at least 1; unset,"),
         ({"JAX_NUM_CPU_DEVICES": "3"}, "error: train.batch_size = 8 does not divide over 3 devices"),
-        ({"JAX_NUM_CPU_DEVICES": "x"}, "jax_num_cpu_devices"),
+        ({"JAX_NUM_CPU_DEVICES": "x"}, "error: The environment variable JAX_NUM_CPU_DEVICES=x cannot be read by JAX"),
         ({"JAX_DISABLE_JIT": "1"}, "error: JAX_DISABLE_JIT = True is not allowed: "),
     ],
 )

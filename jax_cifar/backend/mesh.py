@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jax_cifar.backend.hosts import several
 from jax_cifar.backend.threads import leave_threads_free
 from jax_cifar.config import Config
-from jax_cifar.errors import ConfigError
+from jax_cifar.errors import ConfigError, check
 
 AnyMesh = Mesh | AbstractMesh  # programs are traced for devices, and may be for some that are not here
 
@@ -43,20 +43,22 @@ WAYS_OUT = {
         " JAX_PLATFORMS=cpu does without the GPU."
     ),
 }
-TAKE_WHAT_THERE_IS = (
-    "Unset it to take what there is; a GPU needs pip install -e '.[cuda13]' (or cuda12), a TPU pip install -e '.[tpu]'."
-)
+INSTALL = "; a GPU needs pip install -e '.[cuda13]' (or cuda12), a TPU pip install -e '.[tpu]'"
 
 
 def find_devices() -> Sequence[Any]:
     """The devices that JAX uses here; raises `ConfigError` where the environment asks for some that are not here."""
-    leave_threads_free(getattr(jax.config, "jax_num_cpu_devices"))  # noqa: B009
+    count = getattr(jax.config, "jax_num_cpu_devices")  # noqa: B009
+    leave_threads_free(count)
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:
         told = " ".join(re.split(r" \((?:set JAX_|you may need)", str(error))[0].split()).rstrip(".")
+        check(count != 0, "JAX_NUM_CPU_DEVICES", count, "it must be at least 1; unset, a CPU is one device")
         asked = [f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name)] or ["default settings"]
-        way_out = next((way for sign, way in WAYS_OUT.items() if re.search(sign, told)), TAKE_WHAT_THERE_IS)
+        install = INSTALL if re.search("(?i)gpu|cuda|rocm|tpu", os.environ.get("JAX_PLATFORMS", "")) else ""
+        take_what_there_is = f"Unset it to take what there is{install}."
+        way_out = next((way for sign, way in WAYS_OUT.items() if re.search(sign, told)), take_what_there_is)
         # JAX asserts, without a word, where CUDA is asked for and there is none.
         told = told or "they are not here"
         raise ConfigError(f"JAX finds no devices with {' '.join(asked)}: {told}. {way_out}") from error

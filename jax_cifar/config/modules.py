@@ -79,6 +79,19 @@ def in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}".removesuffix(": ") + place
 
 
+def unreadable_setting(error: BaseException) -> str | None:
+    """What is said of an environment variable that JAX reads when it is imported, and cannot; None of other errors."""
+    lines = traceback.extract_tb(error.__traceback__)
+    in_jax = [line for line in lines if Path(line.filename).parts[-3:-1] == ("jax", "_src")]
+    at_import = any(line.name == "<module>" for line in in_jax)
+    if not (at_import and lines[-1] is in_jax[-1] and Path(lines[-1].filename).name == "config.py"):
+        return None
+    named = (word.upper() for word in re.findall(r"(?i)jax_\w+", str(error)))
+    setting = next((f"{name}={os.environ[name]}" for name in named if name in os.environ), None)
+    told = " ".join(str(error).split())
+    return setting and f"The environment variable {setting} cannot be read by JAX: {told}. Mend it, or unset it."
+
+
 def _is_installed(path: Path) -> bool:
     library = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     packages = {"site-packages", "dist-packages"} & set(path.parts)
@@ -115,6 +128,8 @@ def running(path: Path, folder: Path | None = None) -> Iterator[types.ModuleType
 
 def _told(error: BaseException, path: Path) -> str:
     """`my_experiment.py, line 3: KeyError: 'NAME'`: where in the user's own files an error came from, and the error."""
+    if (setting := unreadable_setting(error)) is not None:
+        return setting  # the file has no part in it
     file, line = path.resolve(), None
     if (last := own_line(error)) is not None:
         file, line = Path(last.filename).resolve(), last.lineno
