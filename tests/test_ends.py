@@ -234,6 +234,22 @@ def test_a_finished_run_given_again_changes_nothing_unless_its_summary_is_gone(
     assert mended.report.to_dict() == finished_run.report.to_dict()
 
 
+def test_a_finished_run_says_so_and_draws_the_pictures_that_it_has_not(tmp_path, finished_run, capsys):
+    folder = Path(shutil.copytree(finished_run.workdir, tmp_path / "run"))
+    capsys.readouterr()
+    loop.train(small_config(log={"tensorboard": True}), folder)
+    said = "the run is finished: nothing is trained, evaluated or logged anew"
+    assert f"{said}\n" in capsys.readouterr().out
+    assert not (folder / "plots").exists()
+    loop.train(small_config(log={"plots": True}), folder)
+    assert f"{said}; plots/ is drawn from its records\n" in capsys.readouterr().out
+    pictures = {path: path.stat().st_mtime_ns for path in (folder / "plots").iterdir()}
+    assert {path.stem for path in pictures} == {"loss", "accuracy", "learning_rate", "confusion_matrix"}
+    loop.train(small_config(log={"plots": True}), folder)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "plots").iterdir()} == pictures
+    assert f"{said}\n" in capsys.readouterr().out
+
+
 def test_a_finished_run_is_judged_anew_by_other_views(tmp_path, capsys):
     config = small_config(model=Perceptron(), train={"epochs": 1})
     figures = {}

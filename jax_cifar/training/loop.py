@@ -51,7 +51,7 @@ from jax_cifar.training.replicas import one_run
 from jax_cifar.training.session import Session
 from jax_cifar.training.start import checksum, starting_weights
 from jax_cifar.training.state import PyTree, TrainState
-from jax_cifar.training.trainer import Trainer, TrainResult
+from jax_cifar.training.trainer import MATRIX, Trainer, TrainResult, draw
 
 
 def train(
@@ -128,7 +128,7 @@ def train(
         if (finished := finished_result(session, folder, state, progress)) is not None:
             if profile is not None:
                 console.warn("--profile looks into the update that comes next, and none does: give another --workdir.")
-            console.summary(finished.summary, folder)
+            tell_finished(console, config, finished)
             told.tell("on_end", finished)
             return finished
         together(lambda: place.keep_up(*seen))
@@ -303,6 +303,16 @@ def finished_result(session: Session, folder: Path, state: TrainState, progress:
         return None
     read = on_main(lambda: read_finished(session, folder, step))
     return None if read is None else TrainResult(state, Report.from_dict(read[1]), read[0], folder)
+
+
+def tell_finished(console: Console, config: Config, finished: TrainResult) -> None:
+    """Say that nothing is left to do but to draw pictures, where they are asked for now and were not then."""
+    missing = config.log.plots and is_main() and not (finished.workdir / MATRIX).exists()
+    drawn = "; plots/ is drawn from its records" if missing else ""
+    console.line(f"the run is finished: nothing is trained, evaluated or logged anew{drawn}")
+    if missing:
+        draw(finished.workdir, config.name, finished.report, console.warn)
+    console.summary(finished.summary, finished.workdir)
 
 
 def read_finished(session: Session, folder: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]] | None:

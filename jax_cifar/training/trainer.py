@@ -22,6 +22,8 @@ from jax_cifar.training.records import Progress, epoch_record, eval_record, mean
 from jax_cifar.training.session import Interval, Part, Session
 from jax_cifar.training.state import TrainState
 
+MATRIX = "plots/confusion_matrix.png"
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -236,7 +238,7 @@ class Trainer:
             with_tta = session.report("test", session.logits(variables, "test", config.eval.tta, plain=logits))
         together(self.require_held)
         if config.log.plots and is_main():
-            self.draw(report)
+            draw(self.folder, config.name, report, self.console.warn)
         figures, unwritten = summary(session, self.progress, state, report, with_tta), None
         try:
             write_record(self.folder / "report.json", report.to_dict())
@@ -253,12 +255,13 @@ class Trainer:
             )
         return result
 
-    def draw(self, report: Report) -> None:
-        """The pictures; one that fails is a warning, as none is worth a trained network."""
-        matrix, title = self.folder / "plots" / "confusion_matrix.png", f"{self.session.config.name}, test"
-        try:
-            draw_confusion_matrix(report.confusion, report.label_names, matrix, title)
-            draw_plots(self.folder)
-        except Exception as error:
-            told = f"{type(error).__name__}: {error}".splitlines()[0]
-            self.console.warn(f"{matrix.parent} could not be drawn: {told}. All else is there.")
+
+def draw(folder: Path, name: str, report: Report, warn: Callable[[str], None]) -> None:
+    """The pictures of a run; one that fails is a warning, as none is worth a trained network."""
+    matrix = folder / MATRIX
+    try:
+        draw_confusion_matrix(report.confusion, report.label_names, matrix, f"{name}, test")
+        draw_plots(folder)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        warn(f"{matrix.parent} could not be drawn: {told}. All else is there.")
