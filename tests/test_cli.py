@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from jax_cifar import cli
 from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config.files import load_config
-from jax_cifar.errors import ConfigError, Diverged, Interrupted
+from jax_cifar.errors import ConfigError, Diverged, Interrupted, UserError
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -147,6 +148,15 @@ def test_a_fault_in_what_a_config_file_defines_is_one_line_whatever_calls_it(tmp
 def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(RecursionError):
         run(lambda _: fail(RecursionError("too deep")))
+
+
+def test_the_readme_has_every_exit_code():
+    (told,) = re.findall(r"Exit codes: (.*?)\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = "from jax_cifar.cli import run; run(lambda _: {}['size'])"
+    fault = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert fault.stderr.endswith("KeyError: 'size'\n")
+    ends = {0, fault.returncode, *(kind.exit_code for kind in UserError.__subclasses__())}
+    assert {int(text) for text in re.findall(r"(?:^|; )(\d+) ", told)} == ends == {0, 1, 2, 3, 75}
 
 
 def test_the_options_need_no_jax():
