@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import Perceptron, small_config, with_fields
+from small_runs import Perceptron, grey_data, small_config, with_fields
 
 from jax_cifar import load_config, load_run
 from jax_cifar.config.files import to_dict
@@ -124,6 +124,23 @@ def test_images_of_other_classes_are_refused(finished, tmp_path, monkeypatch):
     for use in (run.splits, run.evaluate):
         with pytest.raises(DataError, match=f"class 0 is {names[1]!r}"):
             use()
+
+
+def test_images_that_a_changed_set_was_trained_on_are_no_test_images(tmp_path):
+    config = small_config(model=Perceptron(), train={"epochs": 1}, data=grey_data(tmp_path))
+    train(config, tmp_path / "run")
+    run, file = load_run(tmp_path / "run"), tmp_path / "grey.npz"
+    before, (images, labels) = run.part("train").images, np.load(file).values()
+    np.savez(file, images=np.concatenate([images[:50] + 1, images]), labels=np.concatenate([labels[:50], labels]))
+    test = load_data(config.data).test.images
+    assert {image.tobytes() for image in before} & {image.tobytes() for image in test}
+    for split in ("test", "train"):
+        with pytest.raises(DataError, match=r"grey\.npz: .*run was trained on other images \(checksum .*--split FILE"):
+            run.evaluate(split)
+    main = runpy.run_path(str(SCRIPTS / "evaluate.py"))["main"]
+    main(["--workdir", str(run.folder), "--split", str(file)])  # what is named is judged
+    np.savez(file, images=images, labels=labels)
+    assert run.evaluate("test").count == 40
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,8 +36,8 @@ from jax_cifar.models.fold import fold_batch_norm
 from jax_cifar.models.network import Network, compute_dtype
 from jax_cifar.models.protocol import traced
 from jax_cifar.run.folder import CHECKPOINTS, input_spec, read_config, read_spec
-from jax_cifar.run.manifest import leaves_by_path, require_same_leaves, signature
-from jax_cifar.run.reading import read_variables
+from jax_cifar.run.manifest import Damaged, Foreign, leaves_by_path, read_manifest, require_same_leaves, signature
+from jax_cifar.run.reading import folder_of, read_variables
 
 Split = Literal["train", "val", "test"]
 
@@ -51,6 +52,7 @@ class Run:
     variables: dict[str, Any] = field(repr=False)  # so many numbers that a notebook would be full of them
     step: int  # completed updates
     data_name: str | None  # the set that `config.data` loads; None: its images were given in Python
+    checksums: Mapping[str, int] = field(default_factory=dict, repr=False)  # of the parts of its set, where recorded
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -102,11 +104,12 @@ class Run:
         return report(self.logits(dataset.images, tta), labels, self.label_names)
 
     def part(self, split: Split, data_dir: str | None = None) -> Dataset:
-        """One part of the run's own data set."""
+        """One part of the run's own data set; raises `DataError` where that has changed (`require_same_images`)."""
         splits = self.splits(data_dir)
         part = {"train": splits.train, "val": splits.validation, "test": splits.test}[split]
         if part is None:
             raise DataError("This run held no validation images out: data.val_fraction = 0.")
+        self.require_same_images(splits)
         return part
 
     def splits(self, data_dir: str | None = None) -> Splits:
@@ -139,6 +142,20 @@ class Run:
             f"{source}: class {label} is {theirs!r}, in {self.folder} it is {own!r}. Give images of the run's own"
             f" classes, in their order."
         )
+
+    def require_same_images(self, splits: Splits) -> None:
+        """Raise `DataError` where the training images of `splits` are not those that the run was trained on.
+
+        A set that is divided by a share is divided anew where pictures were added: some that the run was trained on are
+        test images then, which it knows.
+        """
+        before, now = self.checksums.get("train"), splits.train.checksum
+        if before not in (None, now):
+            raise DataError(
+                f"{splits.source}: {self.folder} was trained on other images (checksum {before:08x}, now {now:08x}),"
+                " which may be among those to judge it by. Restore the data set, say where it is (--data.dir DIR), or"
+                " judge the run by other images: --split FILE.npz, run.evaluate(dataset)."
+            )
 
     def folded(self) -> "Run":
         """The same run with every batch norm folded into the convolution before it: the same predictions, sooner.
@@ -190,7 +207,17 @@ def load_run(
     model = create_model(config.model, spec.num_classes, compute_dtype(dtype or config.train.dtype))
     network = Network(model, spec)
     require_fitting(folder / CHECKPOINTS / str(step), network, variables)
-    return Run(folder, config, network, variables, step, data_name)
+    checksums = recorded_checksums(folder_of(folder / CHECKPOINTS, which) / str(step))
+    return Run(folder, config, network, variables, step, data_name, checksums)
+
+
+def recorded_checksums(checkpoint: Path) -> dict[str, int]:
+    """Checksum of each part of the data set that a checkpoint was trained on, where it says so."""
+    try:
+        train = read_manifest(checkpoint)["extra"].get("fingerprint")
+    except (Damaged, Foreign):  # the run that is still training has newer ones by now
+        return {}
+    return {"train": train} if isinstance(train, int) else {}
 
 
 def require_fitting(path: Path, network: Network, variables: dict[str, Any]) -> None:
