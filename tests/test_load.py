@@ -7,6 +7,7 @@ import runpy
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,6 +142,28 @@ def test_images_that_a_changed_set_was_trained_on_are_no_test_images(tmp_path):
     main(["--workdir", str(run.folder), "--split", str(file)])  # what is named is judged
     np.savez(file, images=images, labels=labels)
     assert run.evaluate("test").count == 40
+
+
+def test_other_test_images_beside_the_same_training_images_are_told(tmp_path, capsys):
+    whole = np.load(grey_data(tmp_path)["dir"])
+    arrays: dict[str, Any] = dict(zip(("images", "test_images"), np.split(whole["images"], [200]), strict=True))
+    arrays |= dict(zip(("labels", "test_labels"), np.split(whole["labels"], [200]), strict=True))
+    file = tmp_path / "parts.npz"
+    np.savez(file, **arrays)
+    data = {"name": "npz", "dir": str(file), "subset": None, "val_fraction": 0.1}
+    train(small_config(model=Perceptron(), train={"epochs": 1}, data=data), tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    for part in ("test", "val", "train"):
+        assert run.evaluate(part).count > 0
+    assert "WARNING" not in capsys.readouterr().err.upper()
+    np.savez(file, **arrays | {"test_labels": (arrays["test_labels"] + 1) % 10})
+    run.evaluate("test")
+    assert re.search(r"parts\.npz: its test images .* are not those that .*run was judged by", capsys.readouterr().err)
+    np.savez(file, **arrays | {"images": 255 - arrays["images"]})
+    assert run.evaluate("test").count == 40  # the images that it was judged by, and no others
+    assert not capsys.readouterr().err
+    with pytest.raises(DataError, match="was trained on other images"):
+        run.evaluate("val")
 
 
 @pytest.mark.slow

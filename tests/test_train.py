@@ -1,6 +1,7 @@
 """The training loop from end to end, on small synthetic data."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import signal
@@ -20,6 +21,7 @@ from jax_cifar import train
 from jax_cifar.augment import Cutout, HorizontalFlip, RandomCrop
 from jax_cifar.config import Config
 from jax_cifar.config.files import to_record
+from jax_cifar.data import Dataset, Splits, load_data
 from jax_cifar.errors import CheckpointError, ConfigError, Diverged, Interrupted
 from jax_cifar.files import read_record, sha256_of_json
 from jax_cifar.run.checkpoint import Checkpoints
@@ -259,6 +261,28 @@ def test_other_images_are_refused(copied, monkeypatch):
     monkeypatch.setattr(loop, "load_data", other_images)
     with pytest.raises(CheckpointError, match="other images"):
         train(small_config(), copied)
+
+
+def test_what_a_run_is_judged_by_may_not_change_unsaid(tmp_path, capsys):
+    whole = load_data(small_config().data)
+    images, labels = whole.train.images, whole.train.labels
+    test, validation = Dataset(images[:20], labels[:20]), Dataset(images[20:40], labels[20:40])
+    mine = Splits("mine", whole.train, test, validation, whole.label_names)
+    given = functools.partial(dataclasses.replace, mine)
+    config = small_config(model=Perceptron(), train={"epochs": 1}, data={"subset": None})
+    figures = train(config, tmp_path, splits=given()).summary
+    other, names = Dataset(255 - images[:20], labels[:20]), ("zero", *whole.label_names[1:])
+    with pytest.raises(CheckpointError, match=r"was judged by other validation images or labels \(checksum \w{8}, now"):
+        train(config, tmp_path, splits=given(validation=other))
+    with pytest.raises(CheckpointError, match=r"now none\)\. Restore the data set"):
+        train(config, tmp_path, splits=given(validation=None))
+    with pytest.raises(CheckpointError, match=rf"class 0 was '{whole.label_names[0]}', and is 'zero' now"):
+        train(config, tmp_path, splits=given(label_names=names))
+    capsys.readouterr()
+    assert train(config, tmp_path, splits=given(test=other)).summary == figures
+    assert "was judged by other test images or labels" in capsys.readouterr().out
+    train(config, tmp_path, splits=given())
+    assert "judged by other" not in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):

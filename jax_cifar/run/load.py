@@ -20,7 +20,7 @@ from jax_cifar.config.source import trusted_namespaces
 from jax_cifar.config.spec import InputSpec
 from jax_cifar.data import Dataset, Splits, load_data
 from jax_cifar.data.dataset import Images, as_pixels
-from jax_cifar.errors import CheckpointError, DataError
+from jax_cifar.errors import CheckpointError, DataError, print_warning
 from jax_cifar.evaluation.classify import softmax
 from jax_cifar.evaluation.metrics import Report, report
 from jax_cifar.evaluation.predict import (
@@ -109,7 +109,7 @@ class Run:
         part = {"train": splits.train, "val": splits.validation, "test": splits.test}[split]
         if part is None:
             raise DataError("This run held no validation images out: data.val_fraction = 0.")
-        self.require_same_images(splits)
+        self.require_same_images(split, part, splits)
         return part
 
     def splits(self, data_dir: str | None = None) -> Splits:
@@ -143,18 +143,25 @@ class Run:
             f" classes, in their order."
         )
 
-    def require_same_images(self, splits: Splits) -> None:
-        """Raise `DataError` where the training images of `splits` are not those that the run was trained on.
+    def require_same_images(self, split: Split, part: Dataset, splits: Splits) -> None:
+        """Raise `DataError` where `part` of `splits` has changed, and with it the images that the run was trained on.
 
         A set that is divided by a share is divided anew where pictures were added: some that the run was trained on are
-        test images then, which it knows.
+        test images then, which it knows. Beside the same training images, other ones to judge by are a warning.
         """
+        if self.checksums.get(split) == part.checksum:
+            return
         before, now = self.checksums.get("train"), splits.train.checksum
         if before not in (None, now):
             raise DataError(
                 f"{splits.source}: {self.folder} was trained on other images (checksum {before:08x}, now {now:08x}),"
                 " which may be among those to judge it by. Restore the data set, say where it is (--data.dir DIR), or"
                 " judge the run by other images: --split FILE.npz, run.evaluate(dataset)."
+            )
+        if split in self.checksums:
+            print_warning(
+                f"{splits.source}: its {split} images or labels are not those that {self.folder} was judged by, with"
+                " the figures that it has written down."
             )
 
     def folded(self) -> "Run":
@@ -212,12 +219,14 @@ def load_run(
 
 
 def recorded_checksums(checkpoint: Path) -> dict[str, int]:
-    """Checksum of each part of the data set that a checkpoint was trained on, where it says so."""
+    """Checksum of each part of the data set that a checkpoint was trained on and judged by, where it says so."""
     try:
-        train = read_manifest(checkpoint)["extra"].get("fingerprint")
+        extra = read_manifest(checkpoint)["extra"]
     except (Damaged, Foreign):  # the run that is still training has newer ones by now
         return {}
-    return {"train": train} if isinstance(train, int) else {}
+    judges = extra.get("judged_by") or {}
+    found = {"train": extra.get("fingerprint"), "val": judges.get("validation"), "test": judges.get("test")}
+    return {part: checksum for part, checksum in found.items() if checksum is not None}
 
 
 def require_fitting(path: Path, network: Network, variables: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ from jax_cifar.telemetry.facts import data_facts, machine_facts, network_facts
 from jax_cifar.telemetry.run_log import METRICS_FILE
 from jax_cifar.training.callbacks import Callbacks, check_callbacks
 from jax_cifar.training.profile import PROFILE, check_profile, profile_step
-from jax_cifar.training.records import Progress
+from jax_cifar.training.records import Progress, judges, require_same_judges
 from jax_cifar.training.replicas import one_run
 from jax_cifar.training.session import Session
 from jax_cifar.training.start import checksum, starting_weights
@@ -216,6 +216,7 @@ def fresh_progress(
     return Progress(
         session.splits.train.checksum,
         arithmetic(dtype, devices, own_code(session.config)),
+        judged_by=judges(session.splits),
         start=None if start is None else checksum(start),
         init_from=str(init_from) if isinstance(init_from, str | Path) else None,
         config=to_record(session.config),
@@ -232,8 +233,9 @@ def resume(
 ) -> tuple[TrainState, Progress]:
     """The newest sound checkpoint and what it keeps, or the state and the progress of a run that is begun now.
 
-    Raises `CheckpointError` where it is of another configuration, the images have changed, weights to start from are
-    given and it was begun from others, or what decides the numbers has changed unless that is allowed.
+    Raises `CheckpointError` where it is of another configuration, images or classes have changed (of test images it
+    warns), weights to start from are given and it was begun from others, or what decides the numbers has changed unless
+    that is allowed.
     """
     restored = restore(checkpoints, state, session)
     if restored is None:
@@ -247,6 +249,10 @@ def resume(
             f"{checkpoints.directory} was trained on other images (checksum {progress.fingerprint:08x},"
             f" now {fresh.fingerprint:08x}). Restore the data set, or choose another --workdir."
         )
+    now = judges(session.splits)
+    if warning := require_same_judges(checkpoints.directory, progress.judged_by, now):
+        console.warn(warning)
+    progress.judged_by = now
     if fresh.start not in (None, progress.start):
         begun = "its network's own weights" if progress.start is None else "other weights"
         raise CheckpointError(

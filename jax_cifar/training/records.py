@@ -1,10 +1,14 @@
 """What a run writes down of itself: lines of metrics.jsonl, the summary, and what a checkpoint keeps of both."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from jax_cifar.data import Splits
+from jax_cifar.errors import CheckpointError
 from jax_cifar.evaluation.metrics import Report, mean_metrics
 from jax_cifar.models import parameter_table
 from jax_cifar.training.session import Interval, Session
@@ -19,6 +23,7 @@ class Progress:
 
     fingerprint: int  # checksum of the training images and labels
     arithmetic: dict[str, Any] = field(default_factory=dict)  # what decides the bits of the numbers
+    judged_by: dict[str, Any] | None = None  # `judges` of the data set; None: of a version that did not record them
     interval: dict[str, float] = field(default_factory=dict)  # sums since the last log line
     epoch: dict[str, float] = field(default_factory=dict)  # sums since the epoch began
     train_accuracy: float | None = None  # of the last epoch, as the network saw its images
@@ -53,6 +58,35 @@ class Progress:
             for name, value in values.items():
                 total[name] = total.get(name, 0.0) + value
         self.skipped += int(values.get("skipped", 0))
+
+
+def judges(splits: Splits) -> dict[str, Any]:
+    """What a run is judged by: checksums of the validation and test part, and the classes' names."""
+    validation = None if splits.validation is None else splits.validation.checksum
+    return {"validation": validation, "test": splits.test.checksum, "label_names": list(splits.label_names)}
+
+
+def require_same_judges(place: Path, before: dict[str, Any] | None, now: dict[str, Any]) -> str | None:
+    """Raise `CheckpointError` where a run in `place` is gone on with by other validation images or classes.
+
+    By the validation images its best state was chosen, and is compared with those to come. Nothing was chosen by the
+    test images: of others the line that is returned warns.
+    """
+    if before is None:
+        return None
+    way_out = "Restore the data set, or choose another --workdir."
+    pairs = itertools.zip_longest(before["label_names"], now["label_names"], fillvalue="none")
+    for label, (old, new) in enumerate(pairs):
+        if old != new:
+            raise CheckpointError(f"{place}: class {label} was {old!r}, and is {new!r} now. {way_out}")
+    for part in ("validation", "test"):
+        if before[part] != now[part]:
+            old, new = ("none" if one is None else f"{one:08x}" for one in (before[part], now[part]))
+            message = f"{place} was judged by other {part} images or labels (checksum {old}, now {new})."
+            if part == "validation":
+                raise CheckpointError(f"{message} {way_out}")
+            return f"{message} Its figures up to here are of those; evaluate.py judges it by these."
+    return None
 
 
 def train_record(session: Session, step: int, sums: Mapping[str, float], parameter_norm: float) -> dict[str, Any]:
