@@ -1,6 +1,8 @@
 """Images of one's own: folders of pictures and .npz files, divided or not; every fault is one message."""
 
+import dataclasses
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,7 @@ import pytest
 from PIL import Image
 
 from jax_cifar.config import DataConfig
-from jax_cifar.data import cache, load_data, read_npz
-from jax_cifar.data.dataset import Dataset
+from jax_cifar.data import Dataset, Splits, cache, divide_whole, load_data, read_npz
 from jax_cifar.errors import ConfigError, DataError
 
 
@@ -274,6 +275,22 @@ def test_a_file_or_a_folder_may_hold_a_test_part(tmp_path: Path) -> None:
         load_data(DataConfig(name="npz", dir=str(tmp_path)))
 
 
+def test_classes_without_a_training_image_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    load_data(save(tmp_path / "a.npz", labels=LABELS + 1))
+    expected = r"warning: npz, .*a\.npz: there is no training image of class '0', of 3 classes\. Are .* from 0\?\n"
+    assert re.fullmatch(expected, capsys.readouterr().err)
+    load_data(save(tmp_path / "a.npz", labels=LABELS * 9))
+    assert "of class '1', '2', '3' and 5 more, of 10 classes" in capsys.readouterr().err
+    whole = Dataset(IMAGES, LABELS.astype(np.int32))
+    given = Splits("mine", whole, whole, None, ("a", "b", "c"))
+    divide_whole(given, DataConfig())
+    assert "mine, arrays made in Python: there is no training image of class 'c'" in capsys.readouterr().err
+    with pytest.raises(DataError, match="are of class 'a'"):
+        divide_whole(dataclasses.replace(given, train=whole.with_wrong_labels(whole.labels * 0)), DataConfig())
+    divide_whole(dataclasses.replace(given, label_names=("a", "b")), DataConfig(subset=4, imbalance=2.0))
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_floats_from_0_to_1_are_rounded_to_levels(dtype: type, tmp_path: Path) -> None:
     levels = np.arange(256).reshape(4, 8, 8)
@@ -316,6 +333,7 @@ NPZ_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"labels": [*LABELS[:19], 255], "label_names": ["a", "b"]},
         "The labels of npz run from 0 to 255; expected 0 to 1",
     ),
+    "one class": ({"labels": LABELS * 0}, r"npz, arrays in .*a\.npz: all 16 training images are of class '0'\. Give"),
     "names twice": ({"label_names": ["a", "a"]}, "hold 'a' twice"),
     "test labels alone": ({"test_labels": LABELS}, "holds no array 'test_images', only images, labels, test_labels"),
     "test shape": (

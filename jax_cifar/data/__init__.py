@@ -6,7 +6,7 @@ from jax_cifar.data.dataset import Dataset, Splits, channel_statistics
 from jax_cifar.data.digits import load_digits
 from jax_cifar.data.npz import load_npz, read_npz
 from jax_cifar.data.published import CIFAR10, CIFAR100
-from jax_cifar.data.splits import divide_training
+from jax_cifar.data.splits import divide_training, divide_whole
 from jax_cifar.data.synthetic import load_synthetic
 from jax_cifar.errors import check
 from jax_cifar.files import expand
@@ -17,6 +17,7 @@ __all__ = [
     "channel_statistics",
     "default_data_dir",
     "divide_training",
+    "divide_whole",
     "load_data",
     "read_npz",
 ]
@@ -31,10 +32,11 @@ def load_data(config: DataConfig) -> Splits:
     need no file.
 
     Raises:
-        DataError: the files are missing, damaged or another set; the message names the file and the way out.
+        DataError: the files are missing, damaged or another set, or hold a single class; the message names the file and
+            the way out.
         ConfigError: a part, subset, long tail or noise that is asked for cannot be had of this set.
     """
-    return divide_training(_load_whole(config), config)
+    return divide_whole(_load_whole(config), config)
 
 
 def _load_whole(config: DataConfig) -> Splits:

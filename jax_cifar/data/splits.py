@@ -12,7 +12,7 @@ from jaxtyping import Int, Int32
 
 from jax_cifar.config import DataConfig
 from jax_cifar.data.dataset import Decoded, Splits, check_labels
-from jax_cifar.errors import ConfigError, check
+from jax_cifar.errors import ConfigError, DataError, check, print_warning
 
 # What a stream of random numbers is drawn for; each has one of its own.
 KEPT, TEST, NOISE = range(3)
@@ -61,6 +61,28 @@ def with_test_part(name: str, decoded: Decoded, origin: str, config: DataConfig)
     in_test = seeded_ranks(whole.labels, config.seed, TEST) < held_out[whole.labels]
     train, test = whole.take(np.flatnonzero(~in_test)), whole.take(np.flatnonzero(in_test))
     return Splits(name, train, test, None, names, origin)
+
+
+def divide_whole(splits: Splits, config: DataConfig) -> Splits:
+    """`divide_training` of a set as it was found or given, once there is something in it to tell apart.
+
+    Warns of classes without a training image: labels that are counted from 1 leave the first one empty. Raises
+    `DataError` where all training images are of one class, else as `divide_training`.
+    """
+    counts, names = np.bincount(splits.train.labels, minlength=splits.num_classes), splits.label_names
+    missing = [repr(names[label]) for label in np.flatnonzero(counts == 0)]
+    if len(names) - len(missing) < 2:
+        raise DataError(
+            f"{splits.name}, {splits.source}: all {len(splits.train):,} training images are of class"
+            f" {names[int(counts.argmax())]!r}. Give images of two classes or more."
+        )
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        print_warning(
+            f"{splits.name}, {splits.source}: there is no training image of class {', '.join(missing[:3])}{more}, of"
+            f" {len(names)} classes. Are the labels counted from 0?"
+        )
+    return divide_training(splits, config)
 
 
 def divide_training(splits: Splits, config: DataConfig) -> Splits:

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from jax_cifar.backend.mesh import find_devices, replicated
 from jax_cifar.config import Config
-from jax_cifar.data import Splits, divide_training, load_data
+from jax_cifar.data import Splits, divide_whole, load_data
 from jax_cifar.errors import ConfigError, check
 from jax_cifar.lab.space import with_setting
 from jax_cifar.lab.trials import Claim, Trials
@@ -64,7 +64,7 @@ class Lots:
         data = repr(config.data)
         if data not in self._splits:
             given = self._given
-            loaded = load_data(config.data) if given is None else divide_training(given, config.data)
+            loaded = load_data(config.data) if given is None else divide_whole(given, config.data)
             self._splits = {data: loaded}  # of the last only: they are large
         return self._splits[data]
 

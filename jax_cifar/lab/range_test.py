@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from jax_cifar.backend.compiler import compilation_cache
 from jax_cifar.config import Config, ScheduleConfig
-from jax_cifar.data import Splits, divide_training, load_data
+from jax_cifar.data import Splits, divide_whole, load_data
 from jax_cifar.errors import ConfigError, check
 from jax_cifar.run.clock import Clock
 from jax_cifar.training.replicas import one_run
@@ -80,7 +80,7 @@ def range_test(
     rates = low * (high / low) ** (np.arange(updates) / (updates - 1))
     losses = np.full((seeds, updates), np.nan)
     with compilation_cache(config):
-        splits = load_data(config.data) if splits is None else divide_training(splits, config.data)
+        splits = load_data(config.data) if splits is None else divide_whole(splits, config.data)
         session = Session(probe, splits, one_run(probe), Clock())
         for number, row in enumerate(losses):
             seed = (config.train.seed + number) % 2**32

@@ -28,7 +28,7 @@ from jax_cifar.backend.mesh import replicated
 from jax_cifar.config import Config
 from jax_cifar.config.files import check_recordable, differing_fields, flat, known_figure, to_dict, to_record
 from jax_cifar.config.source import own_code
-from jax_cifar.data import Splits, divide_training, load_data
+from jax_cifar.data import Splits, divide_whole, load_data
 from jax_cifar.errors import CheckpointError, ConfigError
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.evaluation.predict import mirror_warning
@@ -179,7 +179,7 @@ def log_of_nothing_set_aside(folder: Path) -> Iterator[None]:
 
 def load_everywhere(config: Config, splits: Splits | None) -> Splits:
     """The images of a run, divided as it wants them: the same in every process, or `ConfigError` in all."""
-    splits = together(lambda: load_data(config.data) if splits is None else divide_training(splits, config.data))
+    splits = together(lambda: load_data(config.data) if splits is None else divide_whole(splits, config.data))
     require_same_everywhere("training images", splits.train.checksum)
     return splits
 

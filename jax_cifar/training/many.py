@@ -22,7 +22,7 @@ from jax_cifar.backend.compiler import compilation_cache
 from jax_cifar.backend.mesh import find_devices, replicated
 from jax_cifar.config import Config
 from jax_cifar.config.files import flat, to_dict
-from jax_cifar.data import Splits, divide_training, load_data
+from jax_cifar.data import Splits, divide_whole, load_data
 from jax_cifar.errors import ConfigError, check
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.models import parameter_table
@@ -102,7 +102,7 @@ def train_many(
     results = []
     with compilation_cache(config):
         replicas = make_replicas(config, how, min(chunk or count, count))
-        splits = load_data(config.data) if splits is None else divide_training(splits, config.data)
+        splits = load_data(config.data) if splits is None else divide_whole(splits, config.data)
         session = Session(config, splits, replicas, Clock())
         for one in configs:
             plan_schedule(one, session.plan)  # what a schedule refuses stops the lot before anything is trained
