@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -359,6 +360,47 @@ def test_a_mistake_in_a_transform_of_ones_own_is_one_message_with_its_line(mista
     with pytest.raises(ConfigError, match=words) as caught:
         jax.eval_shape(augment, jax.random.key(0), jnp.zeros((4, 8, 8, 3)))
     assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Drawn(Brighten):
+    """A transform that draws whatever it is told to."""
+
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    def draw(self, key, shape, info=None):
+        return [jax.random.uniform(key, each) for each in self.shapes] or None
+
+    def transform(self, images, draws):
+        return 1 - images
+
+
+GROUPS = [lambda each: each, Sometimes, lambda each: Sometimes(OneOf((ToGray(), each)))]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 4)])
+@pytest.mark.parametrize("group", GROUPS)
+def test_draws_that_are_not_one_for_each_image_are_refused(shape, group):
+    augment = compose([group(Drawn(shapes=((4, 2), shape)))])
+    words = rf"Drawn drew float32{re.escape(str([*shape]))} for 4 images: .* begin with the axis batch, \[4, \.\.\.\]"
+    with pytest.raises(ConfigError, match=words):
+        jax.eval_shape(augment, jax.random.key(0), jnp.zeros((4, 8, 8, 3)))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_nothing_has_to_be_drawn(group):
+    result = compose([group(Drawn())])(jax.random.key(0), jnp.zeros((4, 8, 8, 3)))
+    assert set(np.unique(result)) <= {0, 1}
+
+
+def test_moves_are_not_made_by_draws_for_other_images():
+    @dataclass(frozen=True)
+    class Shaken(Slide):
+        def draw(self, key, shape, info=None):
+            return super().draw(key, (2, *shape[1:]), info)
+
+    with pytest.raises(ConfigError, match=r"transform Shaken drew float32\[2, 2\] for 4 images"):
+        jax.eval_shape(compose([Shaken()]), jax.random.key(0), jnp.zeros((4, 8, 8, 3)))
 
 
 def test_a_fault_in_a_transform_of_the_librarys_stays_a_traceback(monkeypatch):

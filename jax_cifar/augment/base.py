@@ -53,7 +53,10 @@ class Transform(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None = None) -> Draws:
-        """Draws for images of `shape` (batch, height, width, channel): arrays that begin with the axis batch."""
+        """Draws for images of `shape` (batch, height, width, channel): arrays that begin with the axis batch.
+
+        They may be nested in any way; None, or no array, is drawn where all images are changed alike.
+        """
 
     @abc.abstractmethod
     def transform(self, images: Images, draws: Draws) -> Images:
@@ -61,7 +64,7 @@ class Transform(abc.ABC):
 
     def __call__(self, key: PRNGKeyArray, images: Images, info: SampleInfo | None = None) -> Images:
         """Draw with `key` and transform `images`."""
-        return change(self, images, self.draw(key, images.shape, info))
+        return change(self, images, drawn(self, key, images.shape, info))
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -101,7 +104,7 @@ def compose(transforms: Sequence[object]) -> Callable[..., Images]:
             for own, transform in group:
                 with naming(transform, images):
                     if isinstance(transform, Resampling):
-                        moves.append(transform.move(transform.draw(own, images.shape, info), images.shape))
+                        moves.append(transform.move(drawn(transform, own, images.shape, info), images.shape))
                     else:
                         images = materialize(transform(own, images, info), original)
             if moves:
@@ -124,6 +127,21 @@ def naming(transform: Transform, images: Images) -> Iterator[None]:
         raise ConfigError(
             f"The transform {type(transform).__name__} failed on images {_kind(images)}: {in_one_line(error)}."
         ) from error
+
+
+def drawn(transform: Transform, key: PRNGKeyArray, shape: tuple[int, ...], info: SampleInfo | None) -> Draws:
+    """What a transform draws; raises `ConfigError` where it is not a value for each image.
+
+    One value for all images would be shared without a word, and a group would hand images those of others.
+    """
+    draws = transform.draw(key, shape, info)
+    for leaf in jax.tree.leaves(draws):
+        if getattr(leaf, "shape", ())[:1] != shape[:1]:
+            raise ConfigError(
+                f"The transform {type(transform).__name__} drew {_kind(leaf)} for {shape[0]} images: every array that"
+                f" draw returns has to begin with the axis batch, [{shape[0]}, ...]. Draw values of shape[:1]."
+            )
+    return draws
 
 
 def change(transform: Transform, images: Images, draws: Draws) -> Images:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from jax_cifar.augment.base import Images, SampleInfo, Transform, change, check_transform
+from jax_cifar.augment.base import Images, SampleInfo, Transform, change, check_transform, drawn
 from jax_cifar.augment.portions import Draws, change_chosen
 from jax_cifar.config.checks import Probability, not_empty
 from jax_cifar.config.sections import NotNegative
@@ -49,7 +49,7 @@ class OneOf(Transform):
     ) -> tuple[Int[Array, " batch"], list[Draws]]:
         """The number of every image's transform, one that none has where it stays as it is; and what they draw."""
         keyed = [(jax.random.fold_in(key, i), transform) for i, transform in enumerate(self.transforms)]
-        return self.choose(key, shape[0]), [transform.draw(own, shape, info) for own, transform in keyed]
+        return self.choose(key, shape[0]), [drawn(transform, own, shape, info) for own, transform in keyed]
 
     def transform(self, images: Images, draws: tuple[Int[Array, " batch"], list[Draws]]) -> Images:
         choice, each = draws
@@ -88,7 +88,7 @@ class Sometimes(Transform):
     ) -> tuple[Bool[Array, " batch"], Draws]:
         """Which images are handed to the transform, and what it draws."""
         applied = jax.random.uniform(jax.random.fold_in(key, 1), shape[:1], jnp.float32) < self.p
-        return applied, self.inner.draw(jax.random.fold_in(key, 0), shape, info)
+        return applied, drawn(self.inner, jax.random.fold_in(key, 0), shape, info)
 
     def transform(self, images: Images, draws: tuple[Bool[Array, " batch"], Draws]) -> Images:
         applied, inner = draws
