@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from jax_cifar.data import pictures
-from jax_cifar.data.pictures import picture_to_array, read_pictures
+from jax_cifar.data.pictures import Picture, picture_to_array, read_pictures, try_pictures
 from jax_cifar.errors import DataError
 
 ORIENTATION = 0x0112  # EXIF's tag
@@ -144,6 +144,30 @@ def test_sixteen_bits_are_scaled_to_eight(suffix: str, tmp_path: Path) -> None:
     (found,) = read_pictures([path], 48)
     np.testing.assert_array_equal(found[..., 0], np.rint(values / 257).astype(np.uint8))
     assert (found[0, 0] == 255).all() and (found == found[..., :1]).all()
+
+
+# By the bits of a level, and whether it is grey: the rows of a half that shows, of one that does not, and the key.
+KEYED = {
+    "1-bit grey": (1, 0, b"\xff", b"\x00", [0], 255),
+    "2-bit grey": (2, 0, b"\xaa" * 2, b"\x55" * 2, [1], 170),
+    "4-bit grey": (4, 0, b"\x88" * 4, b"\x33" * 4, [3], 136),
+    "8-bit grey": (8, 0, b"\x80" * 8, b"\x12" * 8, [0x12], 128),
+    "16-bit grey": (16, 0, b"\x12\x33" * 8, b"\x12\x34" * 8, [0x1234], 18),
+    "8-bit RGB": (8, 2, b"\x80" * 24, b"\x12\x56\x9a" * 8, [0x12, 0x56, 0x9A], 128),
+    "16-bit RGB": (16, 2, b"\x80" * 48, b"\x12\x34\x56\x78\x9a\xbc" * 8, [0x1234, 0x5678, 0x9ABC], 128),
+    "dark 16-bit RGB": (16, 2, b"\x80" * 48, b"\x00\x63" * 24, [99] * 3, 128),
+}
+
+
+@pytest.mark.parametrize("kind", KEYED)
+def test_the_colour_that_a_png_names_transparent_shows_white(kind: str) -> None:
+    bits, colour, shown, hidden, key, level = KEYED[kind]
+    header = struct.pack(">IIBBBBB", 8, 8, bits, colour, 0, 0, 0)
+    rows = zlib.compress((b"\0" + shown) * 4 + (b"\0" + hidden) * 4)
+    parts = chunk(b"IHDR", header), chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)), chunk(b"IDAT", rows)
+    (picture,) = try_pictures([b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")], 8)
+    assert isinstance(picture, Picture)
+    assert np.unique(picture.pixels[:4]).tolist() == [level] and np.unique(picture.pixels[4:]).tolist() == [255]
 
 
 def test_pixels_of_no_known_range_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from jax_cifar.errors import DataError
 from jax_cifar.files import require_regular
@@ -37,7 +38,10 @@ def picture_to_array(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size}
     Raises:
         DataError: the pixels have no range that is known (floating point, or integers beyond 16 bits).
     """
+    key = _transparent_colour(image)
     image = ImageOps.exif_transpose(image)
+    if key is not None:
+        image.info["transparency"] = key
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = _to_rgb(image.crop((left, top, left + side, top + side)))
@@ -125,6 +129,25 @@ def _has_frames(image: Image.Image) -> bool:
         return False
 
 
+def _transparent_colour(image: Image.Image) -> int | tuple[int, ...] | None:
+    """The one colour that a PNG shows transparent, in the 8 bits of the pixels as Pillow will read them.
+
+    Pillow leaves it in the bits of the file, which it tells until the pixels are loaded. Of sixteen bits it reads the
+    upper eight. None where there is no such colour, or nothing to scale; `_to_grey` compares 16-bit grey itself.
+    """
+    key = image.info.get("transparency")
+    if key is None or not (isinstance(image, PngImageFile) and image.tile):
+        return None
+    match image.tile[0].args:
+        case "L;2":
+            return (key & 3) * 85
+        case "L;4":
+            return (key & 15) * 17
+        case "RGB;16B":
+            return tuple(level >> 8 for level in key)
+    return None
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         image = _to_grey(image)
@@ -136,13 +159,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
-    """Single-channel pictures of more than 8 bits, from 0-65535 to 0-255, rounded."""
+    """Single-channel pictures of more than 8 bits, from 0-65535 to 0-255, rounded; a transparent level shows white."""
     values = np.asarray(image)
     if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 65535:
         raise DataError(
             f"its pixels are {values.dtype} from {values.min()} to {values.max()}; save it with 8 or 16 bits"
         )
-    return Image.fromarray(((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8))
+    levels = ((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
+    return Image.fromarray(np.where(values == image.info.get("transparency"), np.uint8(255), levels))
 
 
 @contextmanager
