@@ -56,7 +56,10 @@ def main(arguments: Sequence[str]) -> None:
         if names is not None:
             trained.require_classes(names, options.split)
     report = trained.evaluate(data, options.tta)
-    print(f"{trained.config.name}, step {trained.step:,}, {options.split} images, tta {options.tta}\n")
+    images = f"{options.split} images"
+    if data.true_labels is not None:
+        images += f" by their true labels ({(data.labels != data.true_labels).mean():.1%} were made wrong)"
+    print(f"{trained.config.name}, step {trained.step:,}, {images}, tta {options.tta}\n")
     print(report.table())
     if options.fold:
         print(f"\nlatency, {describe_devices()}")

@@ -74,7 +74,7 @@ def test_other_images_are_refused(moved, images, message):
         load_run(moved).predict(images)
 
 
-def test_evaluation_is_that_of_training_and_noisy_images_are_judged_by_their_true_labels(finished):
+def test_evaluation_is_that_of_training_and_noisy_images_are_judged_by_their_true_labels(finished, capsys):
     run, summary = load_run(finished), json.loads((finished / "summary.json").read_text())
     assert run.evaluate().accuracy == summary["test_accuracy"]
     train_part = run.part("train")
@@ -82,6 +82,11 @@ def test_evaluation_is_that_of_training_and_noisy_images_are_judged_by_their_tru
     predicted = run.predict(train_part.images)
     assert run.evaluate("train").accuracy == pytest.approx((predicted == train_part.true_labels).mean())
     assert run.evaluate("train").accuracy != pytest.approx((predicted == train_part.labels).mean())
+    main = runpy.run_path(str(SCRIPTS / "evaluate.py"))["main"]
+    judged = {"train": r"train images by their true labels \(30\.0% were made wrong\)", "test": "test images"}
+    for split, said in judged.items():
+        main(["--workdir", str(finished), "--split", split])
+        assert re.match(rf"small, step \d+, {said}, tta none\n", capsys.readouterr().out)
     with pytest.raises(DataError, match="held no validation images out"):
         run.evaluate("val")
 
