@@ -103,6 +103,36 @@ def test_the_same_pictures_are_read_once(tmp_path: Path, decodes: list[str], use
     assert len(decodes) == 2
 
 
+def test_what_lies_beside_the_folders_that_are_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for first, part in enumerate(("train", "test")):
+        write_classes(tmp_path / part, {"a": 2, "b": 2}, 100 * first)
+    (tmp_path / "README.txt").write_text("")
+    (tmp_path / ".cache").mkdir()
+    load_data(folder_config(tmp_path))
+    assert not capsys.readouterr().err
+    write_picture(tmp_path / "test" / "lost.JPG", 7)
+    load_data(folder_config(tmp_path))
+    told = rf"warning: {tmp_path}: not read, as they lie in no folder of a class: test/lost\.JPG\.\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
+    write_classes(tmp_path, {"extra": 2, "more": 1, "unlabeled": 1})
+    load_data(folder_config(tmp_path))
+    assert "of a class: extra/, more/, unlabeled/ and 1 more.\n" in capsys.readouterr().err
+    write_picture(tmp_path / "train" / "a" / "c.png", 7)
+    load_data(folder_config(tmp_path / "train"))
+    assert not capsys.readouterr().err
+    write_picture(tmp_path / "train" / "lost.png", 7)
+    load_data(folder_config(tmp_path / "train"))
+    assert "of a class: lost.png.\n" in capsys.readouterr().err
+
+
+def test_test_pictures_that_are_trained_on_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_classes(tmp_path / "train", {"a": 4, "b": 3})
+    write_classes(tmp_path / "test", {"a": 3, "b": 2}, 5)
+    load_data(folder_config(tmp_path))
+    told = rf"warning: {tmp_path}: 2 of 5 test pictures are, at \d+ x \d+ pixels, the same as training pictures\."
+    assert re.match(told, capsys.readouterr().err)
+
+
 def change_content(folder: Path) -> None:
     write_picture(folder / "a" / "00.png", 77)
 

@@ -10,6 +10,7 @@ labels are the subfolders' names in the order of their characters. Below a class
 depth, each has to be a picture, and hidden ones are passed over. A link may lead to a file in the same folder.
 """
 
+import mimetypes
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -22,7 +23,7 @@ from jax_cifar.data.cache import Source, entry_path, load_decoded
 from jax_cifar.data.dataset import Dataset, Decoded, Splits
 from jax_cifar.data.pictures import read_pictures
 from jax_cifar.data.splits import WHOLE, with_test_part
-from jax_cifar.errors import DataError
+from jax_cifar.errors import DataError, print_warning
 
 _PARTS = {"train": "train", "test": "test", "val": "validation"}  # by the name of the subfolder
 _PARTS_ELSEWHERE = {"train", "training", "test", "testing", "val", "valid", "validation"}  # in any case
@@ -47,7 +48,9 @@ def load_folder(folder: Path, config: DataConfig) -> Splits:
     files = tuple(path for found in parts.values() for path, _ in found)
     source = Source("folder", f"{len(files):,} pictures in {folder}", files, partial(_read, parts, names, size))
     decoded, origin = load_decoded(source, entry_path(f"folder-{size}", folder))
-    return with_test_part("folder", decoded, origin, config)
+    splits = with_test_part("folder", decoded, origin, config)
+    _tell_the_same(folder, splits)
+    return splits
 
 
 def _find_pictures(folder: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
@@ -60,6 +63,7 @@ def _find_pictures(folder: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
                 f"{folder} holds {subfolders[0]}/ but not both train/ and test/. Add what is missing, or name the "
                 "folder of the class folders itself, of which data.test_fraction is then taken for testing."
             )
+        _tell_unread(folder, {folder: subfolders})
         return tuple(subfolders), {WHOLE: _part_files(folder, subfolders, folder)}
     present = [name for name in _PARTS if name in subfolders]
     names = _class_names(folder / "train")
@@ -68,7 +72,36 @@ def _find_pictures(folder: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
         if other != names:
             odd = ", ".join(sorted(set(names) ^ set(other)))
             raise DataError(f"{folder}: train/ and {part}/ hold different classes: {odd} in one of them only.")
+    _tell_unread(folder, {folder: present} | {folder / part: names for part in present})
     return tuple(names), {_PARTS[part]: _part_files(folder / part, names, folder) for part in present}
+
+
+def _tell_unread(root: Path, read: dict[Path, list[str]]) -> None:
+    """Warn of folders and pictures that lie where only the subfolders of these names are `read`."""
+    unread = [
+        f"{path.relative_to(root)}{'/' if path.is_dir() else ''}"
+        for folder, names in read.items()
+        for path in sorted(folder.iterdir())
+        if path.name not in names and not _is_hidden(path.name) and (path.is_dir() or _is_named_as_picture(path))
+    ]
+    if unread:
+        more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
+        print_warning(f"{root}: not read, as they lie in no folder of a class: {', '.join(unread[:3])}{more}.")
+
+
+def _is_named_as_picture(path: Path) -> bool:
+    return (mimetypes.guess_type(path.name)[0] or "").startswith("image/")
+
+
+def _tell_the_same(folder: Path, splits: Splits) -> None:
+    """Warn of test pictures that were trained on too: they are no test."""
+    known = {hash(image.tobytes()) for image in splits.train.images}
+    count, size = sum(hash(image.tobytes()) in known for image in splits.test.images), splits.test.images.shape[1]
+    if count:
+        print_warning(
+            f"{folder}: {count:,} of {len(splits.test):,} test pictures are, at {size} x {size} pixels, the same as"
+            " training pictures. Leave each in one part only."
+        )
 
 
 def _check_part_names(folder: Path, subfolders: list[str]) -> None:
