@@ -135,6 +135,16 @@ def test_what_cannot_be_compressed_is_refused_and_leaves_nothing(trained, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_set_that_has_changed_is_refused_before_the_finetuning(trained, tmp_path, monkeypatch):
+    whole = load_data(small_config().data)
+    changed = [dataclasses.replace(part, images=255 - part.images) for part in (whole.train, whole.test)]
+    other = dataclasses.replace(whole, train=changed[0], test=changed[1])
+    monkeypatch.setattr("jax_cifar.training.finetune.load_data", lambda _: other)
+    with pytest.raises(DataError, match="was trained on other images"):
+        compress(trained, 0.4, tmp_path / "new", finetune_epochs=EPOCHS)
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_script_shows_every_network_on_the_way(trained, smaller, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr("jax_cifar.training.finetune.compress", lambda *a, **given: asked.append((a, given)) or smaller)

@@ -86,6 +86,8 @@ def compress(
     recipe = finetune_recipe(_with_own_code(trained, trust_code), finetune_epochs / steps, overrides)
     data = load_data(recipe.data) if splits is None else splits
     trained.require_classes(data.label_names, data.source)
+    if splits is None and recipe.data == trained.config.data:
+        trained.require_same_images("test", data.test, data)  # as evaluating it would, but before the fine-tuning
     kept = choose(trained.config.model, trained.variables, amount, scope, order)
     original = {layer: len(stays) for layer, stays in kept.items()}
     _check_place(out, recipe)
