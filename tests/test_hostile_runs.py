@@ -19,6 +19,7 @@ from jax_cifar.config.spec import InputSpec
 from jax_cifar.errors import CheckpointError, ConfigError, UserError
 from jax_cifar.files import sha256_of_json
 from jax_cifar.run.folder import read_config, read_spec
+from jax_cifar.run.load import recorded_checksums
 from jax_cifar.run.manifest import Damaged, read_manifest
 from jax_cifar.run.untrusted import check_claims, check_state
 
@@ -278,6 +279,11 @@ def test_a_manifest_names_arrays_of_numbers_in_its_own_folder(tmp_path, leaves):
     with pytest.raises(Damaged):
         read_manifest(signed(tmp_path, {"step": 7, "extra": {}, "leaves": leaves}))
     assert read_manifest(signed(tmp_path, {"step": 8, "extra": {}, "leaves": {"params/a": LEAF}}))["step"] == 8
+
+
+@pytest.mark.parametrize("extra", [{"judged_by": [1]}, {"fingerprint": "x", "judged_by": {"test": None}}, {}])
+def test_checksums_that_are_none_compare_with_nothing(tmp_path, extra):
+    assert recorded_checksums(signed(tmp_path, {"step": 7, "extra": extra, "leaves": {}})) == {}
 
 
 def test_a_checkpoint_holds_files_and_folders_only_and_no_more_than_memory_does(tmp_path):

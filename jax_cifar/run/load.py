@@ -224,9 +224,10 @@ def recorded_checksums(checkpoint: Path) -> dict[str, int]:
         extra = read_manifest(checkpoint)["extra"]
     except (Damaged, Foreign):  # the run that is still training has newer ones by now
         return {}
-    judges = extra.get("judged_by") or {}
+    judges = extra.get("judged_by")
+    judges = judges if isinstance(judges, dict) else {}
     found = {"train": extra.get("fingerprint"), "val": judges.get("validation"), "test": judges.get("test")}
-    return {part: checksum for part, checksum in found.items() if checksum is not None}
+    return {part: checksum for part, checksum in found.items() if isinstance(checksum, int)}
 
 
 def require_fitting(path: Path, network: Network, variables: dict[str, Any]) -> None:
