@@ -126,14 +126,28 @@ def _axis(field: str, kind: str, text: str) -> Axis:
     check(kind != "log" or low > 0, field, shown, "a logarithm needs both ends above 0")
     if not points:
         return Axis(field, kind, low, high)
-    check(points[0] >= 2 and points[0] == int(points[0]), field, shown, "give at least 2 points")
-    return Axis(field, "", values=_points(kind, low, high, int(points[0])))
+    count = points[0]
+    check(count >= 2 and count == int(count), field, shown, "give at least 2 points")
+    if kind == "int":
+        there = int(high - low) + 1
+        check(count <= there, field, shown, f"only {there} whole numbers lie in it; give at most {there} points")
+    values = _points(kind, low, high, int(count))
+    check(len(set(values)) == count, field, shown, "float64 has fewer numbers in it; give fewer points")
+    return Axis(field, "", values=values)
 
 
 def _points(kind: str, low: float, high: float, count: int) -> tuple[str, ...]:
+    """Both ends as they are given, and between them numbers of four digits, or as many as even spacing takes."""
+    if kind == "int":
+        return tuple(str(round(value)) for value in np.linspace(low, high, count).tolist())
     values = (np.geomspace if kind == "log" else np.linspace)(low, high, count)
-    texts = [str(round(value)) if kind == "int" else f"{value:.4g}" for value in values.tolist()]
-    return tuple(dict.fromkeys(texts))
+    gaps, inner = np.diff(values), values[1:-1]
+    texts: list[str] = []
+    for digits in range(4, 18):  # 17 write any float64 exactly
+        texts = [f"{value:.{digits}g}" for value in inner.tolist()]
+        if np.all(np.abs(np.array(texts, float) - inner) <= np.minimum(gaps[:-1], gaps[1:]) / 100):
+            break
+    return (repr(low).removesuffix(".0"), *texts, repr(high).removesuffix(".0"))
 
 
 def _words(value: Value) -> list[str]:
