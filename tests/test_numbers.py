@@ -219,6 +219,22 @@ def test_an_average_over_most_of_the_run_is_warned_of():
     assert "the initial weights still make up 91% of the average" in cold
 
 
+@pytest.mark.parametrize(
+    ("updates", "decay"),
+    [(11, "0.091"), (100, "0.9"), (900, "0.9889"), (19_000, "0.999474"), (300_000, "0.9999667"), (10**7, "0.999999")],
+)
+def test_the_average_that_the_warning_recommends_is_one_that_it_does_not_warn_of(updates, decay):
+    warning = ema_warning(OptimConfig(ema_decay=0.99999999), updates) or ""
+    assert warning.endswith(f" A tenth of the run would be --optim.ema_decay {decay}.")
+    assert ema_warning(OptimConfig(ema_decay=float(decay)), updates) is None
+
+
+def test_no_average_is_recommended_where_there_are_too_few_updates_for_one():
+    for updates in (1, 8, 10):
+        warning = ema_warning(OptimConfig(ema_decay=0.9), updates) or ""
+        assert warning.endswith(" The run is too short to average over: --optim.ema_decay 0.")
+
+
 def test_the_warning_of_an_average_is_given_at_the_start(tmp_path, capsys):
     train(one_step(optim={"ema_decay": 0.999}), tmp_path)
     assert capsys.readouterr().out.count("WARNING: optim.ema_decay = 0.999 averages about 1,000 updates") == 1

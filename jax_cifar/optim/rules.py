@@ -1,5 +1,6 @@
 """The update rule of a configuration, and the moving average of the weights beside it."""
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 
@@ -118,9 +119,15 @@ def ema_warning(config: OptimConfig, total_steps: int) -> str | None:
         if config.ema_warmup
         else f"so the initial weights still make up {config.ema_decay**total_steps:.0%} of the average"
     )
+    if total_steps <= 10:
+        way_out = "The run is too short to average over: --optim.ema_decay 0"
+    else:
+        share = 10 / total_steps  # of the newest weights; three digits of it, as those of the decay may all be nines
+        tenth = f"{1 - share:.{2 + math.ceil(-math.log10(share))}f}".rstrip("0")
+        way_out = f"A tenth of the run would be --optim.ema_decay {tenth}"
     return (
         f"optim.ema_decay = {config.ema_decay} averages about {span:,} updates, and the run has {total_steps:,}:"
-        f" {begun}. A tenth of the run would be --optim.ema_decay {max(0.0, 1 - 10 / total_steps):.4g}."
+        f" {begun}. {way_out}."
     )
 
 
