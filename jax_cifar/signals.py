@@ -110,6 +110,7 @@ class _Guard:
         self.lock = threading.RLock()
         self.request: StopRequest | None = None
         self.remains = "There was nothing to save."
+        self.retell: Callable[[str], str] = str
         self.code = STOPPED
         self._again = False
 
@@ -168,7 +169,17 @@ def guard() -> None:
 
 def at_end_say(what_remains: str) -> None:
     """What a guarded script says when a signal ends it at once: what is saved, and how to go on."""
-    _guard.remains = what_remains
+    _guard.remains = _guard.retell(what_remains)
+
+
+@contextlib.contextmanager
+def retold(retell: Callable[[str], str]) -> Iterator[None]:
+    """Meanwhile `at_end_say` goes through `retell`: what it is given is of a command that another one runs."""
+    before, _guard.retell = _guard.retell, retell
+    try:
+        yield
+    finally:
+        _guard.retell = before
 
 
 def all_done(code: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_runs import StopAt, same_bits, small_config
 
-from jax_cifar import load_run
+from jax_cifar import load_run, signals
 from jax_cifar.compress.prune import choose, remove
 from jax_cifar.config import Config
 from jax_cifar.config.files import to_dict
@@ -24,6 +24,7 @@ from jax_cifar.run.folder import CHECKPOINTS, read_config
 from jax_cifar.run.reading import read_variables
 from jax_cifar.training.finetune import compress, finetune_recipe
 from jax_cifar.training.loop import train
+from jax_cifar.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 EPOCHS = 1.0  # of 6 updates
@@ -42,7 +43,13 @@ def smaller(trained):
     """The networks on the way to a smaller run beside it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jax_cifar.training.finetune._require_same_elsewhere", lambda *given: None)
+        patch.setattr(Trainer, "finish", finish_and_keep_what_a_signal_would_be_answered)
         return compress(trained, 0.4, trained.with_name("smaller"), finetune_epochs=EPOCHS)
+
+
+def finish_and_keep_what_a_signal_would_be_answered(trainer, state, finish=Trainer.finish):
+    trainer.folder.with_name("answer.txt").write_text(signals._guard.remains)
+    return finish(trainer, state)
 
 
 def test_the_smaller_network_is_an_ordinary_run(trained, smaller):
@@ -59,6 +66,11 @@ def test_the_smaller_network_is_an_ordinary_run(trained, smaller):
     expected = remove(config.model, averaged[1], choose(config.model, averaged[1], 0.4))
     assert same_bits(smaller["pruned by 0.4"].variables, expected)
     assert not same_bits(found.variables, expected)
+
+
+def test_a_signal_after_the_fine_tuning_is_answered_with_a_command_that_compress_has(trained, smaller):
+    answer = trained.with_name("answer.txt").read_text()
+    assert answer == "The state is saved, and the training done. To go on, run the same command again."
 
 
 def test_finetuning_is_the_runs_recipe_at_a_tenth_of_its_rate(trained, smaller):

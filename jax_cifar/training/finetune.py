@@ -24,6 +24,7 @@ from jax_cifar.errors import ConfigError, DataError, ExportError, Interrupted, U
 from jax_cifar.files import expand
 from jax_cifar.run.folder import RunFolder, read_config
 from jax_cifar.run.load import Run, load_run
+from jax_cifar.signals import retold
 from jax_cifar.training.loop import train
 from jax_cifar.training.session import make_network
 
@@ -178,8 +179,13 @@ def _check_place(out: str | Path, recipe: Config) -> None:
 def _told_of(out: str | Path) -> Iterator[None]:
     """What is refused or interrupted, told in this command's own terms: its folder is --out."""
     try:
-        yield
+        with retold(_same_again):
+            yield
     except Interrupted as stopped:
-        raise Interrupted(f"{str(stopped).partition(' To go on')[0]} To go on, run the same command again.") from None
+        raise Interrupted(_same_again(str(stopped))) from None
     except UserError as error:
         raise type(error)(str(error).replace("--workdir", "--out")) from None
+
+
+def _same_again(text: str) -> str:
+    return f"{text.partition(' To go on')[0]} To go on, run the same command again."
