@@ -26,7 +26,7 @@ from jax_cifar import load_run, load_stablehlo
 from jax_cifar.data import Dataset, Splits
 from jax_cifar.deploy import artefact
 from jax_cifar.deploy.onnx import load_onnx
-from jax_cifar.errors import CheckpointError, ConfigError, ExportError
+from jax_cifar.errors import CheckpointError, ConfigError, DataError, ExportError
 from jax_cifar.evaluation import latency
 from jax_cifar.files import read_record
 from jax_cifar.lab import deployed
@@ -115,6 +115,50 @@ def test_a_network_of_grey_images_that_are_no_squares_becomes_a_file_that_takes_
     read, expected = load_onnx(tmp_path / "grey.onnx"), trained.logits(images)
     assert (read.spec, read.spec.image_shape, read.is_normalized) == (spec, (16, 24, 1), float_input)
     assert np.abs(read.logits(images) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A run of images given in Python that are no squares, and a file with arrays like them."""
+    images = np.random.default_rng(1).integers(0, 256, (10, 16, 24, 3), np.uint8)
+    part, folder = Dataset(images, np.arange(10, dtype=np.int32) % 5), tmp_path_factory.mktemp("given")
+    splits = Splits("given", part, part, None, tuple("abcde"))
+    config = small_config(data={"subset": None}, train={"steps": 1, "batch_size": 8}, schedule={"warmup": 0.0})
+    loop.train(config, folder / "run", splits=splits)
+    np.savez(folder / "given.npz", images=images, labels=part.labels, label_names=list("abcde"))
+    return folder / "run", folder / "given.npz", part
+
+
+@pytest.mark.parametrize("name", ["model.stablehlo", "model.onnx"])
+def test_a_run_of_images_given_in_python_is_exported_with_those_of_a_file(given, tmp_path, capsys, name):
+    run, file, part = given
+    words = ["--workdir", run, "--out", tmp_path / name]
+    with pytest.raises(DataError, match=r"not keep. Give images again: --split FILE\.npz of .* export\.py, or run"):
+        call(*words)
+    call(*words, "--split", file)
+    accuracy, told = load_run(run).evaluate(part).accuracy, capsys.readouterr().out
+    assert f"test accuracy   {accuracy:.2%} in JAX, " in told and f", on {file}\n" in told
+    assert entries_of(tmp_path / name)["test_accuracy"] == accuracy
+
+
+def test_images_that_a_run_cannot_be_exported_with_are_told(given, tmp_path):
+    run, _, part = given
+    words, file = ["--workdir", run, "--out", tmp_path / "model.onnx"], tmp_path / "x.npz"
+    with pytest.raises(ConfigError, match=r"--split train is not allowed: it must be a FILE\.npz"):
+        call(*words, "--split", "train")
+    whole: dict[str, Any] = {"images": part.images, "labels": part.labels}
+    for arrays, message in (
+        ({"images": part.images[:, :, :16]}, r"has shape \[10, 16, 16, 3\]; this network takes \[n, 16, 24, 3\]"),
+        ({"labels": part.labels + 1}, r"x\.npz: A label is 5, but the run knows 5 classes: 0 to 4"),
+        ({"label_names": list("abcdf")}, r"x\.npz: class 4 is 'f', in .* it is 'e'"),
+    ):
+        np.savez(file, allow_pickle=False, **whole | arrays)
+        with pytest.raises(DataError, match=message):
+            call(*words, "--split", file)
+    np.savez(file, **whole)
+    with pytest.raises(ConfigError, match=r"--int8 static is calibrated on training images.*--int8 weights need none"):
+        call(*words, "--split", file, "--int8")
+    assert not (tmp_path / "model.onnx").exists()
 
 
 WITHOUT_FLAX = """

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 
 from jax_cifar.cli import Parser, run
-from jax_cifar.files import expand
 
 PARTS = ("test", "val", "train")
 
@@ -41,7 +40,6 @@ def main(arguments: Sequence[str]) -> None:
     if options.split not in PARTS and not options.split.endswith(".npz"):
         parser.error(f"--split {options.split} is not allowed: it must be {', '.join(PARTS)} or a FILE.npz")
 
-    from jax_cifar.data import read_npz
     from jax_cifar.evaluation.latency import latency_lines
     from jax_cifar.evaluation.predict import mirror_warning
     from jax_cifar.run.load import load_run
@@ -49,12 +47,7 @@ def main(arguments: Sequence[str]) -> None:
 
     trained = load_run(options.workdir, options.checkpoint, data_dir=options.data_dir, trust_code=options.trust_code)
     unfolded, trained = trained, trained.folded() if options.fold else trained
-    if options.split in PARTS:
-        data = trained.part(options.split, options.data_dir)
-    else:
-        data, names = read_npz(expand(options.split))
-        if names is not None:
-            trained.require_classes(names, options.split)
+    data = trained.images_of(options.split, options.data_dir)
     report = trained.evaluate(data, options.tta)
     images = f"{options.split} images"
     if data.true_labels is not None:

@@ -1,9 +1,10 @@
-"""Write a trained network as one file for other runtimes, proved on all test images to compute what JAX computes.
+"""Write a trained network as one file for other runtimes, proved on real images to compute what JAX computes.
 
 python scripts/export.py --workdir runs/first --out model.onnx          # ONNX Runtime, browsers, OpenVINO, ...
 python scripts/export.py --workdir runs/first --out model.stablehlo     # JAX alone, on CPU, CUDA and TPU
 python scripts/export.py --workdir runs/first --out model.onnx --fold --checkpoint best
 python scripts/export.py --workdir runs/first --out small.onnx --int8
+python scripts/export.py --workdir runs/first --out model.onnx --split photos.npz
 
 The file gets its name only after another process has loaded it and predicted the images.
 """
@@ -26,8 +27,10 @@ from jax_cifar.progress import print_above, progress
 if TYPE_CHECKING:
     import onnx
 
+    from jax_cifar.data import Splits
     from jax_cifar.deploy.agreement import Expected
     from jax_cifar.deploy.source import Source
+    from jax_cifar.run.load import Run
     from torch_ref.quantize import Variant
 
 
@@ -43,18 +46,19 @@ def main(arguments: Sequence[str]) -> None:
     with progress("export", total=3, unit="steps") as bar:
         bar.advance(0, note="the run and its own predictions")
         source = load(options, out)
+        splits = calibration_images(source.original, options.data_dir) if variant == "int8" else None
         bar.advance(note="the file")
         if to_onnx:
-            model, expected = in_variant(
-                float_model(source, options.float_input, options.torch_twin), source, options.data_dir, variant
-            )
+            model = float_model(source, options.float_input, options.torch_twin)
+            model, expected = in_variant(model, source, splits, variant)
             content = model.SerializeToString()
         else:
             content, expected = stablehlo_content(source), source.expected
-        bar.advance(note="another process reads it and predicts the test images")
+        bar.advance(note="another process reads it and predicts the images")
         agreement, logits = write_verified(out, content, source.test.images, expected)
     runtime = "ONNX Runtime" if to_onnx else "JAX from the file"
-    for line in summary(source, options.float_input, agreement, (logits, runtime), out):
+    judged = (logits, runtime) if options.split == "test" else (logits, f"{runtime}, on {options.split}")
+    for line in summary(source, options.float_input, agreement, judged, out):
         print(line)
     if options.fold and variant == "float32":  # of another one the table tells the times, beside the float model's
         for line in fold_latencies(source, content if to_onnx else None, options.torch_twin, options.float_input):
@@ -93,9 +97,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--torch-twin", metavar="FILE.py:NAME", help="the same network in PyTorch, for a network of one's own"
     )
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="newest, or best by validation")
+    parser.add_argument(
+        "--split",
+        metavar="FILE.npz",
+        default="test",
+        help="images and labels to prove the file on and to measure accuracy with; default: the run's test images",
+    )
     parser.add_argument("--data.dir", dest="data_dir", metavar="DIR", help="where the data set lies now")
     parser.add_argument("--trust-code", action="store_true", help="run the network's own code that the folder recorded")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.split != "test" and not options.split.endswith(".npz"):
+        parser.error(
+            f"--split {options.split} is not allowed: it must be a FILE.npz; without it the test images are taken"
+        )
+    return options
 
 
 def chosen_variant(options: argparse.Namespace) -> "Variant":
@@ -137,7 +152,17 @@ def load(options: argparse.Namespace, out: Path) -> "Source":
         trust_code=options.trust_code,
     )
     folded = original.folded() if options.fold else original
-    return Source(folded, original, original.part("test", options.data_dir))
+    return Source(folded, original, original.images_of(options.split, options.data_dir))
+
+
+def calibration_images(run: "Run", data_dir: str | None) -> "Splits":
+    """The data set whose training images `--int8 static` is calibrated on."""
+    if run.data_name is None:
+        raise ConfigError(
+            f"--int8 static is calibrated on training images, and {run.folder} was trained on images given in Python,"
+            " which it does not keep. --int8 dynamic and --int8 weights need none."
+        )
+    return run.splits(data_dir)
 
 
 def check_options(options: argparse.Namespace, network: Any, out: Path) -> None:
@@ -177,7 +202,7 @@ def float_model(source: "Source", float_input: bool = False, torch_twin: str | N
 
 
 def in_variant(
-    model: "onnx.ModelProto", source: "Source", data_dir: str | None, variant: "Variant"
+    model: "onnx.ModelProto", source: "Source", splits: "Splits | None", variant: "Variant"
 ) -> tuple["onnx.ModelProto", "Expected"]:
     """The float32 model in another precision, and the logits that its file has to give.
 
@@ -191,7 +216,7 @@ def in_variant(
 
     if variant == "float32":
         return model, source.expected
-    smaller, notes = make_variant(model, variant, source.run.splits(data_dir))
+    smaller, notes = make_variant(model, variant, splits)
     ways = {name: onnx_way(one.SerializeToString()) for name, one in {"float32": model, variant: smaller}.items()}
     figures = compare(ways, source.test)
     print_above("\n".join([*notes, table(figures), f"ONNX Runtime, {cpu_count()} threads"]))
@@ -211,7 +236,7 @@ def stablehlo_content(source: "Source") -> bytes:
 
 
 def summary(source: "Source", float_input: bool, agreement: Any, judged: tuple[Any, str], out: Path) -> Iterator[str]:
-    """What was exported, and how well it agrees; `judged` are the file's logits, and what computed them."""
+    """What was exported, and how well it agrees; `judged` are the file's logits, and what gave them."""
     from jax_cifar.deploy.source import NORMALIZED, PIXELS
 
     trained, (logits, runtime) = source.run, judged

@@ -108,22 +108,24 @@ class Quantized(NamedTuple):
     weight_bits: int
 
 
-def make_variant(model: onnx.ModelProto, variant: Variant, splits: Splits) -> tuple[onnx.ModelProto, list[str]]:
+def make_variant(model: onnx.ModelProto, variant: Variant, splits: Splits | None) -> tuple[onnx.ModelProto, list[str]]:
     """A float32 model in another precision, and lines that tell how it was made.
 
     Args:
         model: from `torch_ref.export.to_onnx`, with uint8 images.
         variant: "int8" is calibrated; the others need no images.
-        splits: the data set of the network.
+        splits: the data set of the network; None will do for all but "int8".
 
     Raises:
-        DataError: there are too few training images to calibrate with.
+        DataError: there are no training images to calibrate with, or too few.
         ExportError: a weight is beyond the range of float16.
     """
     match variant:
         case "float32":
             return model, []
         case "int8":
+            if splits is None:
+                raise DataError("There are no training images to calibrate with.")
             images = TrainingImages(splits)
             quantized = to_int8(model, images)
             lines = [f"{candidate}{', taken' * (i == 0)}" for i, candidate in enumerate(quantized.tried)]

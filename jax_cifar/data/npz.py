@@ -20,6 +20,7 @@ from jax_cifar.errors import DataError
 from jax_cifar.files import require_regular
 
 Names = tuple[str, ...] | None
+Shape = tuple[int, int, int]
 ARRAYS = ("images", "labels", "label_names", "test_images", "test_labels")
 # Photographs shrink to a half, drawings to a tenth: what shrinks to less, beyond this size, is to fill the memory.
 _UNPACKED_BYTES = 1 << 28
@@ -56,14 +57,18 @@ def load_npz(path: Path, config: DataConfig) -> Splits:
     return with_test_part("npz", Decoded(parts, names), f"arrays in {path}", config)
 
 
-def read_npz(path: Path) -> tuple[Dataset, Names]:
+def read_npz(path: Path, shape: Shape | None = None) -> tuple[Dataset, Names]:
     """The `images` and `labels` of one file, and its `label_names` or None.
+
+    Args:
+        path: the file.
+        shape: height, width and channel of the images that a network takes, which then need be no squares.
 
     Raises:
         DataError: the file is missing or damaged, or an array is missing or not as this module describes.
     """
     arrays = _read_arrays(path)
-    return _dataset(arrays, path), _label_names(arrays, path)
+    return _dataset(arrays, path, shape=shape), _label_names(arrays, path)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -107,12 +112,12 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} is no .npz file that can be read ({reason}). Make it with numpy.savez.")
 
 
-def _dataset(arrays: Mapping[str, np.ndarray], path: Path, prefix: str = "") -> Dataset:
+def _dataset(arrays: Mapping[str, np.ndarray], path: Path, prefix: str = "", shape: Shape | None = None) -> Dataset:
     names = [f"{prefix}{name}" for name in ("images", "labels")]
     for name in names:
         if name not in arrays:
             raise DataError(f"{path} holds no array {name!r}, only {', '.join(arrays) or 'none that is read'}.")
-    images = _images(arrays[names[0]], f"{path}: {names[0]}")
+    images = _images(arrays[names[0]], f"{path}: {names[0]}", shape)
     labels = _labels(arrays[names[1]], f"{path}: {names[1]}")
     if len(images) != len(labels):
         raise DataError(
@@ -121,11 +126,15 @@ def _dataset(arrays: Mapping[str, np.ndarray], path: Path, prefix: str = "") -> 
     return Dataset(images, labels)
 
 
-def _images(values: np.ndarray, where: str) -> np.ndarray:
-    """The images as uint8 [n, side, side, channel]."""
+def _images(values: np.ndarray, where: str, shape: Shape | None) -> np.ndarray:
+    """The images as uint8 [n, side, side, channel], or of a network's shape."""
     if values.ndim == 3:
         values = values[..., None]
-    if values.ndim != 4 or values.shape[1] != values.shape[2] or values.shape[3] not in (1, 3):
+    if shape is not None:
+        if values.shape[1:] != shape:
+            wanted = ", ".join(map(str, shape))
+            raise DataError(f"{where} has shape {list(values.shape)}; this network takes [n, {wanted}].")
+    elif values.ndim != 4 or values.shape[1] != values.shape[2] or values.shape[3] not in (1, 3):
         expected = "[n, side, side] or [n, side, side, 1 or 3], channels last"
         raise DataError(f"{where} has shape {list(values.shape)}; expected square images, {expected}.")
     if values.size == 0:

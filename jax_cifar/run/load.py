@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from jax_cifar.config.placeholder import Recorded
 from jax_cifar.config.revive import has_placeholders, is_installed, revive, revive_all
 from jax_cifar.config.source import trusted_namespaces
 from jax_cifar.config.spec import InputSpec
-from jax_cifar.data import Dataset, Splits, load_data
+from jax_cifar.data import Dataset, Splits, load_data, read_npz
 from jax_cifar.data.dataset import Images, as_pixels
 from jax_cifar.errors import CheckpointError, DataError, print_warning
 from jax_cifar.evaluation.classify import softmax
@@ -40,6 +40,7 @@ from jax_cifar.run.manifest import Damaged, Foreign, leaves_by_path, read_manife
 from jax_cifar.run.reading import folder_of, read_variables
 
 Split = Literal["train", "val", "test"]
+PARTS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,7 @@ class Run:
         """
         dataset = data if isinstance(data, Dataset) else self.part(data, data_dir)
         labels = dataset.labels if dataset.true_labels is None else dataset.true_labels
-        if len(labels) and labels.max() >= len(self.label_names):
-            classes = len(self.label_names)
-            raise DataError(f"A label is {labels.max()}, but the run knows {classes} classes: 0 to {classes - 1}.")
+        self.require_labels(dataset)
         return report(self.logits(dataset.images, tta), labels, self.label_names)
 
     def part(self, split: Split, data_dir: str | None = None) -> Dataset:
@@ -112,12 +111,23 @@ class Run:
         self.require_same_images(split, part, splits)
         return part
 
+    def images_of(self, split: str, data_dir: str | None = None) -> Dataset:
+        """A part of the run's own data set by its name, or what a FILE.npz holds: images of the run's classes."""
+        if split in PARTS:
+            return self.part(split, data_dir)
+        path = expand(split)
+        dataset, names = read_npz(path, self.image_shape)
+        if names is not None:
+            self.require_classes(names, split)
+        self.require_labels(dataset, f"{split}: A label")
+        return dataset
+
     def splits(self, data_dir: str | None = None) -> Splits:
         """The run's own data set, as it was divided for it."""
         if self.data_name is None:
             raise DataError(
                 f"{self.folder} was trained on images given in Python, which it does not keep."
-                " Give them again: run.evaluate(dataset), or --split FILE.npz."
+                " Give images again: --split FILE.npz of evaluate.py and export.py, or run.evaluate(dataset)."
             )
         place = self.config.data.dir
         if data_dir is None and place is not None and not expand(place).exists():
@@ -163,6 +173,12 @@ class Run:
                 f"{splits.source}: its {split} images or labels are not those that {self.folder} was judged by, with"
                 " the figures that it has written down."
             )
+
+    def require_labels(self, dataset: Dataset, which: str = "A label") -> None:
+        """Raise `DataError` for a label that is no class of the run."""
+        classes, highest = len(self.label_names), int(dataset.labels.max(initial=0))
+        if highest >= classes:
+            raise DataError(f"{which} is {highest}, but the run knows {classes} classes: 0 to {classes - 1}.")
 
     def folded(self) -> "Run":
         """The same run with every batch norm folded into the convolution before it: the same predictions, sooner.
