@@ -75,6 +75,16 @@ def test_a_file_may_describe_several_experiments(tmp_path, monkeypatch):
         load_config(f"{tmp_path / 'three.py'}:one")
 
 
+@pytest.mark.parametrize("parameter", ["variant: str = 'a'", "variant='a'", "variant: str | None = None", "which='a'"])
+def test_a_variant_of_a_file_that_does_not_name_them_is_told_how_they_are_named(tmp_path, parameter):
+    body = f"from jax_cifar.config import Config\ndef get_config({parameter}):\n    return Config(name='x')\n"
+    path, name = write(tmp_path, mine=body), parameter.partition("=")[0].partition(":")[0]
+    assert load_config(path).name == "x" and variants_of(path) == ()
+    told = rf"get_config\({name}\) does not say which there are; write get_config\(variant: Literal"
+    with pytest.raises(ConfigError, match=told):
+        load_config(f"{path}:b")
+
+
 def test_a_missing_config_file_names_the_nearest_where_one_is_near(tmp_path):
     write(tmp_path, quickstart="")
     with pytest.raises(ConfigError, match=r"There is no config file .*quickstar\.py.* Did you mean .*quickstart\.py\?"):

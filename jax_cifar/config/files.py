@@ -107,7 +107,8 @@ def _get_config(module: types.ModuleType) -> Callable[..., Any]:
 
 
 def _choices(get_config: Callable[..., Any]) -> tuple[str, ...]:
-    return typing.get_args(typing.get_type_hints(get_config).get("variant"))
+    named = typing.get_type_hints(get_config).get("variant")
+    return typing.get_args(named) if typing.get_origin(named) is typing.Literal else ()
 
 
 def _check_file(path: Path) -> None:
@@ -136,9 +137,14 @@ def _check_file(path: Path) -> None:
 def _variant(get_config: Callable[..., Any], variant: str | None) -> list[str]:
     """The arguments for `get_config`; raises `ConfigError` for a variant that it does not name."""
     choices = _choices(get_config)
-    known = f"choose one of {', '.join(choices)}" if choices else "the file describes one experiment only"
-    check(variant is None or variant in choices, "variant", variant, known)
     parameters = inspect.signature(get_config).parameters
+    known = "the file describes one experiment only"
+    if choices:
+        known = f"choose one of {', '.join(choices)}"
+    elif parameters:
+        literal = 'get_config(variant: Literal["a", "b"] = "a")'
+        known = f"get_config({', '.join(parameters)}) does not say which there are; write {literal}"
+    check(variant is None or variant in choices, "variant", variant, known)
     needed = [
         name
         for name, given in parameters.items()
@@ -146,7 +152,7 @@ def _variant(get_config: Callable[..., Any], variant: str | None) -> list[str]:
     ]
     if needed == ["variant"] and choices and variant is None:
         raise ConfigError(f"name one of its experiments: {', '.join(f'FILE.py:{choice}' for choice in choices)}.")
-    if needed not in ([], ["variant"]):
+    if needed and not (needed == ["variant"] and choices):
         shown = ", ".join(needed)
         raise ConfigError(f"get_config({shown}) is called without arguments: give {shown} a default.")
     return [] if variant is None else [variant]
