@@ -22,7 +22,7 @@ import onnx
 import pytest
 from small_runs import loop, small_config, untrained_run
 
-from jax_cifar import load_run, load_stablehlo
+from jax_cifar import load_config, load_run, load_stablehlo
 from jax_cifar.data import Dataset, Splits
 from jax_cifar.deploy import artefact
 from jax_cifar.deploy.onnx import load_onnx
@@ -159,6 +159,31 @@ def test_images_that_a_run_cannot_be_exported_with_are_told(given, tmp_path):
     with pytest.raises(ConfigError, match=r"--int8 static is calibrated on training images.*--int8 weights need none"):
         call(*words, "--split", file, "--int8")
     assert not (tmp_path / "model.onnx").exists()
+
+
+NEIGHBOURS = """
+import flax.linen as nn
+from jax_cifar.config import Config, DataConfig, TrainConfig
+
+class Neighbours(nn.Module):
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Dense(self.num_classes)(images.reshape(images.shape[0], -1))
+        return x - x.mean(axis=0, keepdims=True)
+
+def get_config():
+    return Config("own", data=DataConfig("synthetic", subset=200), model=Neighbours(), train=TrainConfig(steps=1))
+"""
+
+
+def test_a_network_whose_answer_depends_on_the_other_images_is_told_so(tmp_path):
+    (tmp_path / "own.py").write_text(NEIGHBOURS)
+    loop.train(load_config(tmp_path / "own.py"), tmp_path / "run")
+    with pytest.raises(ExportError, match=r"depends on the others of its batch: in JAX itself .* a batch of 1 and a"):
+        call("--workdir", tmp_path / "run", "--out", tmp_path / "model.stablehlo")
+    assert not (tmp_path / "model.stablehlo").exists()
 
 
 WITHOUT_FLAX = """

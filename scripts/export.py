@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_cifar.cli import Parser, run
-from jax_cifar.errors import ConfigError
+from jax_cifar.errors import ConfigError, ExportError
 from jax_cifar.files import expand
 from jax_cifar.progress import print_above, progress
 
@@ -55,7 +55,11 @@ def main(arguments: Sequence[str]) -> None:
         else:
             content, expected = stablehlo_content(source), source.expected
         bar.advance(note="another process reads it and predicts the images")
-        agreement, logits = write_verified(out, content, source.test.images, expected)
+        try:
+            agreement, logits = write_verified(out, content, source.test.images, expected)
+        except ExportError:
+            source.require_same_alone()  # else no file can agree
+            raise
     runtime = "ONNX Runtime" if to_onnx else "JAX from the file"
     judged = (logits, runtime) if options.split == "test" else (logits, f"{runtime}, on {options.split}")
     for line in summary(source, options.float_input, agreement, judged, out):

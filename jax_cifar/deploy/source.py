@@ -6,16 +6,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from jax_cifar.config import Config
 from jax_cifar.config.files import OWN_DATA, to_dict
 from jax_cifar.data import Dataset
 from jax_cifar.deploy.agreement import Expected, sample_of
+from jax_cifar.deploy.verify import BATCHES
+from jax_cifar.errors import ExportError
 from jax_cifar.evaluation.exact import Exact, in_float64
 from jax_cifar.evaluation.metrics import Report, report
 from jax_cifar.files import sha256_of_json
 from jax_cifar.run.folder import read_config
 from jax_cifar.run.load import Run
 
+# Of the largest logit: what lies beyond is no rounding in float32, even of a deep network.
+NEIGHBOURS = 1e-4
 PIXELS, NORMALIZED = "uint8 NHWC, 0 to 255", "float32 NCHW, normalised with mean and std"  # what a file may take
 
 
@@ -53,6 +59,20 @@ class Source:
     def report(self) -> Report:
         """How well the original does on the test images."""
         return report(self.expected.logits, self.test.labels, self.original.label_names)
+
+    def require_same_alone(self) -> None:
+        """Raise `ExportError` where the original gives images other logits among few others than among all."""
+        scale = float(np.abs(self.expected.logits).max()) or 1.0
+        for size in BATCHES:
+            alone = self.original.logits(self.test.images[:size])
+            gap = float(np.abs(alone - self.expected.logits[:size]).max())
+            if gap > NEIGHBOURS * scale:  # a NaN is another matter
+                raise ExportError(
+                    "The network's answer for an image depends on the others of its batch: in JAX itself logits differ"
+                    f" by {gap:.2g}, at a scale of {scale:.2g}, between a batch of {len(alone)} and a larger one."
+                    " A file that takes any number of images cannot give both. Let the network see every image by"
+                    " itself where train is False, as a BatchNorm does by its running statistics."
+                )
 
     def metadata(self, takes: str = PIXELS, variant: str = "float32") -> dict[str, Any]:
         """What a file says of itself; docs/deploy.md lists the entries.
