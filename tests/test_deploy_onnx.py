@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,14 @@ def test_what_is_no_file_is_one_message(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ExportError, match=f"cannot be read: .*{message}.* Name a file"):
             load_onnx(tmp_path / name)
+
+
+def test_a_stablehlo_file_is_told_with_what_reads_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.stablehlo", "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"location": "here"}))
+        archive.writestr("module.bin", b"program")
+    with pytest.raises(ExportError, match=r"is a StableHLO file, which .*load_stablehlo reads .* model\.onnx$"):
+        load_onnx(tmp_path / "model.stablehlo")
 
 
 def test_a_class_may_be_called_location(tmp_path: Path) -> None:

@@ -67,6 +67,11 @@ def _read(path: Path) -> bytes:
         content = read_bytes(path, LARGEST_FILE)
     except OSError as error:
         raise ExportError(f"{path} cannot be read: {error.strerror}. {_WAY_OUT}") from None
+    if content.startswith(b"PK\x03\x04") and b"module.bin" in content:
+        raise ExportError(
+            f"{path} is a StableHLO file, which jax_cifar.load_stablehlo reads in Python. For an ONNX file: export.py"
+            f" --out {path.with_suffix('.onnx').name}"
+        )
     # Weights in another file are found by their `location`: a stranger's may lead anywhere.
     if b"location" in content and any(_weights_elsewhere(path, content)):
         raise _refused(path, "keeps weights in another file")

@@ -4,6 +4,7 @@ The smaller network is a run like any other, made by `jax_cifar.training.loop.tr
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,14 @@ Schedule = Literal["one-shot", "iterative"]
 ITERATIONS = 3  # of the iterative schedule
 STAGES = "stages"  # folder, in the new run's, of the runs in between
 READ_BACK = 1000  # test images that another process predicts with the new run
+# What the rooms below call things, and what they are here, where nothing is gone on with but by the same command.
+_WORDS = {
+    r" To train its weights further, .*": "",
+    r"Go on without --init-from, or choose another --workdir": "Choose another --out",
+    r"--workdir": "--out",
+    r"^amount\b": "--prune",
+    r"^norm\b": "--norm",
+}
 LR_FACTOR = 0.1  # fine-tuning starts at this share of the run's own peak rate
 
 
@@ -89,7 +98,8 @@ def compress(
     trained.require_classes(data.label_names, data.source)
     if splits is None and recipe.data == trained.config.data:
         trained.require_same_images("test", data.test, data)  # as evaluating it would, but before the fine-tuning
-    kept = choose(trained.config.model, trained.variables, amount, scope, order)
+    with _told_of(out):
+        kept = choose(trained.config.model, trained.variables, amount, scope, order)
     original = {layer: len(stays) for layer, stays in kept.items()}
     _check_place(out, recipe)
     runs, run = {"as trained": trained}, trained
@@ -177,14 +187,17 @@ def _check_place(out: str | Path, recipe: Config) -> None:
 
 @contextmanager
 def _told_of(out: str | Path) -> Iterator[None]:
-    """What is refused or interrupted, told in this command's own terms: its folder is --out."""
+    """What is refused or interrupted, told in this command's own terms: its folder is --out, its share --prune."""
     try:
         with retold(_same_again):
             yield
     except Interrupted as stopped:
         raise Interrupted(_same_again(str(stopped))) from None
     except UserError as error:
-        raise type(error)(str(error).replace("--workdir", "--out")) from None
+        text = str(error)
+        for theirs, ours in _WORDS.items():
+            text = re.sub(theirs, ours, text)
+        raise type(error)(text) from None
 
 
 def _same_again(text: str) -> str:

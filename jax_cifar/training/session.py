@@ -335,7 +335,8 @@ def check_loss(config: Config, num_classes: int) -> None:
     except Exception as error:
         raise ConfigError(f"train.loss = {name} failed on {given}: {in_one_line(error)}.") from error
     good = getattr(losses, "shape", None) == (2,) and jnp.issubdtype(losses.dtype, jnp.floating)
-    check(good, "train.loss", name, f"for 2 images it must return 2 losses, an array float32[2], not {losses}")
+    got = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", losses)
+    check(good, "train.loss", name, f"for 2 images it must return 2 losses, an array float32[2], not {got}")
 
 
 def plan_schedule(config: Config, plan: Plan) -> Tables:
