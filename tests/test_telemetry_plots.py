@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from jax_cifar.telemetry import plots
@@ -144,6 +145,22 @@ def test_confusion_matrix_of_few_and_many_classes(tmp_path, classes, smallest, l
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert smallest < image.height < image.width < largest
+
+
+def test_names_in_letters_that_the_font_lacks_warn_of_nothing(tmp_path):
+    names = ["\u65e5\u672c", "\u05e9\u05dc\u05d5\u05dd", "\u0928\u092e", "plain"]
+    path = draw_confusion_matrix(np.eye(4, dtype=int)[[1, 0, 2, 3]], names, tmp_path / "matrix.png")
+    assert path.stat().st_size > 1000
+
+
+def test_a_font_of_this_machine_is_fallen_back_on_where_a_name_needs_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "MORE_FONTS", ("No Such Font", "DejaVu Serif"))
+    figure = Figure()
+    figure.text(0, 0, "plain")
+    figure.text(0, 0.5, "\u65e5\u672c")
+    before = figure.texts[0].get_fontfamily()
+    plots.save(figure, tmp_path / "names.png")
+    assert [text.get_fontfamily() for text in figure.texts] == [before, [*before, "DejaVu Serif"]]
 
 
 def test_confusion_matrix_has_true_classes_in_rows_and_lists_the_worst_pairs(tmp_path, drawn):

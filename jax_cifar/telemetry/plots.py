@@ -1,6 +1,7 @@
 """Pictures of a run: curves from `metrics.jsonl`, and the confusion matrix."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,13 @@ LOG_RANGE = 50.0
 SMOOTH_FROM = 60
 TOP_CONFUSIONS = 12
 LABEL_GAP = 0.055
+# Of letters that Matplotlib's own font lacks, on Linux, macOS and Windows; colour fonts cannot be drawn.
+MORE_FONTS = (
+    *("Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Noto Sans JP", "Noto Sans SC"),
+    *("Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+    *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Arial Unicode MS"),
+    *("Yu Gothic", "MS Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "Leelawadee UI"),
+)
 
 
 def draw_plots(workdir: Path) -> list[Path]:
@@ -257,6 +265,21 @@ def _list_confusions(axes: Any, shares: np.ndarray, label_names: Sequence[str]) 
 def save(figure: Any, path: Path) -> Path:
     """Write a figure as PNG in one piece, and make its folder; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
+    _let_names_be_written(figure)
+    with atomic_write(path) as file, warnings.catch_warnings():
+        # A name in letters that no font here has is drawn as boxes; it is in the tables as it is.
+        warnings.filterwarnings("ignore", r"(?s)Glyph .* missing from|Matplotlib currently does not support")
         figure.savefig(file, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15)
     return path
+
+
+def _let_names_be_written(figure: Any) -> None:
+    """Give texts beyond ASCII the fonts of this machine to fall back on, after the one that they are written in."""
+    from matplotlib.font_manager import fontManager
+    from matplotlib.text import Text
+
+    there = set(fontManager.get_font_names())
+    more = [name for name in MORE_FONTS if name in there]
+    for text in figure.findobj(Text):
+        if more and not text.get_text().isascii():
+            text.set_fontfamily([*text.get_fontfamily(), *more])
