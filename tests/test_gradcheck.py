@@ -105,4 +105,9 @@ def test_what_cannot_be_compared_is_said():
         gradcheck(lambda a: a.astype(jnp.float32), VECTOR)
     with pytest.raises(ValueError, match="no floating argument"):
         gradcheck(lambda a: a, np.arange(3))
+    with pytest.raises(ValueError, match=r"has no argument with an entry to compare, only \[0\], \[2, 0\]\."):
+        gradcheck(lambda a, b: a.sum() + b.sum(), np.zeros(0), np.zeros((2, 0)))
+    with pytest.raises(ValueError, match=r"has no output with an entry to compare, only \[0\]\."):
+        gradcheck(lambda a: a[:0], VECTOR)
+    gradcheck(lambda a, b: jnp.sin(a).sum() + b.sum(), VECTOR, np.zeros(0))
     assert not jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]

@@ -77,8 +77,8 @@ def gradcheck(
 
     Raises:
       WrongGradient: names the argument and the index, with both values.
-      ValueError: nothing to compare: no floating argument, no mode or none that there is, no direction; or the function
-        gives something else than float64.
+      ValueError: nothing to compare: no floating argument, none with an entry, no output with one, no mode or none that
+        there is, no direction; or the function gives something else than float64.
     """
     _require_something_to_do(modes, directions)
     with float64():
@@ -97,6 +97,10 @@ def gradcheck(
         call = jax.jit(of_moving)
         outputs = [np.asarray(out) for out in call(points)]
         _require_float64(function, outputs)
+        for what, arrays in (("argument", points), ("output", outputs)):
+            if not any(array.size for array in arrays):
+                shapes = ", ".join(str(list(array.shape)) for array in arrays) or "none at all"
+                raise ValueError(f"{_name(function)} has no {what} with an entry to compare, only {shapes}.")
         draws = np.random.default_rng(seed)
         weights = [np.asarray(_signed(draws, out.shape)) for out in outputs]
         case = _Case(call, points, weights, tolerance, 0.0)
