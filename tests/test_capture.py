@@ -16,7 +16,9 @@ from jax_cifar.config.spec import InputSpec
 from jax_cifar.deploy.stablehlo import StablehloModel
 from jax_cifar.errors import ConfigError, DataError
 from jax_cifar.evaluation.layers import activations
+from jax_cifar.lab.layers import bars, layers, table
 from jax_cifar.models.network import Network
+from jax_cifar.telemetry.layers import draw_layers
 from jax_cifar.training.gradient_flow import by_layer, gradient_flow
 from jax_cifar.training.keys import run_key
 from jax_cifar.training.steps import epoch_order
@@ -130,6 +132,36 @@ def test_the_gradient_is_that_of_the_runs_own_loss_on_its_first_batch(tmp_path):
     few = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=2))
     with pytest.raises(ConfigError, match=r"optim\.accumulate"):
         gradient_flow(few, network, variables, splits.train.take(np.arange(1)))
+
+
+class OfItsOwn(nn.Module):
+    """A parameter in no module, beside a layer, and a module that returns two values of parameters of its own."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images, train):
+        self.param("unused", nn.initializers.ones, (4,))
+        left, right = Halves(name="halves")(images.reshape(len(images), -1))
+        return nn.Dense(self.num_classes, name="head")(left - right)
+
+
+class Halves(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.ones, (1, x.shape[-1]))
+        return x * kernel, x
+
+
+def test_every_parameter_is_in_a_row_those_of_the_network_itself_too(tmp_path):
+    run = untrained_run(tmp_path, model=OfItsOwn())
+    rows = layers(run, run.splits().train, 20)
+    assert [row.name for row in rows] == ["head", "halves", "OfItsOwn itself"]
+    flow = rows[-1].flow
+    assert flow is not None and flow.weights > 0 and flow.gradient == 0
+    last = table(rows).splitlines()[-1]
+    assert [cell.strip() for cell in last.strip("|").split("|")][:6] == ["OfItsOwn itself", *"-----"]
+    assert draw_layers(bars(rows), tmp_path / "layers.png", "own").stat().st_size > 1000
 
 
 class Turn:

@@ -17,12 +17,12 @@ class Layer(NamedTuple):
     """One module with parameters: of its own, or of modules inside it."""
 
     name: str
-    activations: Activations
+    activations: Activations | None  # None: it is the network itself, or returns nothing for each image
     flow: Flow | None  # None: only modules inside it have parameters
 
 
 def layers(run: Run, dataset: Dataset, count: int) -> list[Layer]:
-    """Every module with parameters, in the order in which they return.
+    """Every module with parameters, in the order in which they return; at the end those that return nothing themselves.
 
     Args:
       run: what is looked into.
@@ -37,13 +37,16 @@ def layers(run: Run, dataset: Dataset, count: int) -> list[Layer]:
     names = [name for name in outputs(run.network, run.variables) if name in within]
     seen = activations(run.network, run.variables, dataset.images[:count], names)
     flows = gradient_flow(run.config, run.network, run.variables, dataset)
-    return [Layer(name, seen[name], flows.get(name)) for name in names]
+    rows = [Layer(name, seen[name], flows.get(name)) for name in names]
+    whole = f"{type(run.network.model).__name__} itself"  # of parameters that lie in no module inside it
+    unseen = sorted(set(own) - set(names), key=lambda path: (path == "", path))
+    return rows + [Layer(path or whole, None, flows[path]) for path in unseen]
 
 
 def bars(rows: Sequence[Layer]) -> list[Bar]:
     """The layers as they are drawn."""
-    none = Flow(nan, nan, nan)
-    return [Bar(name, *seen[1:], *(flow or none)[1:]) for name, seen, flow in rows]
+    nothing, none = Activations((), nan, nan, nan, nan), Flow(nan, nan, nan)
+    return [Bar(name, *(seen or nothing)[1:], *(flow or none)[1:]) for name, seen, flow in rows]
 
 
 def table(rows: Sequence[Layer]) -> str:
@@ -52,8 +55,9 @@ def table(rows: Sequence[Layer]) -> str:
     lines = []
     for name, seen, flow in rows:
         own = ("-", "-", "-") if flow is None else (f"{flow.weights:.3g}", f"{flow.gradient:.2e}", f"{flow.update:.2e}")
-        shape = " x ".join(map(str, seen.shape))
-        lines.append(
-            [name, shape, f"{seen.mean:.3f}", f"{seen.sd:.3f}", f"{seen.silent:.1%}", f"{seen.dead:.1%}", *own]
-        )
+        returned = ["-"] * 5
+        if seen is not None:
+            shape = " x ".join(map(str, seen.shape))
+            returned = [shape, f"{seen.mean:.3f}", f"{seen.sd:.3f}", f"{seen.silent:.1%}", f"{seen.dead:.1%}"]
+        lines.append([name, *returned, *own])
     return markdown(head, lines)
