@@ -364,6 +364,8 @@ NPZ_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "The labels of npz run from 0 to 255; expected 0 to 1",
     ),
     "one class": ({"labels": LABELS * 0}, r"npz, arrays in .*a\.npz: all 16 training images are of class '0'\. Give"),
+    "no name": ({"label_names": ["a", ""]}, "hold '' for class 1; every class needs a name"),
+    "blank name": ({"label_names": [" ", "b"]}, "hold ' ' for class 0; every class needs a name"),
     "names twice": ({"label_names": ["a", "a"]}, "hold 'a' twice"),
     "test labels alone": ({"test_labels": LABELS}, "holds no array 'test_images', only images, labels, test_labels"),
     "test shape": (

@@ -148,8 +148,8 @@ class Splits:
     """A data set, ready to train on; `validation` is held out of the training part and shares no image with `train`.
 
     Raises:
-        DataError: a part is no `Dataset` or empty, its images have another shape than the rest, a label has no name, or
-            two have the same.
+        DataError: a part is no `Dataset` or empty, its images have another shape than the rest, a label has no name or
+            an empty one, or two have the same.
     """
 
     name: str
@@ -163,6 +163,12 @@ class Splits:
         names = self.label_names
         if not (isinstance(names, tuple) and all(isinstance(name, str) for name in names)):
             raise DataError(f"The label names of {self.name} are {names!r}; expected a tuple of strings.")
+        nameless = next((i for i, name in enumerate(names) if not name.strip()), None)
+        if nameless is not None:
+            raise DataError(
+                f"The label names of {self.name} hold {names[nameless]!r} for class {nameless};"
+                " every class needs a name of its own."
+            )
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise DataError(
