@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from jax_cifar.config import Config, OptimConfig
+from jax_cifar.config import Config, ModelConfig, OptimConfig
 from jax_cifar.errors import ConfigError
 from jax_cifar.models import (
     INIT_IMAGES,
     check_network,
     create_model,
+    dtype_warning,
     frozen_parameters,
     init_variables,
     wants_images,
@@ -50,6 +51,18 @@ class WithFlaxLayers(nn.Module):
         x = nn.BatchNorm(use_running_average=not train, dtype=self.dtype)(x)
         x = nn.Dropout(0.5, deterministic=not train)(nn.relu(x).mean(axis=(1, 2)))
         return nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype)(x)
+
+
+class HalfByDefault(Plain):
+    """With a type of its class, which nobody has asked for."""
+
+    dtype: Any = jnp.bfloat16
+
+
+class Held(Plain):
+    """With a type that is no field, and so is left as it is."""
+
+    dtype = jnp.bfloat16
 
 
 class Centred(nn.Module):
@@ -143,6 +156,16 @@ def test_the_number_of_classes_is_the_datas():
     assert cast(Any, create_model(WithFlaxLayers(num_classes=100), 100)).num_classes == 100
     with pytest.raises(ConfigError, match=r"WithFlaxLayers\.num_classes = 7 is not allowed: the data have 100 classes"):
         create_model(WithFlaxLayers(num_classes=7), 100)
+
+
+def test_a_type_that_is_not_kept_to_is_warned_of_and_no_default():
+    given = WithFlaxLayers(dtype=jnp.bfloat16)
+    told = "WithFlaxLayers.dtype = bfloat16 is not used: train.dtype fills in float32."
+    assert dtype_warning(given, jnp.float32) == f"{told} For bfloat16: --train.dtype bfloat16."
+    assert "field of another name" in (dtype_warning(WithFlaxLayers(dtype="float16"), jnp.float32) or "")
+    assert dtype_warning(given, jnp.bfloat16) is None
+    for network in (WithFlaxLayers(), WithFlaxLayers(dtype="no type"), Plain(), HalfByDefault(), Held(), ModelConfig()):
+        assert dtype_warning(network, jnp.float32) is None
 
 
 def test_parameters_that_fit_every_side_are_accepted_and_others_named():

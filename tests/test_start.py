@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -150,3 +151,15 @@ def test_a_callback_is_told_of_each_line_each_epoch_and_the_end_and_one_that_fai
     assert [record["step"] for record in epochs] == [6, 12]
     assert epochs[-1]["eval_accuracy"] == lines[-2]["accuracy"] and epochs[-1]["split"] == "validation"
     assert listening.heard[-1] == ("on_end", result)
+
+
+class Typed(Perceptron):
+    """Computes in float32, whatever it is told."""
+
+    dtype: Any = None
+
+
+def test_a_run_warns_of_a_type_of_its_network_that_is_not_used(tmp_path, capsys):
+    config = small_config(train={"steps": 1}, schedule={"warmup": 0.0}, model=Typed(dtype=jnp.bfloat16))
+    train(config, tmp_path)
+    assert capsys.readouterr().out.count("WARNING: Typed.dtype = bfloat16 is not used") == 1

@@ -42,6 +42,7 @@ __all__ = [
     "TinyCNN",
     "check_network",
     "create_model",
+    "dtype_warning",
     "frozen_parameters",
     "hold_frozen",
     "init_variables",
@@ -94,6 +95,25 @@ def create_model(
         return _CNNS[config.name](num_classes, **options)
     options |= {"stem": config.stem, "zero_init_residual": config.zero_init_residual}
     return _RESNETS[config.name](num_classes, **options)
+
+
+def dtype_warning(config: ModelConfig | nn.Module, dtype: DTypeLike) -> str | None:
+    """What to tell where a network of one's own was given another `dtype` than it is computed in; None: nothing."""
+    defaults = {item.name: item.default for item in dataclasses.fields(config)}
+    given = getattr(config, "dtype", None)
+    if "dtype" not in defaults or given in (None, defaults["dtype"]):
+        return None
+    try:
+        kept = jnp.dtype(given) == jnp.dtype(dtype)
+    except TypeError:  # no type: what is filled in is one
+        return None
+    if kept:
+        return None
+    asked, used = jnp.dtype(given).name, jnp.dtype(dtype).name
+    way_out = (
+        f"--train.dtype {asked}" if asked in ("float32", "bfloat16") else "a field of another name is left as it is"
+    )
+    return f"{type(config).__name__}.dtype = {asked} is not used: train.dtype fills in {used}. For {asked}: {way_out}."
 
 
 def parameter_table(params: dict[str, Any]) -> list[tuple[str, tuple[int, ...], int]]:

@@ -33,7 +33,7 @@ from jax_cifar.errors import CheckpointError, ConfigError
 from jax_cifar.evaluation.metrics import Report
 from jax_cifar.evaluation.predict import mirror_warning
 from jax_cifar.files import read_record
-from jax_cifar.models import parameter_table
+from jax_cifar.models import dtype_warning, parameter_table
 from jax_cifar.models.network import compute_dtype
 from jax_cifar.optim.rules import ema_warning, former_path
 from jax_cifar.run.arithmetic import arithmetic, require_same_numbers
@@ -202,10 +202,12 @@ def announce_experiment(console: Console, config: Config, own_images: bool, fres
 
 def announce_network(console: Console, session: Session, state: TrainState) -> None:
     """Size of the network, dtype, and what compiling took this time."""
-    rows = parameter_table(state.params)
+    rows, dtype = parameter_table(state.params), compute_dtype(session.config.train.dtype)
+    if warning := dtype_warning(session.config.model, dtype):
+        console.warn(warning)
     if session.config.log.parameter_table:
         console.parameter_table(rows)
-    console.facts(network_facts(rows, compute_dtype(session.config.train.dtype), session.clock.here("compile")))
+    console.facts(network_facts(rows, dtype, session.clock.here("compile")))
 
 
 def fresh_progress(
