@@ -77,9 +77,23 @@ NETWORKS = (
     Mutant(
         "batch norm: variance as E[x^2] - E[x]^2",
         "jax_cifar/ops/channels.py",
-        "var = _channel_sum(lambda x, mean: jnp.square(_centred(x, mean)), x, mean=mean) / count",
-        "var = _channel_sum(lambda x: jnp.square(x), x) / count - jnp.square(mean)",
+        "about = total / count",
+        "about = 0 * total",
         "test_layers.py::test_batch_norm_far_from_zero_needs_two_passes",
+    ),
+    Mutant(
+        "batch norm: the mean as the first pass rounds it",
+        "jax_cifar/ops/channels.py",
+        "mean, var = about + off, jnp.maximum(squares - jnp.square(off), 0)",
+        "mean, var = about, squares",
+        "test_layers.py::test_batch_norm_of_a_channel_that_does_not_vary_is_zero[64]",
+    ),
+    Mutant(
+        "batch norm: sums of one pixel after another",
+        "jax_cifar/ops/channels.py",
+        "key=lambda n: abs(math.log(n * channels / ROW_NUMBERS))",
+        "key=lambda n: n",
+        "test_layers.py::test_batch_norm_is_as_exact_with_few_channels[2]",
     ),
     Mutant(
         "batch norm: the batch's statistics in evaluation",

@@ -12,6 +12,7 @@ from tolerances import assert_close
 
 from jax_cifar.models.layers import BatchNorm, Conv, Dense, GroupNorm, group_count
 from jax_cifar.ops.activations import gelu
+from jax_cifar.ops.channels import batch_norm
 from jax_cifar.ops.pooling import max_pool
 
 
@@ -79,6 +80,33 @@ def test_batch_norm_far_from_zero_needs_two_passes():
     assert_close(run_batch_norm(BatchNorm(), batches)[0], expected, "float32 far from zero")
     fast = nn.BatchNorm(use_running_average=False, use_fast_variance=True)
     assert np.abs(run_batch_norm(fast, batches)[0][0] - expected[0]).max() > 1e-2
+
+
+@pytest.mark.parametrize("channels", [2, 16, 64])
+def test_batch_norm_is_as_exact_with_few_channels(channels):
+    # The same sums over 32,768 pixels, or over the fewer of a part of the batch.
+    images = jnp.asarray(1 + draw(128, 16, 16, channels, dtype=np.float32))
+    grad = jnp.asarray(draw(128, 16, 16, channels, dtype=np.float32, seed=1))
+    one, zero = jnp.ones(channels), jnp.zeros(channels)
+    (y, _, _), vjp = jax.vjp(lambda x, bias: batch_norm(x, one, bias, 1e-5), images, zero)
+    x_grad, bias_grad = vjp((grad, zero, zero))
+
+    exact = torch.tensor(np.asarray(images, np.float64)).permute(0, 3, 1, 2).requires_grad_()
+    bias = torch.zeros(channels, dtype=torch.float64, requires_grad=True)
+    expected = torch.nn.functional.batch_norm(exact, None, None, None, bias, training=True)
+    expected.backward(torch.tensor(np.asarray(grad, np.float64)).permute(0, 3, 1, 2))
+    for ours, theirs in ((y, expected), (x_grad, exact.grad)):
+        assert np.abs(np.asarray(ours) - theirs.detach().permute(0, 2, 3, 1).numpy()).max() < 2e-6
+    scale = np.abs(np.asarray(grad, np.float64)).sum((0, 1, 2))
+    assert np.abs((np.asarray(bias_grad) - bias.grad.numpy()) / scale).max() < 1e-7
+
+
+@pytest.mark.parametrize("channels", [2, 64])
+def test_batch_norm_of_a_channel_that_does_not_vary_is_zero(channels):
+    """Also with SpeedrunNet's epsilon, by which what rounding leaves of the mean is divided."""
+    images = jnp.full((128, 32, 32, channels), 0.3)
+    y, _, _ = batch_norm(images, jnp.ones(channels), jnp.zeros(channels), 1e-12)
+    assert np.abs(np.asarray(y)).max() < 0.05
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,8 @@ def test_larger_tiles_round_least_at_two_thirds(x64, monkeypatch):
 
     chosen, smaller = error(winograd.LARGE), error(winograd.SMALL)
     others = [error(winograd.large(a)) for a in (1 / 2, 3 / 4)]
-    assert smaller < 5e-7 < chosen < 1.4e-6 < min(others), (smaller, chosen, others)
+    # One core sums all tiles where two sum half of them each: 5.1e-7 for 4.2e-7.
+    assert smaller < 6e-7 < chosen < 1.4e-6 < min(others), (smaller, chosen, others)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other platforms have JAX's own convolution")
