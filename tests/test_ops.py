@@ -176,7 +176,7 @@ def test_larger_tiles_round_least_at_two_thirds(x64, monkeypatch):
 
     chosen, smaller = error(winograd.LARGE), error(winograd.SMALL)
     others = [error(winograd.large(a)) for a in (1 / 2, 3 / 4)]
-    # One core sums all tiles where two sum half of them each: 5.1e-7 for 4.2e-7.
+    # One core sums all tiles, of which two sum half each: 5.1e-7 for 4.5e-7.
     assert smaller < 6e-7 < chosen < 1.4e-6 < min(others), (smaller, chosen, others)
 
 

@@ -8,7 +8,7 @@ matrices of a scheme; the products of the two, summed over the channels, become 
 together make a matrix product for each number of the square.
 
 A transformed array is [numbers of the square, ...], column after column: so all products are one batched one, and XLA
-has few loops to compile, each of which costs it about 20 ms however small it is.
+has few loops to compile, each of which costs it as much however small it is (experiments.md).
 """
 
 import math

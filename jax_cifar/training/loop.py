@@ -126,16 +126,12 @@ def train(
         state, progress = resume(session, checkpoints, state, fresh, console, allow_different_numbers)
         told = Callbacks(callbacks if is_main() else (), console.warn)
         if (finished := finished_result(session, folder, state, progress)) is not None:
-            if profile is not None:
-                console.warn("--profile looks into the update that comes next, and none does: give another --workdir.")
-            tell_finished(console, config, finished)
+            tell_finished(console, config, finished, profile)
             told.tell("on_end", finished)
             return finished
         together(lambda: place.keep_up(*seen))
         session.compile(state)
         announce_network(console, session, state)
-        if warning := ema_warning(config.optim, session.plan.total_steps):
-            console.warn(warning)
         if profile is not None and int(state.step) < session.plan.total_steps:
             console.facts(profile_step(session, state, profile, folder / PROFILE).facts())
 
@@ -201,13 +197,15 @@ def announce_experiment(console: Console, config: Config, own_images: bool, fres
 
 
 def announce_network(console: Console, session: Session, state: TrainState) -> None:
-    """Size of the network, dtype, and what compiling took this time."""
-    rows, dtype = parameter_table(state.params), compute_dtype(session.config.train.dtype)
-    if warning := dtype_warning(session.config.model, dtype):
-        console.warn(warning)
-    if session.config.log.parameter_table:
+    """Size of the network, dtype, and what compiling took this time; and what of it is not as one may think."""
+    config, rows = session.config, parameter_table(state.params)
+    dtype = compute_dtype(config.train.dtype)
+    if config.log.parameter_table:
         console.parameter_table(rows)
     console.facts(network_facts(rows, dtype, session.clock.here("compile")))
+    for warning in (dtype_warning(config.model, dtype), ema_warning(config.optim, session.plan.total_steps)):
+        if warning is not None:
+            console.warn(warning)
 
 
 def fresh_progress(
@@ -313,8 +311,10 @@ def finished_result(session: Session, folder: Path, state: TrainState, progress:
     return None if read is None else TrainResult(state, Report.from_dict(read[1]), read[0], folder)
 
 
-def tell_finished(console: Console, config: Config, finished: TrainResult) -> None:
+def tell_finished(console: Console, config: Config, finished: TrainResult, profile: int | None) -> None:
     """Say that nothing is left to do but to draw pictures, where they are asked for now and were not then."""
+    if profile is not None:
+        console.warn("--profile looks into the update that comes next, and none does: give another --workdir.")
     missing = config.log.plots and is_main() and not (finished.workdir / MATRIX).exists()
     drawn = "; plots/ is drawn from its records" if missing else ""
     console.line(f"the run is finished: nothing is trained, evaluated or logged anew{drawn}")
