@@ -1,6 +1,7 @@
 """Convolution, normalisation and activation against XLA's own operations and NumPy."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -140,9 +141,9 @@ WIDE = {
 @pytest.fixture
 def every_winograd(monkeypatch):
     """Send even narrow convolutions through Winograd's algorithm, and split small batches."""
-    monkeypatch.setattr(conv, "WINOGRAD_CHANNELS", (1, 1))
-    monkeypatch.setattr(conv, "WINOGRAD_INPUT_GRADIENT_CHANNELS", (1, 1))
-    monkeypatch.setattr(conv, "WINOGRAD_KERNEL_GRADIENT_CHANNELS", (1, 1))
+    monkeypatch.setattr(conv, "WINOGRAD_CHANNELS", 0)
+    monkeypatch.setattr(conv, "WINOGRAD_INPUT_GRADIENT_CHANNELS", 0)
+    monkeypatch.setattr(conv, "WINOGRAD_KERNEL_GRADIENT_CHANNELS", 0)
     monkeypatch.setattr(winograd, "CHUNK_BYTES", 20_000)
 
 
@@ -199,6 +200,21 @@ def test_larger_tiles_round_twice_as_much_and_are_taken_where_they_save_a_third(
     assert predicted == differentiated and most / 2 < predicted < most
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other platforms have JAX's own convolution")
+def test_winograd_has_a_product_for_each_core_and_the_same_digits(monkeypatch, every_winograd):
+    """A batched product of small matrices keeps one core busy, whatever there are; columns of a square are six."""
+    x, kernel = arrays((2, 8, 8, 8, 12), (3, 3), jnp.float32)
+    results = []
+    for cores, products in ((1, 1), (2, 2), (4, 4), (64, 6)):
+        monkeypatch.setattr(winograd, "cpu_count", lambda cores=cores: cores)
+        for operation, other in ((winograd.winograd_conv, kernel), (winograd.winograd_kernel_gradient, x)):
+            made = jax.make_jaxpr(partial(operation, padding=SAME))(x, other)
+            assert str(made).count("dot_general[") == products
+        results.append(value_and_gradients(conv2d, x, kernel, (1, 1), SAME))
+    for each in results[1:]:
+        jax.tree.map(np.testing.assert_array_equal, each, results[0])
+
+
 def test_winograd_is_taken_where_it_pays():
     def operations(channels, taps=(3, 3), strides=(1, 1), dtype=jnp.float32):
         x, kernel = arrays((2, 8, 8, *channels), taps, dtype)
@@ -206,8 +222,8 @@ def test_winograd_is_taken_where_it_pays():
         return set(re.findall(r" (dot|convolution)\(", str(compiled.as_text())))
 
     if jax.default_backend() == "cpu":
-        assert operations((64, 64)) == {"dot"}
-        assert operations((64, 32)) == operations((64, 64), strides=(2, 2)) == {"convolution"}
+        assert operations((32, 32)) == operations((24, 48)) == {"dot"}
+        assert operations((32, 24)) == operations((64, 64), strides=(2, 2)) == {"convolution"}
         assert operations((64, 64), taps=(5, 5)) == operations((64, 64), dtype=jnp.bfloat16) == {"convolution"}
 
 
@@ -317,9 +333,10 @@ def test_scan_on_cpu_holds_only_canonical_convolutions():
     ("in_channel", "out_channel", "taps", "padding", "form"),
     [
         (3, 28, 3, SAME, CONVOLUTION),
-        (24, 28, 3, SAME, CONVOLUTION),
-        (32, 24, 3, SAME, CONVOLUTION),
-        (32, 28, 3, SAME, "dot_general"),
+        (24, 28, 3, SAME, "dot_general"),
+        (24, 28, 5, ((2, 2), (2, 2)), CONVOLUTION),
+        (32, 24, 5, ((2, 2), (2, 2)), CONVOLUTION),
+        (32, 28, 5, ((2, 2), (2, 2)), "dot_general"),
         (24, 8, 3, NONE, CONVOLUTION),
         (32, 24, 3, NONE, "dot_general"),  # its images, the gradient's channels, would be smaller than its kernel
         (24, 28, 1, NONE, "dot_general"),

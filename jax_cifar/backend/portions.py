@@ -6,7 +6,7 @@ would have to be gathered first. Over which devices it is spread, a program is t
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, TypeVar
 
 import jax
@@ -71,14 +71,14 @@ def map_chunks(function: Callable[[Array], Array], x: Array, limit: int) -> Arra
     return jax.shard_map(of_share, in_specs=spread, out_specs=spread, check_vma=False)(x)
 
 
-def sum_chunks(function: Callable[..., Array], arrays: Sequence[Array], limit: int) -> Array:
-    """Sum of `function` over the parts of batches, about `limit` rows at a time on all devices of a CPU."""
+def sum_chunks(function: Callable[..., Made], arrays: Sequence[Array], limit: int) -> Made:
+    """Sum of `function`, one array or several, over parts of batches, about `limit` rows at a time on all devices."""
     axes = _axes_of(arrays[0])
     if not axes:
         return _sum_chunks(function, arrays, limit)
     share = max(1, limit // devices_of(arrays[0]))
 
-    def of_share(*rows: Array) -> Array:
+    def of_share(*rows: Array) -> Made:
         return lax.psum(_sum_chunks(function, rows, share), axes)
 
     return jax.shard_map(of_share, in_specs=PartitionSpec(axes), out_specs=PartitionSpec(), check_vma=False)(*arrays)
@@ -115,19 +115,22 @@ def _map_chunks(function: Callable[[Array], Array], x: Array, limit: int) -> Arr
     return result if done == len(x) else lax.dynamic_update_slice_in_dim(result, function(x[done:]), done, 0)
 
 
-def _sum_chunks(function: Callable[..., Array], arrays: Sequence[Array], limit: int) -> Array:
+def _sum_chunks(function: Callable[..., Made], arrays: Sequence[Array], limit: int) -> Made:
     batch = len(arrays[0])
     count, size = _split(batch, limit)
     if count == 1:  # Of several parts the loop would see to it that nothing is worked out anew for every reader.
         return function(*map(materialize, arrays))
-    like = jax.eval_shape(function, *arrays)
+    zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(function, *arrays))
 
-    def body(index: Array, total: Array) -> Array:
-        return total + function(*(lax.dynamic_slice_in_dim(a, index * size, size) for a in arrays))
+    def add(total: Made, rows: Iterable[Array]) -> Made:
+        return jax.tree.map(jnp.add, total, function(*rows))
 
-    total = lax.fori_loop(0, count, body, jnp.zeros(like.shape, like.dtype))
+    def body(index: Array, total: Made) -> Made:
+        return add(total, (lax.dynamic_slice_in_dim(a, index * size, size) for a in arrays))
+
+    total = lax.fori_loop(0, count, body, zeros)
     done = count * size
-    return total if done == batch else total + function(*(a[done:] for a in arrays))
+    return total if done == batch else add(total, (a[done:] for a in arrays))
 
 
 def _split(batch: int, limit: int) -> tuple[int, int]:

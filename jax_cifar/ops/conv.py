@@ -30,12 +30,12 @@ CHUNK_BYTES = 4 * 2**20
 MAX_CHANNELS_AS_IMAGES = 24
 # Up to this many inputs per output (4x4 of RGB: 48) a product with explicit patches beats XLA's CPU convolution.
 MAX_PATCH_SIZE = 48
-# With fewer channels (in, out) Winograd's transforms take longer than the products that they save. The input gradient
-# sums over the output channels, and XLA's convolution is at its worst with few results of many. The kernel gradient has
-# larger tiles to choose from, whatever the number of outputs.
-WINOGRAD_CHANNELS = (64, 64)
-WINOGRAD_INPUT_GRADIENT_CHANNELS = (16, 64)
-WINOGRAD_KERNEL_GRADIENT_CHANNELS = (32, 32)
+# Winograd's algorithm saves products, which are as many as inputs times outputs, for transforms, which are as many as
+# inputs and outputs: so it pays where in * out / (in + out) is at least this, which 32 inputs and outputs make 16.
+# XLA's convolution is worse with few results of many channels, as input gradients have them, and for kernel gradients.
+WINOGRAD_CHANNELS = 16
+WINOGRAD_INPUT_GRADIENT_CHANNELS = 12
+WINOGRAD_KERNEL_GRADIENT_CHANNELS = 9
 
 
 def conv2d(
@@ -100,9 +100,10 @@ def _cpu_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Ima
     return _stock_conv(x, kernel, strides, padding)
 
 
-def _suits_winograd(kernel: Kernel, strides: Pair, padding: Padding, least: Pair) -> bool:
-    wide = kernel.dtype.itemsize >= 4 and kernel.shape[2] >= least[0] and kernel.shape[3] >= least[1]
-    return wide and kernel.shape[:2] == (3, 3) and strides == (1, 1) and min(map(min, padding)) >= 0
+def _suits_winograd(kernel: Kernel, strides: Pair, padding: Padding, least: float) -> bool:
+    height, width, inputs, outputs = kernel.shape
+    wide = kernel.dtype.itemsize >= 4 and inputs * outputs >= least * (inputs + outputs)
+    return wide and (height, width) == (3, 3) and strides == (1, 1) and min(map(min, padding)) >= 0
 
 
 def _stock_gradients(x: Images, kernel: Kernel, grad: Images, strides: Pair, padding: Padding) -> tuple[Images, Kernel]:

@@ -7,12 +7,13 @@ Source: Lavin and Gray, arXiv 1509.09308. A tile of the image and a 3x3 kernel e
 matrices of a scheme; the products of the two, summed over the channels, become the outputs. Tiles of all images
 together make a matrix product for each number of the square.
 
-A transformed array is [numbers of the square, ...], column after column: so all products are one batched one, and XLA
-has few loops to compile, each of which costs it as much however small it is (experiments.md).
+A transformed array is [numbers of the square, ...], column after column, so that their products are one batched one,
+and XLA has few loops to compile, each of which costs it as much however small it is (experiments.md). But a batched
+product of small matrices keeps a single core busy: so there is an array of some columns for every core.
 """
 
-import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jax_cifar.backend.portions import map_chunks, sum_chunks
+from jax_cifar.backend.threads import cpu_count
 
 Matrix = tuple[tuple[float, ...], ...]
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -127,18 +129,19 @@ def winograd_kernel_gradient(
     scheme = min((SMALL, LARGE), key=lambda scheme: scheme.numbers(height, width))
     step = scheme.outputs
 
-    def gradient(images: Array, grad: Array) -> Array:
+    def gradient(images: Array, grad: Array) -> list[Array]:
         grad = jnp.pad(grad, ((0, 0), (0, -height % step), (0, -width % step), (0, 0)))
         tiles = _tiles(scheme.image, _pad(images, height, width, padding, step), height, width, step)
         spread = _tiles(_transposed(scheme.output), grad, height, width, step)
-        return lax.dot_general(tiles, spread, (((1,), (1,)), ((0,), (0,))))
+        return [lax.dot_general(*pair, (((1,), (1,)), ((0,), (0,)))) for pair in zip(tiles, spread, strict=True)]
 
     channels = (x.shape[-1], grad.shape[-1])
     # Every chunk reads and writes the whole sum: with many channels, larger chunks.
     size = max(CHUNK_BYTES, len(scheme.image) ** 2 * channels[0] * channels[1] * x.dtype.itemsize)
     tiles = scheme.numbers(height, width) * max(channels) * x.dtype.itemsize
-    total = sum_chunks(gradient, (x, grad), max(1, size // tiles))
-    by_row = _combine(_transposed(scheme.kernel), list(_square(total)), axis=1)
+    totals = sum_chunks(gradient, (x, grad), max(1, size // tiles))
+    columns = [column for total in totals for column in _columns(total, scheme)]
+    by_row = _combine(_transposed(scheme.kernel), columns, axis=1)
     return _combine(_transposed(scheme.kernel), list(by_row))
 
 
@@ -152,16 +155,19 @@ def _scheme(height: int, width: int) -> Scheme:
     return LARGE if 3 * LARGE.numbers(height, width) <= 2 * SMALL.numbers(height, width) else SMALL
 
 
-def _convolve(x: Array, factors: Array, padding: Padding, scheme: Scheme, contract: int) -> Array:
+def _convolve(x: Array, factors: list[Array], padding: Padding, scheme: Scheme, contract: int) -> Array:
     (height, width), step = _outputs(x, padding), scheme.outputs
     rows, columns = -(-height // step), -(-width // step)
 
     def convolve(images: Array) -> Array:
         tiles = _tiles(scheme.image, _pad(images, height, width, padding, step), height, width, step)
-        products = _square(lax.dot_general(tiles, factors, (((2,), (contract,)), ((0,), (0,)))))
-        # Rows first, and kept: columns, added as they are interleaved, would read the products against the grain.
-        by_column = lax.optimization_barrier(_combine(scheme.output, list(products.swapaxes(0, 1)), axis=1))
-        parts = _combine(scheme.output, list(by_column), axis=2)
+        by_column = []
+        for pair in zip(tiles, factors, strict=True):
+            products = _columns(lax.dot_general(*pair, (((2,), (contract,)), ((0,), (0,)))), scheme)
+            # Rows first, and kept: columns, added as they are interleaved, would read the products against the grain.
+            by_row = lax.optimization_barrier(_combine(scheme.output, list(products.swapaxes(0, 1)), axis=1))
+            by_column.extend(by_row)
+        parts = _combine(scheme.output, by_column, axis=2)
         whole = parts.reshape(step, len(images), rows, columns, step, -1).transpose(1, 2, 0, 3, 4, 5)
         return whole.reshape(len(images), step * rows, step * columns, -1)[:, :height, :width]
 
@@ -169,19 +175,27 @@ def _convolve(x: Array, factors: Array, padding: Padding, scheme: Scheme, contra
     return map_chunks(convolve, x, max(1, CHUNK_BYTES // tiles))
 
 
-def _kernel_numbers(kernel: Array, scheme: Scheme) -> Array:
-    """The kernel transformed: [numbers of the square, in_channel, out_channel]."""
+def _kernel_numbers(kernel: Array, scheme: Scheme) -> list[Array]:
+    """The kernel transformed: [numbers of some columns, in_channel, out_channel]."""
     by_row = lax.optimization_barrier(_combine(scheme.kernel, list(kernel)))
-    return _combine(scheme.kernel, [by_row[:, i] for i in range(3)]).reshape(-1, *kernel.shape[2:])
+    return _numbers(scheme.kernel, [by_row[:, i] for i in range(3)])
 
 
-def _tiles(matrix: Matrix, images: Array, height: int, width: int, step: int) -> Array:
-    """Tiles `step` rows and columns apart, transformed: [numbers of the square, tiles, channel]."""
+def _tiles(matrix: Matrix, images: Array, height: int, width: int, step: int) -> list[Array]:
+    """Tiles `step` rows and columns apart, transformed: [numbers of some columns, tiles, channel]."""
     taps = range(len(matrix[0]))
     by_row = _combine(matrix, [images[:, i : i + height : step] for i in taps])
     by_row = lax.optimization_barrier(by_row)  # else XLA would compute it anew for every column
-    tiles = _combine(matrix, [by_row[:, :, :, j : j + width : step] for j in taps])
-    return tiles.reshape(len(matrix) ** 2, -1, images.shape[-1])
+    return _numbers(matrix, [by_row[:, :, :, j : j + width : step] for j in taps])
+
+
+def _numbers(matrix: Matrix, terms: Sequence[Array]) -> list[Array]:
+    """matrix @ terms, an array for each core, of the numbers of as many columns: [numbers, all but the last, last]."""
+    side = len(matrix)
+    arrays = min(side, cpu_count())
+    bounds = [side * i // arrays for i in range(arrays + 1)]
+    squares = [_combine(matrix[first:last], terms) for first, last in pairwise(bounds)]
+    return [square.reshape(len(square) * side, -1, square.shape[-1]) for square in squares]
 
 
 def _pad(images: Array, height: int, width: int, padding: Padding, step: int) -> Array:
@@ -190,10 +204,9 @@ def _pad(images: Array, height: int, width: int, padding: Padding, step: int) ->
     return jnp.pad(images, ((0, 0), (top, bottom + -height % step), (left, right + -width % step), (0, 0)))
 
 
-def _square(numbers: Array) -> Array:
-    """[columns, rows, ...] of what is [numbers of the square, ...]."""
-    side = math.isqrt(len(numbers))
-    return numbers.reshape(side, side, *numbers.shape[1:])
+def _columns(numbers: Array, scheme: Scheme) -> Array:
+    """[columns, rows, ...] of what is [numbers of some columns, ...]."""
+    return numbers.reshape(-1, len(scheme.image), *numbers.shape[1:])
 
 
 def _combine(matrix: Matrix, terms: Sequence[Array], axis: int = 0) -> Array:
