@@ -190,7 +190,7 @@ def _tiles(matrix: Matrix, images: Array, height: int, width: int, step: int) ->
 
 
 def _numbers(matrix: Matrix, terms: Sequence[Array]) -> list[Array]:
-    """matrix @ terms, an array for each core, of the numbers of as many columns: [numbers, all but the last, last]."""
+    """matrix @ terms, in an array for each core, which has the numbers of some columns: [numbers, ..., last]."""
     side = len(matrix)
     arrays = min(side, cpu_count())
     bounds = [side * i // arrays for i in range(arrays + 1)]
