@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +144,34 @@ def test_only_a_gpu_has_to_be_told_to_be_deterministic(monkeypatch, backend, exp
         assert compiler.compiler_options(deterministic=True) == expected
         assert compiler.compiler_options(deterministic=False) == {}
     assert compiler.compiler_options() == here != {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "after"),
+    [
+        (None, compiler.FLAG),
+        (" --xla_a=1", f"--xla_a=1 {compiler.FLAG}"),
+        (compiler.FLAG, compiler.FLAG),
+        ("--xla_backend_extra_options=other", "--xla_backend_extra_options=other"),
+        ("flags.txt", "flags.txt"),
+    ],
+)
+@pytest.mark.parametrize("used", [False, True])
+def test_no_loop_is_unrolled_unless_the_user_has_such_options_or_has_used_jax(monkeypatch, flags, after, used):
+    monkeypatch.setattr(compiler.xla_bridge, "backends_are_initialized", lambda: used)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    if flags is not None:
+        monkeypatch.setenv("XLA_FLAGS", flags)
+    compiler.unroll_no_loops()
+    assert os.environ.get("XLA_FLAGS") == (flags if used else after)
+
+
+def test_xla_takes_notice_of_it():
+    code = "import jax_cifar.backend.compiler; from jax._src.compiler import get_compile_options\n"
+    code += "print(get_compile_options(1, 1).SerializeAsString())"
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "xla_cpu_disable_loop_unrolling" in done.stdout
 
 
 def test_a_program_sees_the_weights_that_came_to_the_place_of_others():

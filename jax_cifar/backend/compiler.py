@@ -13,6 +13,7 @@ import jax
 
 # No public name takes another cache; this one is the same in jax 0.7 to 0.10.
 from jax._src import compilation_cache as jax_cache
+from jax._src import xla_bridge  # no public name tells whether XLA has read its flags
 
 from jax_cifar.allocator import fill_gaps, open_gaps
 from jax_cifar.backend.hosts import several
@@ -28,6 +29,9 @@ CPU_OPTIONS = (
     {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
     {"xla_cpu_use_xnnpack": False},
 )
+# On a CPU, LLVM unrolls no loops: a program compiles in 0.75 to 0.9 of the time, and updates take 0.93 to 1 of theirs.
+# No option of a single program says so.
+FLAG = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
 # On a GPU, no operation whose result depends on the order in which its parts end, and no algorithm chosen by its time.
 GPU_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 LARGEST = 1 << 31  # bytes of all programs that are kept
@@ -63,6 +67,19 @@ def options_for_one_call() -> dict[str, Any]:
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" and not chosen else {}
 
 
+def unroll_no_loops() -> None:
+    """Have LLVM unroll no loop of a CPU's programs, unless XLA_FLAGS has options of this kind already.
+
+    Sums have other last bits by it. XLA reads its flags where JAX is first asked for anything; after that nothing is
+    changed, so that the variable says what the programs are like.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if xla_bridge.backends_are_initialized() or FLAG.partition("=")[0] in flags:
+        return
+    if not flags or flags.startswith("-"):  # else it is the name of a file of flags
+        os.environ["XLA_FLAGS"] = f"{flags} {FLAG}".strip()
+
+
 _turn = threading.RLock()
 
 
@@ -89,6 +106,7 @@ def _around_compiling(event: str, duration_secs: float, **_others: object) -> No
 
 jax.monitoring.register_event_duration_secs_listener(_around_compiling)
 
+unroll_no_loops()
 # Here, as XLA makes its threads where JAX is first asked for anything; `find_devices` once more, for who sets it later.
 leave_threads_free(getattr(jax.config, "jax_num_cpu_devices"))  # noqa: B009
 
