@@ -164,9 +164,10 @@ def _convolve(x: Array, factors: list[Array], padding: Padding, scheme: Scheme, 
         by_column = []
         for pair in zip(tiles, factors, strict=True):
             products = _columns(lax.dot_general(*pair, (((2,), (contract,)), ((0,), (0,)))), scheme)
+            # Each row sliced, not all transposed, which XLA would make a copy for.
+            by_row = _combine(scheme.output, [products[:, i] for i in range(len(scheme.image))], axis=1)
             # Rows first, and kept: columns, added as they are interleaved, would read the products against the grain.
-            by_row = lax.optimization_barrier(_combine(scheme.output, list(products.swapaxes(0, 1)), axis=1))
-            by_column.extend(by_row)
+            by_column.extend(lax.optimization_barrier(by_row))
         parts = _combine(scheme.output, by_column, axis=2)
         whole = parts.reshape(step, len(images), rows, columns, step, -1).transpose(1, 2, 0, 3, 4, 5)
         return whole.reshape(len(images), step * rows, step * columns, -1)[:, :height, :width]
