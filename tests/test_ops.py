@@ -142,6 +142,7 @@ WIDE = {
 def every_winograd(monkeypatch):
     """Send even narrow convolutions through Winograd's algorithm, and split small batches."""
     monkeypatch.setattr(conv, "WINOGRAD_CHANNELS", 0)
+    monkeypatch.setattr(conv, "WINOGRAD_FEWER_CHANNELS", 0)
     monkeypatch.setattr(conv, "WINOGRAD_INPUT_GRADIENT_CHANNELS", 0)
     monkeypatch.setattr(conv, "WINOGRAD_KERNEL_GRADIENT_CHANNELS", 0)
     monkeypatch.setattr(winograd, "CHUNK_BYTES", 20_000)
@@ -222,8 +223,9 @@ def test_winograd_is_taken_where_it_pays():
         return set(re.findall(r" (dot|convolution)\(", str(compiled.as_text())))
 
     if jax.default_backend() == "cpu":
-        assert operations((32, 32)) == operations((24, 48)) == {"dot"}
-        assert operations((32, 24)) == operations((64, 64), strides=(2, 2)) == {"convolution"}
+        assert operations((24, 48)) == operations((24, 16)) == operations((18, 18)) == {"dot"}
+        assert operations((24, 40)) == operations((16, 24)) == operations((24, 12)) == {"convolution"}
+        assert operations((64, 64), strides=(2, 2)) == {"convolution"}
         assert operations((64, 64), taps=(5, 5)) == operations((64, 64), dtype=jnp.bfloat16) == {"convolution"}
 
 

@@ -32,8 +32,10 @@ MAX_CHANNELS_AS_IMAGES = 24
 MAX_PATCH_SIZE = 48
 # Winograd's algorithm saves products, which are as many as inputs times outputs, for transforms, which are as many as
 # inputs and outputs: so it pays where in * out / (in + out) is at least this, which 32 inputs and outputs make 16.
-# XLA's convolution is worse with few results of many channels, as input gradients have them, and for kernel gradients.
+# XLA's convolution is worse with few results of many channels, as input gradients have them, too, and for kernel
+# gradients.
 WINOGRAD_CHANNELS = 16
+WINOGRAD_FEWER_CHANNELS = 9  # as many outputs as inputs, or fewer
 WINOGRAD_INPUT_GRADIENT_CHANNELS = 12
 WINOGRAD_KERNEL_GRADIENT_CHANNELS = 9
 
@@ -93,7 +95,9 @@ def _even_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Im
 
 
 def _cpu_conv(x: Images, kernel: Kernel, strides: Pair, padding: Padding) -> Images:
-    if _suits_winograd(kernel, strides, padding, WINOGRAD_CHANNELS):
+    inputs, outputs = kernel.shape[2:]
+    least = WINOGRAD_CHANNELS if outputs > inputs else WINOGRAD_FEWER_CHANNELS
+    if _suits_winograd(kernel, strides, padding, least):
         return winograd_conv(x, kernel, padding)
     if kernel[..., 0].size <= MAX_PATCH_SIZE:
         return _patch_conv(x, kernel, strides, padding)
