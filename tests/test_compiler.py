@@ -149,9 +149,9 @@ def test_only_a_gpu_has_to_be_told_to_be_deterministic(monkeypatch, backend, exp
 @pytest.mark.parametrize(
     ("flags", "after"),
     [
-        (None, compiler.FLAG),
-        (" --xla_a=1", f"--xla_a=1 {compiler.FLAG}"),
-        (compiler.FLAG, compiler.FLAG),
+        (None, compiler.NO_UNROLLING),
+        (" --xla_a=1", f"--xla_a=1 {compiler.NO_UNROLLING}"),
+        (compiler.NO_UNROLLING, compiler.NO_UNROLLING),
         ("--xla_backend_extra_options=other", "--xla_backend_extra_options=other"),
         ("flags.txt", "flags.txt"),
     ],
@@ -164,6 +164,13 @@ def test_no_loop_is_unrolled_unless_the_user_has_such_options_or_has_used_jax(mo
         monkeypatch.setenv("XLA_FLAGS", flags)
     compiler.unroll_no_loops()
     assert os.environ.get("XLA_FLAGS") == (flags if used else after)
+
+
+@pytest.mark.parametrize(("backend", "told"), [("cpu", f"--xla_a=1 {compiler.NO_UNROLLING}"), ("gpu", "--xla_a=1")])
+def test_what_only_a_cpu_minds_is_told_of_a_cpu_alone(monkeypatch, backend, told):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_a=1 {compiler.NO_UNROLLING}")
+    assert compiler.xla_flags() == told
 
 
 def test_xla_takes_notice_of_it():

@@ -1,6 +1,5 @@
 """What decides the bits of a run beside its configuration: kept with every checkpoint, compared by who resumes it."""
 
-import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_cifar.backend.compiler import xla_flags
 from jax_cifar.errors import CheckpointError
 
 # JAX's settings that change every number of a run: to go on with others is to train another run.
@@ -37,7 +37,7 @@ def arithmetic(dtype: jnp.dtype, devices: int, code: Mapping[str, str]) -> dict[
         "devices": devices,
         "jax": jax.__version__,
         "jaxlib": version("jaxlib"),
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "XLA_FLAGS": xla_flags(),
     }
 
 
