@@ -141,10 +141,8 @@ WIDE = {
 @pytest.fixture
 def every_winograd(monkeypatch):
     """Send even narrow convolutions through Winograd's algorithm, and split small batches."""
-    monkeypatch.setattr(conv, "WINOGRAD_CHANNELS", 0)
-    monkeypatch.setattr(conv, "WINOGRAD_FEWER_CHANNELS", 0)
-    monkeypatch.setattr(conv, "WINOGRAD_INPUT_GRADIENT_CHANNELS", 0)
-    monkeypatch.setattr(conv, "WINOGRAD_KERNEL_GRADIENT_CHANNELS", 0)
+    for bound in (name for name in vars(conv) if name.startswith("WINOGRAD_")):
+        monkeypatch.setattr(conv, bound, 0)
     monkeypatch.setattr(winograd, "CHUNK_BYTES", 20_000)
 
 
