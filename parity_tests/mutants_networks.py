@@ -40,10 +40,10 @@ NETWORKS = (
         "test_layers.py::test_wide_convolution",
     ),
     Mutant(
-        "wide convolution: kernel gradient by tiles of another point",
+        "wide convolution: tiles of images at the inverse of a kernel's points",
         "jax_cifar/ops/winograd.py",
-        "LARGE = large(2 / 3)",
-        "LARGE = large(2 / 3)._replace(image=large(3 / 4).image)",
+        "[1 / point / 2, Fraction(1, 2), point / 2]",
+        "[point / 2, Fraction(1, 2), 1 / point / 2]",
         "test_layers.py::test_wide_convolution",
     ),
     Mutant(
