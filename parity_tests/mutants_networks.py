@@ -153,6 +153,13 @@ NETWORKS = (
         "test_submodules.py::test_every_layer_agrees[resnet18-none]",
     ),
     Mutant(
+        "SpeedrunNet: the maximum of 2x2 pixels before the last group, not the mean",
+        "jax_cifar/models/speedrun.py",
+        "(average_pool(x, 2))",
+        "(max_pool(x, 2))",
+        "test_submodules.py::test_every_layer_agrees[speedrun_net-residual]",
+    ),
+    Mutant(
         "SpeedrunNet: scale of the norms is trained",
         SPEEDRUN,
         'r"^whiten/kernel$", r"^group\\d/bn\\d/scale$")',

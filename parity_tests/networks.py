@@ -26,7 +26,7 @@ CONFIGS = {
     "speedrun_net-shallow": ModelConfig(
         name="speedrun_net", width=2, convs_per_group=1, whiten_bias=False, whiten_stride=2, whiten_pairs=8
     ),
-    "speedrun_net-residual": ModelConfig(name="speedrun_net", width=2, convs_per_group=3),
+    "speedrun_net-residual": ModelConfig(name="speedrun_net", width=2, convs_per_group=3, early_average=True),
 }
 
 

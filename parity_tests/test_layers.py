@@ -13,7 +13,7 @@ from tolerances import assert_close
 from jax_cifar.models.layers import BatchNorm, Conv, Dense, GroupNorm, group_count
 from jax_cifar.ops.activations import gelu
 from jax_cifar.ops.channels import batch_norm
-from jax_cifar.ops.pooling import max_pool
+from jax_cifar.ops.pooling import average_pool, max_pool
 
 
 def apply(layer, *inputs, **options) -> Any:
@@ -204,6 +204,17 @@ def test_max_pool_of_negative_values(window, stride, padding, size):
     zeros = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     wrong = np.asarray(nn.max_pool(zeros, (window, window), (stride, stride)))
     assert np.array_equal(wrong, expected) == (padding == 0)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_average_pool(size, x64):
+    images, weights = draw(2, size, size, 3), draw(2, 3, 3, 3, seed=1)
+    leaf = nchw(images).requires_grad_()
+    expected = torch.nn.functional.avg_pool2d(leaf, 2)
+    (expected * nchw(weights)).sum().backward()
+    out, vjp = jax.vjp(lambda x: average_pool(x, 2), jnp.asarray(images))
+    assert_close(out, nhwc(expected.detach()), "float64 operation", "means")
+    assert_close(vjp(jnp.asarray(weights))[0], nhwc(leaf.grad), "float64 operation", "gradient")
 
 
 def test_activations(x64):

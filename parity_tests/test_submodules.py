@@ -40,7 +40,7 @@ CONFIGS = {
     "speedrun_net-shallow": ModelConfig(
         "speedrun_net", width=2, convs_per_group=1, whiten_bias=False, whiten_stride=2, whiten_pairs=8
     ),
-    "speedrun_net-residual": ModelConfig("speedrun_net", width=2, convs_per_group=3),
+    "speedrun_net-residual": ModelConfig("speedrun_net", width=2, convs_per_group=3, early_average=True),
     "speedrun_net-residual-none": ModelConfig("speedrun_net", norm="none", width=2, convs_per_group=3),
 }
 CONTAINERS = (nn.Identity, nn.Sequential, nn.Dropout, nn.MaxPool2d)

@@ -84,7 +84,7 @@ INITIALISED = {
     "resnet50": (ModelConfig("resnet50", width=4), 16),
     "speedrun_net": (ModelConfig("speedrun_net", width=16), 16),
     "speedrun_net-none": (ModelConfig("speedrun_net", width=8, norm="none"), 16),
-    "speedrun_net-residual": (ModelConfig("speedrun_net", width=8, convs_per_group=3), 16),
+    "speedrun_net-residual": (ModelConfig("speedrun_net", width=8, convs_per_group=3, early_average=True), 16),
 }
 
 

@@ -13,7 +13,7 @@ from jax_cifar.ops import channels, conv, winograd
 from jax_cifar.ops.activations import gelu
 from jax_cifar.ops.conv import conv2d
 from jax_cifar.ops.gradcheck import WrongGradient
-from jax_cifar.ops.pooling import max_pool
+from jax_cifar.ops.pooling import average_pool, max_pool
 
 DRAWS = np.random.default_rng(0)
 X, KERNEL, WIDE = DRAWS.normal(size=(3, 6, 5, 3)), DRAWS.normal(size=(3, 2, 3, 4)), DRAWS.normal(size=(3, 3, 3, 4))
@@ -25,6 +25,7 @@ KERNELS = {
     "batch_norm": (lambda x, scale, bias: channels.batch_norm(x, scale, bias, 1e-5)[0], X, VECTOR, 1 + VECTOR),
     "add_bias": (channels.add_bias, X, VECTOR),
     "max_pool": (partial(max_pool, window=3, stride=2, padding=1), X),
+    "average_pool": (partial(average_pool, window=2), X),
     "gelu": (gelu, 3 * X),
 }
 

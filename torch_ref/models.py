@@ -242,7 +242,8 @@ def create_model(
         options["image_size"] = size
     else:
         options.pop("dropout", None)
-        options |= {name: getattr(config, name) for name in ("whiten_bias", "whiten_stride", "whiten_pairs")}
+        own = ("whiten_bias", "whiten_stride", "whiten_pairs", "early_average")
+        options |= {name: getattr(config, name) for name in own}
     return _NETWORKS[config.name](num_classes, **options)
 
 

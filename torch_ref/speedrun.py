@@ -30,6 +30,7 @@ class SpeedrunNet(nn.Module):
         whiten_bias: bool = True,
         whiten_stride: int = 1,
         whiten_pairs: int | None = None,
+        early_average: bool = False,
         image_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class SpeedrunNet(nn.Module):
         groups = []
         for i, usual in enumerate((width, 4 * width, 4 * width), start=1):
             features = [channels.get(f"group{i}/conv{j + 1}", usual) for j in range(convs_per_group)]
-            groups.append(_Group(inputs, features, norm))
+            groups.append(_Group(inputs, features, norm, early_average and i == 3))
             inputs = features[-1]
         self.group1, self.group2, self.group3 = groups
         self.head = nn.Linear(inputs, num_classes, bias=False)
@@ -67,7 +68,7 @@ class SpeedrunNet(nn.Module):
 
 
 class _Group(nn.Module):
-    def __init__(self, inputs: int, features: list[int], norm: NormName) -> None:
+    def __init__(self, inputs: int, features: list[int], norm: NormName, early_average: bool) -> None:
         super().__init__()
         conv, make_norm = make_layers(norm, momentum=0.4, epsilon=1e-12)
         self.conv1, self.bn1 = conv(inputs, features[0], 3, padding=1), make_norm(features[0])
@@ -75,11 +76,12 @@ class _Group(nn.Module):
             self.conv2, self.bn2 = conv(features[0], features[1], 3, padding=1), make_norm(features[1])
         if len(features) > 2:
             self.conv3, self.bn3 = conv(features[1], features[2], 3, padding=1), make_norm(features[2])
-        self.convs = len(features)
+        self.convs, self.early_average = len(features), early_average
         self.apply(_init_group)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.bn1(F.max_pool2d(self.conv1(x), 2)))
+        x = self.conv1(F.avg_pool2d(x, 2)) if self.early_average else F.max_pool2d(self.conv1(x), 2)
+        x = F.gelu(self.bn1(x))
         if self.convs == 1:
             return x
         y = F.gelu(self.bn2(self.conv2(x)))

@@ -100,6 +100,9 @@ class ModelConfig:
     whiten_stride: Annotated[int, between(1, 4), speedrun] = 1
     # speedrun_net: pairs of a whitening filter and its negative, of the largest variances; default: all, apart
     whiten_pairs: Annotated[Width | None, speedrun] = None
+    # speedrun_net: the mean of 2x2 pixels before the last group, in place of the max-pool behind its first convolution,
+    # which has a quarter of the work then
+    early_average: Annotated[bool, speedrun] = False
     stem: Annotated[Literal["cifar", "imagenet"], resnets] = "cifar"  # 3x3 stride 1, or 7x7 stride 2 and max-pool
     zero_init_residual: Annotated[bool, resnets] = False  # ResNets: start every residual branch at zero
 

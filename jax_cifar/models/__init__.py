@@ -85,7 +85,8 @@ def create_model(
     if config.width is not None:
         options["width"] = config.width
     if config.name == "speedrun_net":
-        options |= {name: getattr(config, name) for name in ("whiten_bias", "whiten_stride", "whiten_pairs")}
+        own = ("whiten_bias", "whiten_stride", "whiten_pairs", "early_average")
+        options |= {name: getattr(config, name) for name in own}
         if config.convs_per_group is not None:
             options["convs_per_group"] = config.convs_per_group
         return SpeedrunNet(num_classes, **options)

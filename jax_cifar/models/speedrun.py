@@ -23,7 +23,7 @@ from jax_cifar.models.layers import (
     statistics_dtype,
 )
 from jax_cifar.ops.activations import gelu
-from jax_cifar.ops.pooling import max_pool
+from jax_cifar.ops.pooling import average_pool, max_pool
 
 
 class SpeedrunNet(nn.Module):
@@ -41,6 +41,8 @@ class SpeedrunNet(nn.Module):
     one of two goes on with GELU(bn2(conv2(x))), and one of three, airbench96's, with a residual connection over its
     last two convolutions: GELU(x + bn3(conv3(GELU(bn2(conv2(x)))))). Convolutions are 3x3, the max-pool is 2x2. The
     norms' scale stays at one: only their bias is trained. GELU is exact. Logits are multiplied by `logit_scale`.
+    With `early_average` the last group begins with the mean of 2x2 pixels, and has no max-pool: its first convolution
+    works on a quarter of the pixels.
     `channels` names convolutions of the groups that have another number of filters, of three in a group the second.
     Parameters: `whiten`; `group1`..`group3`, each with `conv1`, `bn1` to `conv3`, `bn3` as far as it goes; `head`.
     The whitening kernel comes from images, by `init_from`; `init` alone leaves it random.
@@ -54,18 +56,22 @@ class SpeedrunNet(nn.Module):
     whiten_bias: bool = True
     whiten_stride: int = 1
     whiten_pairs: int | None = None
+    early_average: bool = False
     norm_momentum: float = 0.4  # PyTorch's sense: the running statistics keep 0.6 of themselves
     norm_epsilon: float = 1e-12
     logit_scale: float = 1 / 9
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
-    pooled_norms = (r"^group\d/bn1$",)
-
     @property
     def smallest_image(self) -> int:
         """Of which the whitening leaves 8 pixels: the groups halve them three times."""
         return 7 * self.whiten_stride + 2
+
+    @property
+    def pooled_norms(self) -> tuple[str, ...]:
+        """Those behind a max-pool."""
+        return (r"^group[12]/bn1$" if self.early_average else r"^group\d/bn1$",)
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -109,24 +115,28 @@ class SpeedrunNet(nn.Module):
         x = whiten(images)
         on = gelu(x)
         x = on if pairs is None else jnp.concatenate((on, on - x), -1)
-        for index, factor in enumerate((1, 4, 4)):
-            name, convs = f"group{index + 1}", range(1, self.convs_per_group + 1)
+        for number, factor in enumerate((1, 4, 4), start=1):
+            name, convs = f"group{number}", range(1, self.convs_per_group + 1)
             features = tuple(filters_of(self.channels, f"{name}/conv{i}", factor * self.width) for i in convs)
-            x = _Group(features, conv, norm, name=name)(x)
+            x = _Group(features, self.early_average and number == 3, conv, norm, name=name)(x)
         head = make_head(self.num_classes, self.param_dtype, "head", use_bias=False)
         return head(jnp.max(x, axis=(1, 2))) * self.logit_scale
 
 
 class _Group(nn.Module):
     features: tuple[int, ...]  # of each convolution
+    early_average: bool
     conv: Callable[..., Layer]
     norm: Callable[..., Layer]
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        # The pool reads no odd last row or column: they are not computed.
-        rows, columns = ((1, 1 - size % 2) for size in x.shape[1:3])
-        x = max_pool(self.conv(self.features[0], 3, padding=(rows, columns), name="conv1")(x), 2)
+        if self.early_average:
+            x = self.conv(self.features[0], 3, padding=1, name="conv1")(average_pool(x, 2))
+        else:
+            # The pool reads no odd last row or column: they are not computed.
+            rows, columns = ((1, 1 - size % 2) for size in x.shape[1:3])
+            x = max_pool(self.conv(self.features[0], 3, padding=(rows, columns), name="conv1")(x), 2)
         x = gelu(self.norm(name="bn1")(x))
         if len(self.features) == 1:
             return x

@@ -29,6 +29,16 @@ def max_pool(
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), edges)
 
 
+def average_pool(
+    x: Float[Array, "batch height width channel"], window: int
+) -> Float[Array, "batch out_height out_width channel"]:
+    """Mean over square windows that lie side by side, as `torch.nn.functional.avg_pool2d`."""
+    batch, *sizes, channel = x.shape
+    rows, columns = (size // window for size in sizes)
+    whole = x[:, : rows * window, : columns * window]
+    return jnp.mean(whole.reshape(batch, rows, window, columns, window, channel), axis=(2, 4))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _tiled_max(x: Images, window: int) -> Images:
     return reduce(lax.max, _positions(x, window))
