@@ -21,8 +21,7 @@ def max_pool(
     The gradient of a window goes to its first maximum in row-major order.
     """
     stride = window if stride is None else stride
-    # Of a program that is exported for any number of images, slices would become gathers.
-    if stride == window <= MAX_TILE and padding == 0 and isinstance(x.shape[0], int):
+    if stride == window <= MAX_TILE and padding == 0 and _counted(x):
         height, width = (size // window * window for size in x.shape[1:3])
         return _tiled_max(x[:, :height, :width], window)
     edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
@@ -33,10 +32,12 @@ def average_pool(
     x: Float[Array, "batch height width channel"], window: int
 ) -> Float[Array, "batch out_height out_width channel"]:
     """Mean over square windows that lie side by side, as `torch.nn.functional.avg_pool2d`."""
-    batch, *sizes, channel = x.shape
-    rows, columns = (size // window for size in sizes)
-    whole = x[:, : rows * window, : columns * window]
-    return jnp.mean(whole.reshape(batch, rows, window, columns, window, channel), axis=(2, 4))
+    if _counted(x):
+        height, width = (size // window * window for size in x.shape[1:3])
+        total = reduce(lax.add, _positions(x[:, :height, :width], window))
+    else:
+        total = lax.reduce_window(x, 0.0, lax.add, (1, window, window, 1), (1, window, window, 1), "VALID")
+    return total / window**2
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -63,6 +64,11 @@ def _backward(window: int, first: Images, grad: Images) -> tuple[Images]:
 
 
 _tiled_max.defvjp(_forward, _backward)
+
+
+def _counted(x: Images) -> bool:
+    """Whether the number of images is known: of any number, as a program may be exported for, slices become gathers."""
+    return isinstance(x.shape[0], int)
 
 
 def _positions(x: Images, window: int) -> list[Images]:
