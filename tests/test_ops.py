@@ -170,7 +170,7 @@ def test_winograd_matches_lax(name, dtype, tolerance, x64, every_winograd):
     assert_close(ours, expected, tolerance * rounding)
 
 
-# Points of F(4x4, 3x3) and of F(5x5, 3x3) that were not taken, the paper's first.
+# Points of F(4x4, 3x3) and of F(5x5, 3x3) that were not taken.
 OTHER_POINTS = [
     (1, -1, 2, Fraction(1, 2)),
     (Fraction(1, 2), -Fraction(1, 2), 2, -2),

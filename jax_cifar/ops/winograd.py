@@ -83,7 +83,7 @@ def _coefficients(roots: Sequence[Fraction], highest: Fraction | int) -> list[Fr
 HALF, THIRD, FIFTH = (Fraction(1, part) for part in (2, 3, 5))
 # Points whose rounding errors are least, of those that were tried. Root mean squares in float32, as a share of the
 # deviation, of outputs and of kernel gradients, 64 channels: the definition 2e-7 and 3e-7; these 3e-7 and 6e-7, 6e-7
-# and 1.3e-6, 8e-7 and 1.7e-6, 2.0e-6 and 4.6e-6. By the paper's points, 1 and 2, F(4x4, 3x3) makes 1.1e-6 and 2.5e-6.
+# and 1.3e-6, 8e-7 and 1.7e-6, 2.0e-6 and 4.6e-6. By 1/2 and 2 for 2/3 and 3/2 F(4x4, 3x3) makes 1.1e-6 and 2.5e-6.
 SCHEMES = (
     scheme_of(1, 1, -1),
     scheme_of(1.15, 1, -HALF, -2),
@@ -147,7 +147,7 @@ def _outputs(x: Array, padding: Padding) -> tuple[int, int]:
 
 
 def scheme_for(height: int, width: int) -> Scheme:
-    """The scheme that takes least time for so many outputs."""
+    """The scheme that takes least time for so many outputs, by its numbers and what each costs."""
     return min(SCHEMES, key=lambda scheme: scheme.cost * scheme.numbers(height, width))
 
 
