@@ -63,7 +63,7 @@ def scheme_of(cost: float, *points: Fraction | int) -> Scheme:
     for point in finite:
         others = [other for other in finite if other != point]
         kernel.append([1 / point / 2, Fraction(1, 2), point / 2] if point else [1, 0, 0])
-        scale = 2 * point if point else 1
+        scale = 2 * point if point else Fraction(1)
         image.append([*_coefficients(others, scale / prod(point - other for other in others)), 0])
     kernel.append([0, 0, 1])
     image.append(_coefficients(finite, 1))
