@@ -220,7 +220,7 @@ def test_tiles_that_cover_what_is_asked_for(size, outputs, x64):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other platforms have JAX's own convolution")
-def test_winograd_has_a_product_for_each_core_and_the_same_digits(monkeypatch, every_winograd):
+def test_winograd_has_a_product_for_each_core_and_the_same_numbers(monkeypatch, every_winograd):
     """A batched product of small matrices keeps one core busy, whatever there are; columns of a square are six."""
     x, kernel = arrays((2, 8, 8, 8, 12), (3, 3), jnp.float32)
     results = []
@@ -231,12 +231,23 @@ def test_winograd_has_a_product_for_each_core_and_the_same_digits(monkeypatch, e
             assert str(made).count("dot_general[") == products
         results.append(value_and_gradients(conv2d, x, kernel, (1, 1), SAME))
 
-    def same(made, first):  # the compiler of jax 0.7 fuses the sums of some columns otherwise than those of all
-        rounding = 4e-6 * np.abs(first).max() if jax.__version_info__ < (0, 8) else 0
-        np.testing.assert_allclose(made, first, rtol=0, atol=rounding)
+    def same(made, first):  # but for rounding: the compiler fuses the sums of some columns otherwise than those of all
+        np.testing.assert_allclose(made, first, rtol=0, atol=1e-6 * np.abs(first).max())
 
     for each in results[1:]:
         jax.tree.map(same, each, results[0])
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other platforms have JAX's own convolution")
+def test_nothing_that_winograds_products_read_is_overwritten_before_the_last(monkeypatch):
+    """A compiled program still has the branch that keeps it: tiles, kernels or gradients, rows, besides the products."""
+    x, kernel = arrays((2, 8, 8, 32, 32), (3, 3), jnp.float32)
+    monkeypatch.setattr(winograd, "cpu_count", lambda: 2)
+    for operation, other, kept in ((winograd.winograd_conv, kernel, 5), (winograd.winograd_kernel_gradient, x, 6)):
+        program = str(jax.jit(partial(operation, padding=SAME)).lower(x, other).compile().as_text())
+        held = dict(re.findall(r" (%[\w.-]+) = (\(.*?\)) tuple\(", program))
+        branches = re.findall(r" conditional\(%[\w.-]+, (%[\w.-]+), (%[\w.-]+)\)", program)
+        assert max(abs(held[one].count("f32[") - held[other].count("f32[")) for one, other in branches) == kept
 
 
 def test_winograd_is_taken_where_it_pays():

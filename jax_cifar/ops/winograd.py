@@ -8,7 +8,8 @@ together make a matrix product for each number of the square.
 
 A transformed array is [numbers of the square, ...], column after column, so that their products are one batched one,
 and XLA has few loops to compile, each of which costs it as much however small it is (experiments.md). But a batched
-product of small matrices keeps a single core busy: so there is an array of some columns for every core.
+product of small matrices keeps a single core busy: so there is an array of some columns for every core, and nothing is
+overwritten that would make one of their products wait for another (`_products`).
 """
 
 from collections.abc import Sequence
@@ -127,9 +128,9 @@ def winograd_kernel_gradient(
 
     def gradient(images: Array, grad: Array) -> list[Array]:
         grad = jnp.pad(grad, ((0, 0), (0, -height % step), (0, -width % step), (0, 0)))
-        tiles = _tiles(scheme.image, _pad(images, height, width, padding, step), height, width, step)
-        spread = _tiles(_transposed(scheme.output), grad, height, width, step)
-        return [lax.dot_general(*pair, (((1,), (1,)), ((0,), (0,)))) for pair in zip(tiles, spread, strict=True)]
+        by_row, tiles = _tiles(scheme.image, _pad(images, height, width, padding, step), height, width, step)
+        grad_by_row, spread = _tiles(_transposed(scheme.output), grad, height, width, step)
+        return _products(tiles, spread, (1, 1), [by_row, grad_by_row])
 
     channels = (x.shape[-1], grad.shape[-1])
     # Every chunk reads and writes the whole sum: with many channels, larger chunks.
@@ -156,14 +157,14 @@ def _convolve(x: Array, factors: list[Array], padding: Padding, scheme: Scheme, 
     rows, columns = -(-height // step), -(-width // step)
 
     def convolve(images: Array) -> Array:
-        tiles = _tiles(scheme.image, _pad(images, height, width, padding, step), height, width, step)
+        by_row, tiles = _tiles(scheme.image, _pad(images, height, width, padding, step), height, width, step)
         by_column = []
-        for pair in zip(tiles, factors, strict=True):
-            products = _columns(lax.dot_general(*pair, (((2,), (contract,)), ((0,), (0,)))), scheme)
+        for numbers in _products(tiles, factors, (2, contract), [by_row]):
+            products = _columns(numbers, scheme)
             # Each row sliced, not all transposed, which XLA would make a copy for.
-            by_row = _combine(scheme.output, [products[:, i] for i in range(len(scheme.image))], axis=1)
+            combined = _combine(scheme.output, [products[:, i] for i in range(len(scheme.image))], axis=1)
             # Rows first, and kept: columns, added as they are interleaved, would read the products against the grain.
-            by_column.extend(lax.optimization_barrier(by_row))
+            by_column.extend(lax.optimization_barrier(combined))
         parts = _combine(scheme.output, by_column, axis=2)
         whole = parts.reshape(step, len(images), rows, columns, step, -1).transpose(1, 2, 0, 3, 4, 5)
         return whole.reshape(len(images), step * rows, step * columns, -1)[:, :height, :width]
@@ -172,18 +173,44 @@ def _convolve(x: Array, factors: list[Array], padding: Padding, scheme: Scheme, 
     return map_chunks(convolve, x, max(1, CHUNK_BYTES // tiles))
 
 
+def _products(left: list[Array], right: list[Array], contract: tuple[int, int], sources: list[Array]) -> list[Array]:
+    """Batched products over one dimension of each, at once as far as XLA's threads go.
+
+    What a product writes, XLA may put in the place of what another one reads, or of what that is made of, `sources`:
+    then one waits for the other. So all of it is kept until the last product is there, by a branch that reads it and is
+    never taken: no optimization knows that no number is both above one and below zero.
+    """
+    dimensions = (((contract[0],), (contract[1],)), ((0,), (0,)))
+    products = [lax.dot_general(*pair, dimensions) for pair in zip(left, right, strict=True)]
+    if len(products) == 1:
+        return products
+    number = products[0][0, 0, 0]
+
+    def read(products: list[Array], inputs: list[Array]) -> list[Array]:
+        first = sum(array[(0,) * array.ndim] for array in inputs)
+        return [products[0].at[0, 0, 0].set(first), *products[1:]]
+
+    def keep(products: list[Array], _inputs: list[Array]) -> list[Array]:
+        return products
+
+    return lax.cond((number > 1) & (number < 0), read, keep, products, [*left, *right, *sources])
+
+
 def _kernel_numbers(kernel: Array, scheme: Scheme) -> list[Array]:
     """The kernel transformed: [numbers of some columns, in_channel, out_channel]."""
     by_row = lax.optimization_barrier(_combine(scheme.kernel, list(kernel)))
     return _numbers(scheme.kernel, [by_row[:, i] for i in range(3)])
 
 
-def _tiles(matrix: Matrix, images: Array, height: int, width: int, step: int) -> list[Array]:
-    """Tiles `step` rows and columns apart, transformed: [numbers of some columns, tiles, channel]."""
+def _tiles(matrix: Matrix, images: Array, height: int, width: int, step: int) -> tuple[Array, list[Array]]:
+    """Tiles `step` rows and columns apart: their rows transformed, and the columns of these.
+
+    The second are [numbers of some columns, tiles, channel].
+    """
     taps = range(len(matrix[0]))
     by_row = _combine(matrix, [images[:, i : i + height : step] for i in taps])
     by_row = lax.optimization_barrier(by_row)  # else XLA would compute it anew for every column
-    return _numbers(matrix, [by_row[:, :, :, j : j + width : step] for j in taps])
+    return by_row, _numbers(matrix, [by_row[:, :, :, j : j + width : step] for j in taps])
 
 
 def _numbers(matrix: Matrix, terms: Sequence[Array]) -> list[Array]:
