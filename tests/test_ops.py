@@ -240,7 +240,7 @@ def test_winograd_has_a_product_for_each_core_and_the_same_numbers(monkeypatch, 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other platforms have JAX's own convolution")
 def test_nothing_that_winograds_products_read_is_overwritten_before_the_last(monkeypatch):
-    """A compiled program still has the branch that keeps it: tiles, kernels or gradients, rows, besides the products."""
+    """The compiled program has the branch that keeps it: tiles, kernels or gradients, and rows, with the products."""
     x, kernel = arrays((2, 8, 8, 32, 32), (3, 3), jnp.float32)
     monkeypatch.setattr(winograd, "cpu_count", lambda: 2)
     for operation, other, kept in ((winograd.winograd_conv, kernel, 5), (winograd.winograd_kernel_gradient, x, 6)):
