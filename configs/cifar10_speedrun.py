@@ -13,7 +13,7 @@ Variants are named by the test accuracy they aim at. Without one it is 72 on a C
 114 s on 2 older cores (n = 2), where the plain baseline takes PyTorch 138. Before, with the last group's max-pool and
 crops: 90.03 % (sd 0.22, n = 11), 98.9 s on the cores of the others, the views included.
 94-cpu: 94 without the whitening's bias and with growing images, 9 epochs: 94.03 % by six views in 478 s (n = 2, seeds 0
-and 1), 93.91 % (sd 0.22, n = 5) on an older machine, in 1116 to 1292 s with older kernels.
+and 1), 93.91 % (sd 0.22, n = 5) on an older machine, in 1116 to 1292 s with older kernels, 777 s with today's (n = 1).
 94, for GPU and TPU: the airbench94_muon recipe (8 epochs, batch 2000, widths 64/256/256). 95 and 96: wider and longer.
 With 6-view test-time augmentation 94 reaches 93.86 % (sd 0.24, n = 3), in 40 minutes on one core of an older machine.
 Before it had decay and a whitening bias that starts at random (9e2e95b), it reached 93.94 % (sd 0.10, n = 30) in 1.43 s
@@ -52,7 +52,7 @@ REACHES = {
     "cifar10_speedrun_90": "90.07 % of the test images by up to six views (sd 0.14, n = 5), in 114 s of training on 2 "
     "older cores",
     "cifar10_speedrun_94_cpu": "94.03 % of the test images by six views (n = 2), in 478 s of training on 2 cores; "
-    "93.91 % (sd 0.22, n = 5), in 1216 s on 2 older ones",
+    "93.91 % (sd 0.22, n = 5) on 2 older ones, in 777 s (n = 1)",
     "cifar10_speedrun": "93.86 % of the test images by six views (sd 0.24, n = 3); without its decay 93.94 % in 1.43 s "
     "on one H100, 93.91 % in 792 to 1136 s of training on 2 cores",
     "cifar10_speedrun_95": "94.94 % of the test images by six views (n = 1), before its whitening bias started at "

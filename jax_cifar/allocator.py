@@ -15,12 +15,11 @@ try:
 except ImportError:  # Windows
     resource = None
 
-# glibc's malloc.h: what is freed at the top of the heap stays; nothing has pages of its own; one heap for all threads,
-# as a thread's own ends at 64 MiB, and what is larger then has pages of its own all the same.
+# glibc's malloc.h: what is freed at the top of a heap stays; nothing has pages of its own; and every thread has a heap,
+# where glibc would have eight for a core. Whoever shares one waits for its lock, XLA's compiler most of all.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
-KEEP = ((TRIM_THRESHOLD, -1), (MMAP_MAX, 0), (ARENA_MAX, 1))
-# One heap has one lock. What it costs many threads has not been measured, on two cores it costs less than it saves.
-MOST_CORES = 4
+KEEP = ((TRIM_THRESHOLD, -1), (MMAP_MAX, 0), (ARENA_MAX, 1 << 10))
+MOST_CORES = 4  # with more, which means more heaps that keep what they once had, it has not been measured
 # Who sets one of these has chosen for himself.
 CHOSEN = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 # Shares of the memory: from the first on what is kept by this process goes back now and then, above the second, and
@@ -29,9 +28,6 @@ MUCH_HELD, MOST_HELD, LEAST_FREE, SECONDS_BETWEEN_LOOKS = 1 / 8, 1 / 2, 1 / 4, 1
 # Who needs again what was given back takes 0.3 s for a GB, or 0.8 where a virtual machine has not got it from its host
 # before: with so long between two looks that is a hundredth of the time.
 SECONDS_PER_BYTE = 60e-9
-# Gaps from this size on are filled: in smaller ones glibc need not search, and of each of these it keeps a page.
-SMALLEST_GAP, LARGEST_GAP = 1 << 11, 1 << 27  # bytes
-ROOM = 1 << 26  # bytes of addresses, in one gap that is left open
 # Linux' control groups: those of this process, and by their version where they lie and what they may use together.
 OWN_GROUPS = "/proc/self/cgroup"
 GROUP_LIMITS = {2: ("/sys/fs/cgroup", "memory.max"), 1: ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
@@ -42,8 +38,11 @@ def keep_memory() -> bool:
     """Keep what is freed for the next who asks: true with glibc on few cores, where the user has set nothing else.
 
     Every call of a compiled program takes the memory of its intermediate arrays anew. From the system it comes page by
-    page, each with a fault that fills it with zeros, and on a virtual machine one of the host's besides. To be called
-    before there are threads, which would get heaps of their own.
+    page, each with a fault that fills it with zeros, and on a virtual machine one of the host's besides.
+
+    The heaps of other threads than the main one end at 64 MiB, and what is larger has pages of its own there all the
+    same. So the main thread has to ask for it: `backend.compiler.compute_where_memory_is_kept`. To be called before
+    JAX is imported.
 
     What a call has left does not always serve the next one, and with large batches that is much. From `MUCH_HELD` on a
     thread gives back what is free, as often as that costs next to nothing; above `MOST_HELD`, or with less than
@@ -64,56 +63,11 @@ def keep_memory() -> bool:
 
 
 _kept_by: list[ctypes.CDLL] = []  # glibc, where `keep_memory` has set it
-_fillings: list[int] = []  # the addresses of what `fill_gaps` took
 
 
-class _Usage(ctypes.Structure):
-    """glibc's `struct mallinfo2`, in bytes; what is read of it has a name."""
-
-    _fields_ = tuple((name, ctypes.c_size_t) for name in ("a", "b", "c", "d", "e", "f", "g", "h", "free", "at_the_top"))
-
-
-def fill_gaps() -> int:
-    """Take the gaps that compiling left in the one heap: how many bytes; 0 where no memory is kept.
-
-    The compiler leaves thousands, between things that stay. Whoever asks for memory afterwards has glibc search them,
-    and the others wait, as one heap has one lock: the first training of an experiment, which is compiled, took up to a
-    fourth longer than the next ones, whose programs are loaded (experiments.md). Whole pages of what is taken go back
-    to the system, so that it mostly costs addresses. `open_gaps` gives it to the next who compiles.
-
-    One gap stays open, or is made: what is small and stays would otherwise lie above the memory of a call, which is
-    at the top, and shut it in there, so that the next call takes more from the system.
-    """
-    if not _kept_by or not hasattr(_kept_by[0], "mallinfo2"):  # glibc before 2.33
-        return 0
-    library = _kept_by[0]
-    library.mallinfo2.restype, library.malloc.restype, library.sbrk.restype = _Usage, ctypes.c_void_p, ctypes.c_void_p
-    library.malloc.argtypes = library.malloc_trim.argtypes = (ctypes.c_size_t,)
-    library.free.argtypes, library.sbrk.argtypes = (ctypes.c_void_p,), (ctypes.c_ssize_t,)
-    library.malloc_trim(sys.maxsize)  # all free pages, but of the top, where the next calls take theirs
-    room = library.malloc(ROOM)
-    usage = library.mallinfo2()
-    top, left = library.sbrk(0) - usage.at_the_top, usage.free - usage.at_the_top
-    size, taken = LARGEST_GAP, 0
-    while size >= SMALLEST_GAP:
-        place = library.malloc(size) if size <= left - taken else None
-        if place is None or place >= top:  # there is no gap of this size any more
-            library.free(place)
-            size //= 2
-        else:
-            _fillings.append(place)
-            taken += size
-    _fillings.append(library.malloc(SMALLEST_GAP))  # from the top: where the room lies below it, it stays a gap
-    library.free(room)
-    return taken
-
-
-def open_gaps() -> bool:
-    """Free what `fill_gaps` took, and say whether there was any."""
-    opened = bool(_fillings)
-    while _fillings:
-        _kept_by[0].free(_fillings.pop())
-    return opened
+def is_kept() -> bool:
+    """Whether `keep_memory` has been called, and keeps it."""
+    return bool(_kept_by)
 
 
 def give_back() -> None:

@@ -15,7 +15,7 @@ import jax
 from jax._src import compilation_cache as jax_cache
 from jax._src import xla_bridge  # no public name tells whether XLA has read its flags
 
-from jax_cifar.allocator import fill_gaps, open_gaps
+from jax_cifar.allocator import is_kept
 from jax_cifar.backend.hosts import several
 from jax_cifar.backend.threads import leave_threads_free
 from jax_cifar.config import Config
@@ -35,7 +35,6 @@ NO_UNROLLING = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
 # On a GPU, no operation whose result depends on the order in which its parts end, and no algorithm chosen by its time.
 GPU_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 LARGEST = 1 << 31  # bytes of all programs that are kept
-LONG = 0.1  # seconds of lowering or compiling: of a program that leaves gaps in the memory worth filling
 
 
 def compiler_options(deterministic: bool = False) -> dict[str, Any]:
@@ -98,21 +97,18 @@ def one_program_at_a_time() -> contextlib.AbstractContextManager[Any]:
     return _turn if jax.default_backend() == "cpu" else contextlib.nullcontext()
 
 
-_opened = False  # the gaps that former programs left are open for the one that is being compiled
+def compute_where_memory_is_kept() -> None:
+    """On a CPU have programs run in the thread that calls them, not in one of XLA's, where memory is kept.
 
+    There it is the main thread's that keeps what is large (`jax_cifar.allocator`). Nothing is lost: a CPU has one call
+    at a time to do, and its caller waits for it. JAX has no variable for this, and reads it when it makes its client.
+    """
+    if is_kept():
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-def _around_compiling(event: str, duration_secs: float, **_others: object) -> None:
-    global _opened
-    if event.endswith("/jaxpr_to_mlir_module_duration") and duration_secs >= LONG:
-        _opened = open_gaps() or _opened
-    elif event.endswith("/backend_compile_duration") and (duration_secs >= LONG or _opened):
-        fill_gaps()
-        _opened = False
-
-
-jax.monitoring.register_event_duration_secs_listener(_around_compiling)
 
 unroll_no_loops()
+compute_where_memory_is_kept()
 # Here, as XLA makes its threads where JAX is first asked for anything; `find_devices` once more, for who sets it later.
 leave_threads_free(getattr(jax.config, "jax_num_cpu_devices"))  # noqa: B009
 
