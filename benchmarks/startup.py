@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.processes import REPORT, ROOT, keeping_programs, report, run_python
 from benchmarks.timing import Case, add_rounds, in_turn
 from jax_cifar.errors import ConfigError
+from jax_cifar.process import begin
 
 SETTINGS = ("--config", str(ROOT / "configs/cifar10_simple_cnn.py"), "--data.name", "synthetic", "--train.steps", "1")
 FIRST_STEP = {"jax": ("jax",), "torch": ("torch",), "torch.compile": ("torch", "--compile")}
@@ -120,6 +121,7 @@ def report_first_step(framework: str, options: Sequence[str], started: float) ->
         stop_after_update(report_and_stop)
         runpy.run_module("torch_ref.train", run_name="__main__")
         return
+    begin()  # as train.py does before it imports what the next line does
     stop_after_advance(report_and_stop)
     with tempfile.TemporaryDirectory() as workdir:
         sys.argv += ["--workdir", workdir]

@@ -97,6 +97,23 @@ def test_every_script_begins_so_before_it_imports_anything_else(script):
     assert all(ast.unparse(line).startswith("from jax_cifar.signals import") for line in rest[:begins])
 
 
+def test_what_tries_a_batch_size_keeps_memory_as_the_training_will():
+    code = """
+import runpy, sys
+import jax_cifar.allocator
+sys.argv = ["batch_probe", "no number", "0", "0"]
+try:
+    runpy.run_module("jax_cifar.lab.batch_probe", run_name="__main__")
+except ValueError:
+    import jax
+    print(jax_cifar.allocator.is_kept(), jax.config.values["jax_cpu_enable_async_dispatch"])
+"""
+    free = {name: value for name, value in os.environ.items() if not name.startswith(CHOSEN)}
+    done = subprocess.run([sys.executable, "-c", code], env=free, capture_output=True, text=True, check=True)
+    kept, asynchronous = done.stdout.split()
+    assert (kept == "True") == (asynchronous == "False")
+
+
 def test_a_script_within_another_begins_once():
     code = "import threading; from jax_cifar.process import begin; begin(); begin(); print(threading.active_count())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,6 +6,11 @@ A line of JSON for what the compiler says, and one for what running showed; the 
 too much. BATCH 0 is the configuration's own; BYTES 0 what there is.
 """
 
+from jax_cifar.allocator import free_memory, keep_memory, machine_memory, most_resident_memory
+
+if __name__ == "__main__":
+    keep_memory()  # as the training will, which does so before it imports JAX
+
 import dataclasses
 import json
 import os
@@ -17,7 +22,6 @@ from typing import Any
 
 import jax
 
-from jax_cifar.allocator import free_memory, keep_memory, machine_memory, most_resident_memory
 from jax_cifar.backend.compiler import compilation_cache
 from jax_cifar.cli import ExperimentParser, run
 from jax_cifar.config import Config, ScheduleConfig
@@ -118,5 +122,4 @@ def tell(**values: Any) -> None:
 
 
 if __name__ == "__main__":
-    keep_memory()  # as the training will
     run(main)
